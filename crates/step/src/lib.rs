@@ -320,7 +320,10 @@ impl Message {
 /// The part of a step that failed, so that one step can be several calls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u32)]
-#[expect(missing_docs, reason = "each is the name of the system call or of the check")]
+#[expect(
+    missing_docs,
+    reason = "each is the name of the system call or of the check"
+)]
 pub enum Op {
     Step = 0,
     Openat2,
