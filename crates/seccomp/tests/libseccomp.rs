@@ -2,7 +2,6 @@
 
 #![expect(
     clippy::unwrap_used,
-    clippy::cast_possible_truncation,
     clippy::wildcard_enum_match_arm,
     reason = "a test may fail loudly"
 )]
