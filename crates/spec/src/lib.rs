@@ -1,2 +1,36 @@
-//! (being written)
+//! What a bundle asks for, in types that cannot hold nonsense.
+//!
+//! [`Container::load`] reads `config.json`, refuses what Duet does not offer by its full
+//! path, and turns the rest into words the plan can use without looking back. Reading
+//! happens in three passes over one parsed document:
+//!
+//! 1. `fields`: every field that asks for something must be one that Duet offers, and no
+//!    string may hold a NUL byte (nothing behind it would reach the kernel);
+//! 2. `oci-spec` gives the fields their types, and a wrong type is reported with its path;
+//! 3. the modules here check values and give them meaning.
+//!
+//! Nothing here asks the kernel anything except for the bytes of `config.json`.
 #![forbid(unsafe_code)]
+
+pub mod annotations;
+mod capability;
+mod cgroups_path;
+mod container;
+mod device;
+mod document;
+mod error;
+mod fields;
+mod mount;
+mod namespace;
+mod process;
+
+pub use capability::Capabilities;
+pub use cgroups_path::CgroupsPath;
+pub use container::{Container, Root};
+pub use device::{Device, DeviceKind};
+pub use document::resources;
+pub use error::Error;
+pub use mount::{Attributes, Mount, MountKind, Propagation, PropagationKind, attr};
+pub use namespace::{Namespace, Namespaces};
+pub use oci_spec::runtime::{LinuxResources, LinuxSeccomp};
+pub use process::{ConsoleSize, IoPriority, Process, Rlimit, User};

@@ -1,0 +1,136 @@
+//! Every annotation Duet reads: who sets it, and what happens without it.
+
+use crate::{Error, document::Document};
+use std::{collections::BTreeMap, net::SocketAddr, num::NonZeroU32};
+
+/// The sandbox a container belongs to; containerd's CRI sets it on every container.
+/// Without it: [`RUNC_GROUP`].
+pub const SANDBOX_ID: &str = "io.kubernetes.cri.sandbox-id";
+/// The group of a container under runc's shim; set by whoever calls containerd.
+/// Without it: [`POD`].
+pub const RUNC_GROUP: &str = "io.containerd.runc.v2.group";
+/// The pod of a container started by plain `ctr run`; set by its user.
+/// Without it the container is a pod of its own.
+pub const POD: &str = "io.containerd.duet.v1.pod";
+
+/// `sandbox` or `container`; CRI sets it. Without it there is no CRI.
+pub const CONTAINER_TYPE: &str = "io.kubernetes.cri.container-type";
+/// The container's name in the pod; CRI sets it. Names log lines only.
+pub const CONTAINER_NAME: &str = "io.kubernetes.cri.container-name";
+/// The image's name; CRI sets it. Names log lines only.
+pub const IMAGE_NAME: &str = "io.kubernetes.cri.image-name";
+/// The pod's name; CRI sets it. Names log lines only.
+pub const SANDBOX_NAME: &str = "io.kubernetes.cri.sandbox-name";
+/// The pod's Kubernetes namespace; CRI sets it. Names log lines only.
+pub const SANDBOX_NAMESPACE: &str = "io.kubernetes.cri.sandbox-namespace";
+/// The pod's uid; CRI sets it. Names log lines only.
+pub const SANDBOX_UID: &str = "io.kubernetes.cri.sandbox-uid";
+
+/// `native` or `wasm`: overrides what the entrypoint's bytes say; set by the user.
+pub const HANDLER: &str = "io.containerd.duet.v1.handler";
+/// Where a `wasi:http` component listens, as `address:port`; set by the user.
+/// Without it the runner's documented default holds.
+pub const HTTP_LISTEN: &str = "io.containerd.duet.v1.http.listen";
+/// How many requests one instance of a `wasi:http` component serves, one after another;
+/// set by the user. Without it: 1, a new instance for each request.
+pub const HTTP_REUSE: &str = "io.containerd.duet.v1.http.reuse";
+/// Sockets that a preview 1 guest finds open for listening from descriptor 3 on, as a comma
+/// list of `address:port`; set by the user. Without it there are none.
+pub const LISTEN: &str = "io.containerd.duet.v1.listen";
+
+/// crun's choice of a handler: `wasm`, or `wasm-smart` (wasm if the entrypoint's name says
+/// so). Honoured so that pods written for crun run unchanged.
+pub const CRUN_HANDLER: &str = "run.oci.handler";
+/// The wasm variant of an image: `compat`, or `compat-smart` (as `wasm-smart`).
+pub const IMAGE_VARIANT: &str = "module.wasm.image/variant";
+
+/// Names that begin like this are Duet's: one that is not listed here is a typing error.
+const PREFIX: &str = "io.containerd.duet.v1.";
+
+/// Which kind of program a container runs, where an annotation says so.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Handler {
+    /// A native program.
+    Native,
+    /// A wasm guest.
+    Wasm,
+    /// A wasm guest if the entrypoint's name ends in `.wasm` or `.wat`, else native.
+    Smart,
+}
+
+/// What the annotations that Duet reads ask for.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Options {
+    /// Overrides detection, with the annotation that said so.
+    pub handler: Option<(Handler, &'static str)>,
+    /// See [`HTTP_LISTEN`].
+    pub http_listen: Option<SocketAddr>,
+    /// See [`HTTP_REUSE`].
+    pub http_reuse: Option<NonZeroU32>,
+    /// See [`LISTEN`].
+    pub listen: Vec<SocketAddr>,
+}
+
+/// The name of the pod that a container belongs to, if it names one.
+#[must_use]
+pub fn pod_key(annotations: &BTreeMap<String, String>) -> Option<&str> {
+    [SANDBOX_ID, RUNC_GROUP, POD]
+        .into_iter()
+        .find_map(|name| annotations.get(name).filter(|value| !value.is_empty()))
+        .map(String::as_str)
+}
+
+pub(crate) fn read(
+    document: Document<'_>,
+    annotations: &BTreeMap<String, String>,
+) -> Result<Options, Error> {
+    let mut options = Options::default();
+    for (name, value) in annotations {
+        let refuse = |why| document.value(&format!("annotations.{name}"), value, why);
+        match name.as_str() {
+            POD if value.is_empty() => return Err(refuse("is empty")),
+            POD => {}
+            HANDLER => match value.as_str() {
+                "native" => options.handler = Some((Handler::Native, HANDLER)),
+                "wasm" => options.handler = Some((Handler::Wasm, HANDLER)),
+                _ => return Err(refuse("is neither native nor wasm")),
+            },
+            HTTP_LISTEN => {
+                let address = value.parse().map_err(|_| refuse("is not address:port"))?;
+                options.http_listen = Some(address);
+            }
+            HTTP_REUSE => {
+                let count = value
+                    .parse()
+                    .map_err(|_| refuse("is not a number above 0"))?;
+                options.http_reuse = Some(count);
+            }
+            LISTEN => {
+                for address in value.split(',') {
+                    let address = address
+                        .trim()
+                        .parse()
+                        .map_err(|_| refuse("is no list of address:port"))?;
+                    options.listen.push(address);
+                }
+            }
+            CRUN_HANDLER if annotations.contains_key(HANDLER) => {}
+            CRUN_HANDLER => match value.as_str() {
+                "wasm" => options.handler = Some((Handler::Wasm, CRUN_HANDLER)),
+                "wasm-smart" => options.handler = Some((Handler::Smart, CRUN_HANDLER)),
+                _ => return Err(refuse("is neither wasm nor wasm-smart")),
+            },
+            IMAGE_VARIANT if options.handler.is_some() => {}
+            IMAGE_VARIANT => match value.as_str() {
+                "compat" => options.handler = Some((Handler::Wasm, IMAGE_VARIANT)),
+                "compat-smart" => options.handler = Some((Handler::Smart, IMAGE_VARIANT)),
+                _ => return Err(refuse("is neither compat nor compat-smart")),
+            },
+            other if other.starts_with(PREFIX) => {
+                return Err(refuse("is no annotation that Duet knows"));
+            }
+            _ => {}
+        }
+    }
+    Ok(options)
+}

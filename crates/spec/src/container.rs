@@ -1,0 +1,237 @@
+//! The whole of a `config.json`.
+
+use crate::{
+    CgroupsPath, Device, Error, Mount, Namespaces, Process, Propagation,
+    annotations::{self, Options},
+    document::Document,
+    fields,
+    process::LiftedCapabilities,
+};
+use oci_spec::runtime::{LinuxResources, LinuxSeccomp, Spec};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
+
+/// The root directory of a container.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Root {
+    /// Absolute path on the host.
+    pub path: PathBuf,
+    /// Whether its mount is made read-only.
+    pub readonly: bool,
+    /// Propagation of its mount, where asked for.
+    pub propagation: Option<Propagation>,
+}
+
+/// What a bundle asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Container {
+    /// The bundle's absolute path.
+    pub bundle: PathBuf,
+    /// Its root directory.
+    pub root: Root,
+    /// Its host name.
+    pub hostname: Option<String>,
+    /// Its NIS domain name.
+    pub domainname: Option<String>,
+    /// Its mounts, in the order in which they are made.
+    pub mounts: Vec<Mount>,
+    /// Its first process.
+    pub process: Process,
+    /// Its namespaces.
+    pub namespaces: Namespaces,
+    /// Its cgroup.
+    pub cgroups_path: Option<CgroupsPath>,
+    /// Its limits.
+    pub resources: Option<LinuxResources>,
+    /// Device nodes beyond the usual ones.
+    pub devices: Vec<Device>,
+    /// Its system call filter.
+    pub seccomp: Option<LinuxSeccomp>,
+    /// Paths that are hidden.
+    pub masked_paths: Vec<String>,
+    /// Paths that are made read-only.
+    pub readonly_paths: Vec<String>,
+    /// Kernel parameters: the path below `/proc/sys` and the value.
+    pub sysctl: BTreeMap<String, String>,
+    /// All annotations.
+    pub annotations: BTreeMap<String, String>,
+    /// What the annotations that Duet reads ask for.
+    pub options: Options,
+}
+
+// === impl Container ===
+
+impl Container {
+    /// Reads the `config.json` of a bundle.
+    ///
+    /// # Errors
+    ///
+    /// [`Error`], naming the file and the field.
+    pub fn load(bundle: &Path) -> Result<Self, Error> {
+        let file = bundle.join("config.json");
+        match std::fs::read(&file) {
+            Ok(json) => Self::parse(bundle, &json),
+            Err(source) => Err(Error::Read { file, source }),
+        }
+    }
+
+    /// Reads the text of a `config.json` that belongs to a bundle.
+    ///
+    /// # Errors
+    ///
+    /// [`Error`], naming the file and the field.
+    pub fn parse(bundle: &Path, json: &[u8]) -> Result<Self, Error> {
+        let file = bundle.join("config.json").display().to_string();
+        let document = Document { name: &file };
+        let mut value = document.syntax(json)?;
+        document.offered(&value, &fields::CONFIG)?;
+        let lifted = LiftedCapabilities::lift(document, "process.", value.get_mut("process"))?;
+        Self::read(document, bundle, document.typed(value)?, lifted)
+    }
+
+    fn read(
+        document: Document<'_>,
+        bundle: &Path,
+        spec: Spec,
+        capabilities: LiftedCapabilities,
+    ) -> Result<Self, Error> {
+        let process = spec
+            .process()
+            .as_ref()
+            .ok_or_else(|| document.missing("process"))?;
+        let process = Process::read(document, "process.", process, capabilities)?;
+        let linux = spec
+            .linux()
+            .as_ref()
+            .ok_or_else(|| document.missing("linux"))?;
+        let annotations: BTreeMap<String, String> = spec
+            .annotations()
+            .iter()
+            .flatten()
+            .map(|(k, v)| (k.clone(), v.clone()))
+            .collect();
+        let mut mounts = Vec::new();
+        for (index, mount) in spec.mounts().iter().flatten().enumerate() {
+            mounts.push(Mount::read(document, bundle, index, mount)?);
+        }
+        let mut devices = Vec::new();
+        for (index, device) in linux.devices().iter().flatten().enumerate() {
+            devices.push(Device::read(document, index, device)?);
+        }
+        let paths = |name: &str, list: &Option<Vec<String>>| {
+            let list = list.clone().unwrap_or_default();
+            match list.iter().position(|path| !path.starts_with('/')) {
+                None => Ok(list),
+                Some(bad) => {
+                    let field = format!("linux.{name}[{bad}]");
+                    Err(document.value(&field, &list[bad], "is not absolute"))
+                }
+            }
+        };
+        Ok(Self {
+            bundle: bundle.to_owned(),
+            root: root(document, bundle, &spec)?,
+            hostname: name(document, "hostname", spec.hostname())?,
+            domainname: name(document, "domainname", spec.domainname())?,
+            mounts,
+            process,
+            namespaces: Namespaces::read(
+                document,
+                linux.namespaces().as_deref().unwrap_or_default(),
+            )?,
+            cgroups_path: match linux.cgroups_path() {
+                Some(path) => CgroupsPath::read(document, path)?,
+                None => None,
+            },
+            resources: linux.resources().clone(),
+            devices,
+            seccomp: linux.seccomp().clone(),
+            masked_paths: paths("maskedPaths", linux.masked_paths())?,
+            readonly_paths: paths("readonlyPaths", linux.readonly_paths())?,
+            sysctl: sysctl(document, linux.sysctl().iter().flatten())?,
+            options: annotations::read(document, &annotations)?,
+            annotations,
+        })
+    }
+}
+
+fn root(document: Document<'_>, bundle: &Path, spec: &Spec) -> Result<Root, Error> {
+    let root = spec
+        .root()
+        .as_ref()
+        .ok_or_else(|| document.missing("root"))?;
+    if root.path().as_os_str().is_empty() {
+        return Err(document.missing("root.path"));
+    }
+    let word = spec
+        .linux()
+        .as_ref()
+        .and_then(|linux| linux.rootfs_propagation().as_deref());
+    let propagation = match word {
+        None | Some("") => None,
+        Some(word) => match Propagation::from_word(word) {
+            Some(propagation) => Some(propagation),
+            None => {
+                let why = "is none of the mount propagations";
+                return Err(document.value("linux.rootfsPropagation", word, why));
+            }
+        },
+    };
+    Ok(Root {
+        path: bundle.join(root.path()),
+        readonly: root.readonly().unwrap_or(false),
+        propagation,
+    })
+}
+
+/// A host or domain name; `__NEW_UTS_LEN` of `linux/utsname.h` is the kernel's limit.
+fn name(
+    document: Document<'_>,
+    field: &str,
+    name: &Option<String>,
+) -> Result<Option<String>, Error> {
+    match name {
+        None => Ok(None),
+        Some(name) if name.is_empty() => Ok(None),
+        Some(name) if name.len() > 64 => {
+            Err(document.value(field, name, "is longer than 64 bytes"))
+        }
+        Some(name) => Ok(Some(name.clone())),
+    }
+}
+
+/// Turns `net.ipv4.ip_forward` and `net/ipv4/ip_forward` into the path below `/proc/sys`.
+///
+/// As sysctl(8) does: the first separator decides, and in the dotted form a slash stands
+/// for a dot of a name (`net.ipv4.conf.eth0/100.rp_filter`).
+fn sysctl<'a>(
+    document: Document<'_>,
+    entries: impl Iterator<Item = (&'a String, &'a String)>,
+) -> Result<BTreeMap<String, String>, Error> {
+    let mut parameters = BTreeMap::new();
+    for (key, value) in entries {
+        let slashed = key
+            .find(['.', '/'])
+            .is_some_and(|at| key.as_bytes()[at] == b'/');
+        let path: String = if slashed {
+            key.clone()
+        } else {
+            let swap = |c| match c {
+                '.' => '/',
+                '/' => '.',
+                c => c,
+            };
+            key.chars().map(swap).collect()
+        };
+        let field = format!("linux.sysctl.{key}");
+        if path.split('/').any(|part| matches!(part, "" | "." | "..")) {
+            return Err(document.value(&field, value, "is no name of a kernel parameter"));
+        }
+        if parameters.insert(path, value.clone()).is_some() {
+            return Err(document.value(&field, value, "is given in two spellings"));
+        }
+    }
+    Ok(parameters)
+}

@@ -1,0 +1,99 @@
+//! One JSON document on its way to types: syntax, fields, types, and the errors that
+//! name it.
+
+use crate::{Error, fields};
+use oci_spec::runtime::LinuxResources;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+/// The longest part of a value that an error repeats, in characters.
+///
+/// Whoever writes the bundle chooses the length; the text ends in events and logs.
+const SHOWN: usize = 80;
+
+/// A document's name and the place in it that is being read.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Document<'a> {
+    pub(crate) name: &'a str,
+}
+
+/// Reads the limits of an update request.
+///
+/// # Errors
+///
+/// [`Error`], naming the field.
+pub fn resources(json: &[u8]) -> Result<LinuxResources, Error> {
+    let document = Document { name: "resources" };
+    let value = document.syntax(json)?;
+    document.offered(&value, &fields::RESOURCES)?;
+    document.typed(value)
+}
+
+// === impl Document ===
+
+impl Document<'_> {
+    pub(crate) fn syntax(self, json: &[u8]) -> Result<Value, Error> {
+        serde_json::from_slice(json).map_err(|source| Error::Syntax {
+            document: self.name.to_owned(),
+            source,
+        })
+    }
+
+    pub(crate) fn typed<T: DeserializeOwned>(self, value: Value) -> Result<T, Error> {
+        serde_path_to_error::deserialize(value).map_err(|error| {
+            let field = error.path().to_string();
+            Error::Type {
+                document: self.name.to_owned(),
+                field,
+                source: error.into_inner(),
+            }
+        })
+    }
+
+    /// Checks that the document asks only for fields of `shape`.
+    pub(crate) fn offered(self, value: &Value, shape: &fields::Shape) -> Result<(), Error> {
+        fields::check(value, shape).map_err(|objection| match objection {
+            fields::Objection::NotOffered { field, value } => Error::NotOffered {
+                document: self.name.to_owned(),
+                field,
+                value: shorten(&value.to_string()),
+            },
+            fields::Objection::Nul { field } => self.value(
+                &field,
+                "(hidden)",
+                "holds a NUL byte, which no system call can take",
+            ),
+        })
+    }
+
+    pub(crate) fn missing(self, field: &str) -> Error {
+        Error::Missing {
+            document: self.name.to_owned(),
+            field: field.to_owned(),
+        }
+    }
+
+    pub(crate) fn not_offered(self, field: &str, value: &str) -> Error {
+        Error::NotOffered {
+            document: self.name.to_owned(),
+            field: field.to_owned(),
+            value: shorten(value),
+        }
+    }
+
+    pub(crate) fn value(self, field: &str, value: &str, why: &'static str) -> Error {
+        Error::Value {
+            document: self.name.to_owned(),
+            field: field.to_owned(),
+            value: shorten(value),
+            why,
+        }
+    }
+}
+
+fn shorten(value: &str) -> String {
+    if value.chars().count() <= SHOWN {
+        return value.to_owned();
+    }
+    value.chars().take(SHOWN).chain("...".chars()).collect()
+}

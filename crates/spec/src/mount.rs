@@ -1,0 +1,377 @@
+//! `mounts`: what is mounted where, with every option turned into bits.
+
+use crate::{Error, document::Document};
+use oci_spec::runtime::Mount as Written;
+use std::path::{Path, PathBuf};
+
+/// `MOUNT_ATTR_*` of `linux/mount.h`, as `mount_setattr(2)` takes them.
+pub mod attr {
+    /// Read-only.
+    pub const RDONLY: u64 = 0x1;
+    /// Set-user-id bits do nothing.
+    pub const NOSUID: u64 = 0x2;
+    /// Device nodes cannot be opened.
+    pub const NODEV: u64 = 0x4;
+    /// Nothing can be executed.
+    pub const NOEXEC: u64 = 0x8;
+    /// The field of access-time modes; must be cleared as a whole to change the mode.
+    pub const ATIME: u64 = 0x70;
+    /// Access times are not kept.
+    pub const NOATIME: u64 = 0x10;
+    /// Access times are always kept.
+    pub const STRICTATIME: u64 = 0x20;
+    /// Access times of directories are not kept.
+    pub const NODIRATIME: u64 = 0x80;
+    /// Symbolic links are not followed.
+    pub const NOSYMFOLLOW: u64 = 0x0020_0000;
+}
+
+/// How mount events travel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PropagationKind {
+    /// Not at all.
+    Private,
+    /// From the source to the copy.
+    Slave,
+    /// Both ways.
+    Shared,
+    /// Not at all, and no copy can be made.
+    Unbindable,
+}
+
+/// How mount events travel, for one mount or everything below it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Propagation {
+    /// How.
+    pub kind: PropagationKind,
+    /// Whether what is mounted below follows.
+    pub recursive: bool,
+}
+
+/// Bits of [`attr`] to set and clear; clearing comes first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Attributes {
+    /// Bits to set on the mount itself.
+    pub set: u64,
+    /// Bits to clear on the mount itself.
+    pub clear: u64,
+    /// Bits to set on the mount and everything below it.
+    pub set_recursive: u64,
+    /// Bits to clear on the mount and everything below it.
+    pub clear_recursive: u64,
+}
+
+/// What is mounted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum MountKind {
+    /// A file or directory of the host.
+    Bind {
+        /// Its absolute path on the host.
+        source: PathBuf,
+        /// Whether what is mounted below it comes along.
+        recursive: bool,
+    },
+    /// The container's view of the cgroup hierarchies, whatever their version.
+    Cgroup {
+        /// Options for the file system.
+        options: Vec<String>,
+    },
+    /// A new file system.
+    Filesystem {
+        /// The kernel's name of it.
+        fstype: String,
+        /// What it is made from, or what `/proc/mounts` shows as its source.
+        source: String,
+        /// Options for the file system: `key` or `key=value`.
+        options: Vec<String>,
+    },
+}
+
+/// One entry of `mounts`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mount {
+    /// Which entry of `mounts` it is; errors name it.
+    pub index: usize,
+    /// Where in the container: absolute, without `.`, `..` and repeated slashes, never `/`.
+    pub destination: String,
+    /// What.
+    pub kind: MountKind,
+    /// Attributes of the mount. Of a bind only what was asked for: the source's own
+    /// attributes stay, so that `rw` never makes a read-only source writable.
+    pub attributes: Attributes,
+    /// Propagation, where an option asks for one.
+    pub propagation: Option<Propagation>,
+}
+
+/// What one option does.
+enum Meaning {
+    /// Sets these bits after clearing those.
+    Attributes {
+        set: u64,
+        clear: u64,
+        recursive: bool,
+    },
+    /// `bind` or `rbind`.
+    Bind {
+        recursive: bool,
+    },
+    Propagation(Propagation),
+    /// A flag of the superblock that `fsconfig` takes by this name.
+    Superblock,
+    /// What a mount does anyway.
+    Default,
+    /// Known, and not offered.
+    Refused,
+    /// Not one of the generic options: meant for the file system.
+    Data,
+}
+
+// === impl Mount ===
+
+impl Mount {
+    pub(crate) fn read(
+        document: Document<'_>,
+        bundle: &Path,
+        index: usize,
+        mount: &Written,
+    ) -> Result<Self, Error> {
+        let field = |name: &str| format!("mounts[{index}].{name}");
+        let text = |name: &str, path: &Path| match path.to_str() {
+            Some(text) => Ok(text.to_owned()),
+            None => Err(document.value(&field(name), &path.display().to_string(), "is not UTF-8")),
+        };
+        let written = text("destination", mount.destination())?;
+        if written.is_empty() {
+            return Err(document.missing(&field("destination")));
+        }
+        let destination = clean(&written);
+        if destination == "/" {
+            return Err(document.value(&field("destination"), &written, "is the root itself"));
+        }
+        if mount
+            .uid_mappings()
+            .as_ref()
+            .is_some_and(|list| !list.is_empty())
+        {
+            return Err(document.not_offered(&field("uidMappings"), "a mapping"));
+        }
+
+        let fstype = mount.typ().clone().unwrap_or_default();
+        let source = match mount.source() {
+            Some(source) => text("source", source)?,
+            None => String::new(),
+        };
+        let mut attributes = Attributes::default();
+        let mut propagation = None;
+        let mut bind = (fstype == "bind").then_some(false);
+        let mut options = Vec::new();
+        let mut superblock = Vec::new();
+        for (number, option) in mount.options().iter().flatten().enumerate() {
+            let field = || format!("mounts[{index}].options[{number}]");
+            match meaning(option) {
+                Meaning::Attributes {
+                    set,
+                    clear,
+                    recursive: false,
+                } => {
+                    attributes.set = (attributes.set & !clear) | set;
+                    // Attributes that an option only takes away were never set on a new
+                    // file system, and a bind keeps those of its source (see `attributes`);
+                    // the access-time mode is a choice, not a bit, and must be cleared.
+                    attributes.clear |= clear & attr::ATIME;
+                }
+                Meaning::Attributes {
+                    set,
+                    clear,
+                    recursive: true,
+                } => {
+                    attributes.set_recursive = (attributes.set_recursive & !clear) | set;
+                    attributes.clear_recursive = (attributes.clear_recursive & !set) | clear;
+                }
+                Meaning::Bind { recursive } => bind = Some(bind == Some(true) || recursive),
+                Meaning::Propagation(asked) => {
+                    if propagation.is_some_and(|before| before != asked) {
+                        let why = "contradicts another propagation option";
+                        return Err(document.value(&field(), option, why));
+                    }
+                    propagation = Some(asked);
+                }
+                Meaning::Superblock => superblock.push((number, option.clone())),
+                Meaning::Data if option.is_empty() => {}
+                Meaning::Data => options.push((number, option.clone())),
+                Meaning::Default => {}
+                Meaning::Refused => return Err(document.not_offered(&field(), option)),
+            }
+        }
+
+        let kind = if let Some(recursive) = bind {
+            // What cannot take effect on a bind is refused: the superblock is the host's.
+            if let Some((number, option)) = superblock.first().or(options.first()) {
+                let field = format!("mounts[{index}].options[{number}]");
+                return Err(document.value(&field, option, "has no meaning on a bind mount"));
+            }
+            if source.is_empty() {
+                return Err(document.missing(&field("source")));
+            }
+            // A relative source is relative to the bundle, says the specification.
+            MountKind::Bind {
+                source: bundle.join(source),
+                recursive,
+            }
+        } else {
+            let mut options: Vec<String> = superblock
+                .into_iter()
+                .chain(options)
+                .map(|(_, option)| option)
+                .collect();
+            match fstype.as_str() {
+                "" | "none" => return Err(document.missing(&field("type"))),
+                "cgroup" => MountKind::Cgroup { options },
+                _ => {
+                    if attributes.set & attr::RDONLY != 0 && has_medium(&fstype) {
+                        options.push("ro".to_owned());
+                    }
+                    let source = if source.is_empty() {
+                        fstype.clone()
+                    } else {
+                        source
+                    };
+                    MountKind::Filesystem {
+                        fstype,
+                        source,
+                        options,
+                    }
+                }
+            }
+        };
+        Ok(Self {
+            index,
+            destination,
+            kind,
+            attributes,
+            propagation,
+        })
+    }
+}
+
+// === impl Propagation ===
+
+impl Propagation {
+    /// The propagation that a word of `rootfsPropagation` or a mount option stands for.
+    pub(crate) fn from_word(word: &str) -> Option<Self> {
+        let (kind, recursive) = match word {
+            "private" => (PropagationKind::Private, false),
+            "rprivate" => (PropagationKind::Private, true),
+            "slave" => (PropagationKind::Slave, false),
+            "rslave" => (PropagationKind::Slave, true),
+            "shared" => (PropagationKind::Shared, false),
+            "rshared" => (PropagationKind::Shared, true),
+            "unbindable" => (PropagationKind::Unbindable, false),
+            "runbindable" => (PropagationKind::Unbindable, true),
+            _ => return None,
+        };
+        Some(Self { kind, recursive })
+    }
+}
+
+/// The options of mount(8) and of the runtime specification.
+fn meaning(option: &str) -> Meaning {
+    if let Some(propagation) = Propagation::from_word(option) {
+        return Meaning::Propagation(propagation);
+    }
+    match option {
+        "bind" => Meaning::Bind { recursive: false },
+        "rbind" => Meaning::Bind { recursive: true },
+        "sync" | "dirsync" | "lazytime" => Meaning::Superblock,
+        "defaults" | "async" | "nolazytime" | "nomand" | "noiversion" | "loud" | "silent" => {
+            Meaning::Default
+        }
+        // idmap: with user namespaces. tmpcopyup: runc's own, for rootless use.
+        "remount" | "mand" | "iversion" | "idmap" | "ridmap" | "tmpcopyup" => Meaning::Refused,
+        _ => match attribute(option) {
+            Some((set, clear)) => Meaning::Attributes {
+                set,
+                clear,
+                recursive: false,
+            },
+            None => match option.strip_prefix('r').and_then(attribute) {
+                Some((set, clear)) => Meaning::Attributes {
+                    set,
+                    clear,
+                    recursive: true,
+                },
+                None => Meaning::Data,
+            },
+        },
+    }
+}
+
+/// The bits that an option sets and clears.
+fn attribute(option: &str) -> Option<(u64, u64)> {
+    let one = |bit| (bit, bit);
+    let none = |bit| (0, bit);
+    Some(match option {
+        "ro" => one(attr::RDONLY),
+        "rw" => none(attr::RDONLY),
+        "nosuid" => one(attr::NOSUID),
+        "suid" => none(attr::NOSUID),
+        "nodev" => one(attr::NODEV),
+        "dev" => none(attr::NODEV),
+        "noexec" => one(attr::NOEXEC),
+        "exec" => none(attr::NOEXEC),
+        "noatime" => (attr::NOATIME, attr::ATIME),
+        "strictatime" => (attr::STRICTATIME, attr::ATIME),
+        // The kernel's default mode is relatime, which is no bit at all.
+        "atime" | "relatime" | "norelatime" | "nostrictatime" => none(attr::ATIME),
+        "nodiratime" => one(attr::NODIRATIME),
+        "diratime" => none(attr::NODIRATIME),
+        "nosymfollow" => one(attr::NOSYMFOLLOW),
+        "symfollow" => none(attr::NOSYMFOLLOW),
+        _ => return None,
+    })
+}
+
+/// Whether `ro` must reach the superblock too, because there is a medium to protect.
+///
+/// The kernel's own file systems share one superblock among mounts (sysfs has one per
+/// network namespace): a read-only superblock would be read-only for the whole pod.
+fn has_medium(fstype: &str) -> bool {
+    !matches!(
+        fstype,
+        "proc"
+            | "sysfs"
+            | "tmpfs"
+            | "ramfs"
+            | "devpts"
+            | "devtmpfs"
+            | "mqueue"
+            | "cgroup2"
+            | "securityfs"
+            | "debugfs"
+            | "tracefs"
+            | "configfs"
+            | "bpf"
+            | "hugetlbfs"
+            | "pstore"
+            | "efivarfs"
+            | "selinuxfs"
+            | "fusectl"
+            | "binfmt_misc"
+    )
+}
+
+/// Makes a path absolute and takes out `.`, `..` and repeated slashes without looking at
+/// any file system, as Go's `path.Clean` does for runc.
+pub(crate) fn clean(path: &str) -> String {
+    let mut parts = Vec::new();
+    for part in path.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => {
+                parts.pop();
+            }
+            part => parts.push(part),
+        }
+    }
+    format!("/{}", parts.join("/"))
+}
