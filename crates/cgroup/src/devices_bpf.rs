@@ -1,0 +1,1 @@
+//! The device rules of v2 as an eBPF program.

@@ -1,0 +1,180 @@
+//! Lists and kills every process of a cgroup.
+
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+
+use crate::control::{read, write};
+use crate::freeze::await_event;
+use crate::{Cgroup, Error, Mode};
+
+/// How long killed processes may take to leave: 2 s.
+///
+/// Exiting takes a millisecond or so; what takes longer is stuck in the kernel, and no waiting here
+/// helps.
+const KILL_LIMIT: Duration = Duration::from_secs(2);
+
+/// How long a round on v1 waits for the freeze before it kills what it has found anyway: 100 ms.
+const ROUND_FREEZE_LIMIT: Duration = Duration::from_millis(100);
+
+/// The first pause before v1 is looked at again, which tells nobody that a cgroup is empty; they
+/// double up to [`LONGEST_PAUSE`].
+const FIRST_PAUSE: Duration = Duration::from_micros(200);
+
+/// The longest pause between two looks.
+const LONGEST_PAUSE: Duration = Duration::from_millis(20);
+
+// === impl Cgroup ===
+
+impl Cgroup {
+    /// The pids of every process in the cgroup and in those below it, as seen from the caller's pid
+    /// namespace. Zombies are not among them.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Gone`] if the cgroup was removed.
+    pub fn pids(&self) -> Result<Vec<u32>, Error> {
+        let mut pids = Vec::new();
+        collect(self.dir(), &mut pids)?;
+        pids.sort_unstable();
+        pids.dedup();
+        Ok(pids)
+    }
+
+    /// Kills every process of the cgroup and of those below it, and waits until they have left.
+    ///
+    /// On v2 the kernel does it at once (`cgroup.kill`). On v1 the cgroup is frozen first, so that
+    /// nothing is born behind the list's back, and processes are killed by pidfd, so that no number
+    /// that was given to someone else meanwhile is hit. Nothing is moved, nothing is removed; an empty
+    /// or missing cgroup is success. Someone still has to reap the processes.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Timeout`] if some have not left after two seconds: they sleep in the kernel, and go
+    /// when they wake.
+    ///
+    /// # References
+    ///
+    /// [v2, `cgroup.kill`](https://docs.kernel.org/admin-guide/cgroup-v2.html), Linux 5.14.
+    pub fn kill(&self) -> Result<(), Error> {
+        let result = match self.mode() {
+            Mode::V1 | Mode::Hybrid => self.kill_v1(),
+            Mode::V2 => kill_v2(self.dir()),
+        };
+        match result {
+            Err(Error::Gone { .. }) => Ok(()),
+            other => other,
+        }
+    }
+
+    fn kill_v1(&self) -> Result<(), Error> {
+        let deadline = Instant::now() + KILL_LIMIT;
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let pids = self.pids()?;
+            if pids.is_empty() {
+                // A container may be deleted while it is paused: it must not stay frozen for the next.
+                return self.thaw_if_possible();
+            }
+            if Instant::now() >= deadline {
+                let path = self.dir().to_owned();
+                return Err(Error::Timeout {
+                    path,
+                    state: "empty",
+                    after: KILL_LIMIT,
+                });
+            }
+            match self.freeze_within(ROUND_FREEZE_LIMIT) {
+                // Where it does not freeze, killing in rounds is still the best there is.
+                Ok(()) | Err(Error::Timeout { .. } | Error::Unsupported { .. }) => {}
+                Err(error) => return Err(error),
+            }
+            let killed = self.kill_listed();
+            // The signal acts when they thaw, whatever became of the list.
+            self.thaw_if_possible()?;
+            killed?;
+            std::thread::sleep(pause);
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+
+    fn kill_listed(&self) -> Result<(), Error> {
+        let found: Vec<(u32, _)> = self
+            .pids()?
+            .into_iter()
+            .filter_map(|pid| {
+                let raw = Pid::from_raw(i32::try_from(pid).ok()?)?;
+                Some((pid, pidfd_open(raw, PidfdFlags::empty()).ok()?))
+            })
+            .collect();
+        // A pid that is listed after its pidfd was opened is the process the pidfd names.
+        let listed = self.pids()?;
+        for (pid, pidfd) in found {
+            if listed.binary_search(&pid).is_ok() {
+                // ESRCH: it has ended by itself.
+                pidfd_send_signal(&pidfd, Signal::KILL).ok();
+            }
+        }
+        Ok(())
+    }
+
+    fn thaw_if_possible(&self) -> Result<(), Error> {
+        match self.thaw() {
+            Err(Error::Unsupported { .. }) => Ok(()),
+            other => other,
+        }
+    }
+}
+
+fn kill_v2(dir: &Path) -> Result<(), Error> {
+    match write(dir, "cgroup.kill", "1") {
+        Err(Error::Refused {
+            source: Errno::ENOENT | Errno::ENODEV,
+            ..
+        }) if !dir.is_dir() => Err(Error::Gone {
+            path: dir.to_owned(),
+        }),
+        Err(error) => Err(error),
+        // A frozen process dies of it without being thawed.
+        Ok(()) => await_event(dir, "populated 0", "empty", KILL_LIMIT),
+    }
+}
+
+/// Adds the processes of `dir` and of the cgroups below it.
+fn collect(dir: &Path, pids: &mut Vec<u32>) -> Result<(), Error> {
+    let text = match read(dir, "cgroup.procs") {
+        // A threaded cgroup of v2 has no processes of its own: its domain lists them.
+        Err(Error::Call {
+            source: Errno::EOPNOTSUPP,
+            ..
+        }) => String::new(),
+        other => other?,
+    };
+    // A process of a pid namespace that the caller cannot see is shown as 0.
+    pids.extend(
+        text.lines()
+            .filter_map(|pid| pid.parse().ok())
+            .filter(|pid: &u32| *pid != 0),
+    );
+    for child in children(dir)? {
+        match collect(&child, pids) {
+            // It went while we looked.
+            Err(Error::Gone { .. }) | Ok(()) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// The cgroups right below `dir`.
+pub(crate) fn children(dir: &Path) -> Result<Vec<std::path::PathBuf>, Error> {
+    let entries = fs::read_dir(dir).map_err(|error| Error::on("read", dir, &error))?;
+    Ok(entries
+        .filter_map(Result::ok)
+        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+        .map(|entry| entry.path())
+        .collect())
+}

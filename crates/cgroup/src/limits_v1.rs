@@ -1,0 +1,1 @@
+//! Writes the limits of v1.
