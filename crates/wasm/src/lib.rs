@@ -1,2 +1,45 @@
-//! (being written)
-#![forbid(unsafe_code)]
+//! What Duet knows about WebAssembly outside of the process that runs it.
+//!
+//! | File | What for |
+//! | --- | --- |
+//! | `detect.rs` | is this file WebAssembly, and which kind |
+//! | `handoff.rs` | what the shim tells the runner: a sealed file at descriptor 4 |
+//! | `cache.rs`, `cache/` | each module is compiled once per node, and only what our compiler wrote is ever run |
+//! | `engine.rs` | the one engine configuration (feature `engine`) |
+//! | `inherited.rs` | the runner's end of descriptors 3 and 4 (feature `engine`) |
+//!
+//! ```text
+//!  shim                                     | compiler, short-lived      | runner, in the container
+//!  -----------------------------------------+----------------------------+-----------------------------
+//!  detect(first bytes) -> Format            |                            |
+//!  Cache::compiled(file)  -- miss ----------> stdin: a sealed copy       |
+//!     <key>/code  <-------------------------- stdout: machine code       |
+//!  Compiled::tree() ------------------------------------------------------> 3: maps `code`
+//!  Handoff::seal() -------------------------------------------------------> 4: argv, env, cwd, http
+//! ```
+//!
+//! The shim links none of wasmtime: with default features this crate has no engine in it.
+#![deny(unsafe_code)]
+
+mod cache;
+mod detect;
+mod handoff;
+
+#[cfg(feature = "engine")]
+mod engine;
+#[cfg(feature = "engine")]
+mod inherited;
+
+pub use cache::{Cache, Compiled, Error, Key, Source};
+pub use detect::{Format, HEAD, detect};
+#[cfg(feature = "engine")]
+pub use engine::{VERSION, engine_config};
+pub use handoff::{Handoff, Http};
+#[cfg(feature = "engine")]
+pub use inherited::Inherited;
+
+/// The name of the machine code inside a cache entry's directory.
+///
+/// The runner is handed the directory, not the file: `wasmtime` loads a component
+/// from a path only, and a container has no `/proc/self/fd` to name a descriptor by.
+pub const CODE: &str = "code";

@@ -1,0 +1,152 @@
+//! What the shim tells the runner about its guest, in a sealed file.
+
+use std::fs::File;
+use std::io::{self, Write as _};
+use std::os::unix::fs::FileExt as _;
+
+use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
+use serde::{Deserialize, Serialize};
+
+use crate::Format;
+
+/// Everything the runner knows about its guest besides the code.
+///
+/// It travels in a memory file and not in the runner's own arguments and environment: what an image
+/// or a pod writes there must configure the guest, never the process around it (`RUST_BACKTRACE`,
+/// `GLIBC_TUNABLES`). Both sides are of one build, so there is no versioning.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Handoff {
+    /// The module as its user knows it (`/app.wasm`), for messages.
+    pub name: String,
+    /// Which loader to use.
+    pub format: Format,
+    /// The guest's arguments, its own name first.
+    pub argv: Vec<String>,
+    /// The guest's environment, each `NAME=value`.
+    pub env: Vec<String>,
+    /// The guest's working directory, absolute.
+    pub cwd: String,
+    /// How to serve, if the guest turns out to be an http handler.
+    #[serde(default)]
+    pub http: Http,
+}
+
+/// How a `wasi:http` component is served.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Http {
+    /// Address and port to listen on; absent: what the guest's `DUET_HTTP_ADDR` says, else
+    /// [`Http::ADDRESS`].
+    pub address: Option<String>,
+    /// How many requests one instance may serve, one after the other: 1, a new instance for each.
+    ///
+    /// More is faster and shares the guest's memory between requests, which some language
+    /// runtimes do not survive.
+    pub reuse: u32,
+    /// How many requests may be inside the guest at the same time: 64. Others wait their turn.
+    pub concurrency: u32,
+    /// How long requests in flight may take to finish after TERM: 10 000 ms.
+    ///
+    /// Kubernetes kills after 30 s unless the pod says otherwise; ten leaves its preStop hook room.
+    pub drain_ms: u64,
+}
+
+// === impl Handoff ===
+
+impl Handoff {
+    /// Writes the handoff into a memory file that nobody can change any more.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel has no memory or descriptor for it.
+    ///
+    /// # References
+    ///
+    /// [memfd_create(2)](https://man7.org/linux/man-pages/man2/memfd_create.2.html), Linux 3.17.
+    pub fn seal(&self) -> io::Result<File> {
+        let mut file = memory_file("duet-handoff")?;
+        file.write_all(&serde_json::to_vec(self)?)?;
+        freeze(&file)?;
+        Ok(file)
+    }
+
+    /// Reads what [`Handoff::seal`] wrote.
+    ///
+    /// # Errors
+    ///
+    /// When `file` cannot be read or holds something else.
+    pub fn read(file: &File) -> io::Result<Self> {
+        let mut bytes = vec![0; usize::try_from(file.metadata()?.len()).map_err(io::Error::other)?];
+        file.read_exact_at(&mut bytes, 0)?;
+        Ok(serde_json::from_slice(&bytes)?)
+    }
+
+    /// The environment as pairs. An entry without `=` has an empty value, as in a shell's `export`.
+    pub fn variables(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.env
+            .iter()
+            .map(|entry| entry.split_once('=').unwrap_or((entry, "")))
+    }
+}
+
+// === impl Http ===
+
+impl Http {
+    /// Where an http component listens if nobody says otherwise.
+    pub const ADDRESS: &str = "0.0.0.0:8080";
+    /// The variable of the guest's environment that says otherwise.
+    pub const VARIABLE: &str = "DUET_HTTP_ADDR";
+}
+
+impl Default for Http {
+    fn default() -> Self {
+        Self {
+            address: None,
+            reuse: 1,
+            concurrency: 64,
+            drain_ms: 10_000,
+        }
+    }
+}
+
+/// An empty file in memory.
+pub(crate) fn memory_file(name: &str) -> io::Result<File> {
+    Ok(memfd_create(name, MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?.into())
+}
+
+/// Makes a memory file unchangeable, for us as well.
+pub(crate) fn freeze(file: &File) -> io::Result<()> {
+    let all = SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE;
+    Ok(fcntl_add_seals(file, all)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn handoff() -> Handoff {
+        Handoff {
+            name: "/app.wasm".into(),
+            format: Format::Module,
+            argv: vec!["app".into(), "ä b".into()],
+            env: vec!["A=1=2".into(), "B".into()],
+            cwd: "/srv".into(),
+            http: Http::default(),
+        }
+    }
+
+    #[test]
+    fn what_is_sealed_is_read_and_cannot_be_changed() {
+        let file = handoff().seal().unwrap();
+        assert_eq!(Handoff::read(&file).unwrap(), handoff());
+        assert!(file.write_all_at(b"x", 0).is_err());
+        assert!(file.set_len(0).is_err());
+    }
+
+    #[test]
+    fn only_the_first_equals_sign_divides() {
+        let handoff = handoff();
+        let pairs: Vec<_> = handoff.variables().collect();
+        assert_eq!(pairs, [("A", "1=2"), ("B", "")]);
+    }
+}

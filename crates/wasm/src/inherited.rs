@@ -1,0 +1,87 @@
+//! The runner's end of descriptors 3 and 4.
+#![expect(
+    unsafe_code,
+    reason = "descriptors by number, and machine code from a file"
+)]
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{FromRawFd as _, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use wasmtime::component::Component;
+use wasmtime::{Engine, Module};
+
+use crate::{CODE, Handoff};
+
+/// What whoever exec'd a runner left open for it.
+#[derive(Debug)]
+pub struct Inherited {
+    entry: OwnedFd,
+    handoff: File,
+}
+
+// === impl Inherited ===
+
+impl Inherited {
+    /// Takes descriptors 3 and 4, once; `None` the second time.
+    ///
+    /// To be called before anything else opens a file, by a program that is exec'd with the two
+    /// open, which is what being Duet's runner means. If they are not, reading the handoff fails.
+    #[must_use]
+    pub fn take() -> Option<Self> {
+        static TAKEN: AtomicBool = AtomicBool::new(false);
+        if TAKEN.swap(true, Ordering::Relaxed) {
+            return None;
+        }
+        // SAFETY: nobody in this process owns 3: it was inherited, and `TAKEN` lets only one caller here.
+        let entry = unsafe { OwnedFd::from_raw_fd(3) };
+        // SAFETY: the same for 4.
+        let handoff = unsafe { File::from_raw_fd(4) };
+        Some(Self { entry, handoff })
+    }
+
+    /// Reads the handoff.
+    ///
+    /// # Errors
+    ///
+    /// When descriptor 4 is not what [`Handoff::seal`] made.
+    pub fn handoff(&self) -> io::Result<Handoff> {
+        Handoff::read(&self.handoff)
+    }
+
+    /// Opens the machine code and steps out of the entry's directory again.
+    fn enter<T>(self, load: impl FnOnce() -> wasmtime::Result<T>) -> wasmtime::Result<T> {
+        // wasmtime loads a component from a path only. A relative path finds the entry although it
+        // is outside of the container's root: the descriptor is a mount of its own.
+        rustix::process::fchdir(&self.entry)?;
+        let loaded = load();
+        rustix::process::chdir(c"/")?;
+        loaded
+    }
+
+    /// Maps a compiled module.
+    ///
+    /// # Errors
+    ///
+    /// When the entry was compiled by another engine or for another CPU, or cannot be mapped.
+    pub fn module(self, engine: &Engine) -> wasmtime::Result<Module> {
+        self.enter(|| {
+            // SAFETY: descriptor 3 is an entry of the cache, which only root can write and only our
+            // compiler fills; whoever can pass us another could have exec'd another program.
+            unsafe { Module::deserialize_file(engine, CODE) }
+        })
+    }
+
+    /// Maps a compiled component.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Inherited::module`].
+    pub fn component(self, engine: &Engine) -> wasmtime::Result<Component> {
+        self.enter(|| {
+            // SAFETY: as for a module.
+            unsafe { Component::deserialize_file(engine, CODE) }
+        })
+    }
+}
