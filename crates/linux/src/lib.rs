@@ -1,2 +1,41 @@
-//! (being written)
+//! The kernel calls Duet makes, one function each.
+//!
+//! What `rustix` or `nix` wraps safely is used through them. What neither wraps is here once:
+//!
+//! | File | Call | Why not through a safe wrapper | Since |
+//! | --- | --- | --- | --- |
+//! | `clone.rs` | `clone3(2)` | not wrapped | Linux 5.3 (`CLONE_INTO_CGROUP` 5.7) |
+//! | `mount_attr.rs` | `mount_setattr(2)` | not wrapped | Linux 5.12 |
+//! | `bpf.rs` | `bpf(2)`: load, attach, detach, query | not wrapped | Linux 4.15 |
+//! | `pidfd_signal.rs` | `pidfd_send_signal(2)` | rustix takes no real-time signals | Linux 5.1 |
+//! | `dispositions.rs` | `sigaction(2)`, to ask | nix and rustix only set | – |
+//!
+//! The other `unsafe` code of the workspace is the child half of a birth (`duet-child`), which
+//! may call no library at all, and the one call in `duet-launch` that starts it.
 #![deny(unsafe_code)]
+
+#[expect(unsafe_code, reason = "bpf(2) has no safe wrapper")]
+pub mod bpf;
+pub mod channel;
+#[expect(unsafe_code, reason = "clone3(2) has no safe wrapper")]
+pub mod clone;
+#[expect(
+    unsafe_code,
+    reason = "sigaction(2) has no safe wrapper that only asks"
+)]
+mod dispositions;
+pub mod file;
+pub mod kernel;
+pub mod memfd;
+pub mod mount;
+#[expect(unsafe_code, reason = "mount_setattr(2) has no safe wrapper")]
+mod mount_attr;
+pub mod namespace;
+pub mod net;
+#[expect(
+    unsafe_code,
+    reason = "pidfd_send_signal(2) has no wrapper for every signal"
+)]
+mod pidfd_signal;
+pub mod process;
+pub mod signals;

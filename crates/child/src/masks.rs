@@ -1,0 +1,72 @@
+//! Paths that the container may not change, or may not see, and what is written to procfs.
+
+use core::ffi::{CStr, c_int};
+
+use duet_step::{Reg, Text};
+
+use crate::fault::{Fault, unless};
+use crate::mounts::RDONLY;
+use crate::paths::resolve;
+use crate::run::Child;
+use crate::syscalls::{self, Config, Fd};
+
+impl Child<'_> {
+    /// Opens a path of the container when it is there.
+    fn existing(&self, path: Text) -> Result<Option<Fd>, Fault> {
+        let root = self.register(Reg::Root)?;
+        unless(libc::ENOENT, resolve(root, self.code.text(path)?))
+    }
+
+    /// Binds a path onto itself, read-only.
+    pub(crate) fn read_only(&self, path: Text) -> Result<(), Fault> {
+        let Some(at) = self.existing(path)? else {
+            return Ok(());
+        };
+        let tree = syscalls::clone_mount(at.number(), true)?;
+        // Everything below too: a mount of the container's own must not be a way around.
+        syscalls::mount_setattr(tree.number(), true, RDONLY, 0, 0)?;
+        syscalls::attach(tree.number(), at.number())
+    }
+
+    /// Hides a path.
+    pub(crate) fn mask(&mut self, path: Text) -> Result<(), Fault> {
+        let Some(at) = self.existing(path)? else {
+            return Ok(());
+        };
+        let (mode, _) = syscalls::fstat(at.number())?;
+        if mode & libc::S_IFMT != libc::S_IFDIR {
+            let null = syscalls::clone_mount(self.null_place()?, false)?;
+            return syscalls::attach(null.number(), at.number());
+        }
+        if let Ok(empty) = self.register(Reg::Empty) {
+            let empty = syscalls::clone_mount(empty, false)?;
+            return syscalls::attach(empty.number(), at.number());
+        }
+        // The first is attached before it is cloned: up to Linux 6.14 a detached mount cannot be.
+        let context = syscalls::fsopen(c"tmpfs")?;
+        syscalls::fsconfig(&context, Config::Text(c"source", c"tmpfs"))?;
+        syscalls::fsconfig(&context, Config::Flag(c"ro"))?;
+        syscalls::fsconfig(&context, Config::Create)?;
+        let empty = syscalls::fsmount(&context, u32::try_from(RDONLY).unwrap_or(1))?;
+        syscalls::attach(empty.number(), at.number())?;
+        self.keep(Reg::Empty, &empty)
+    }
+
+    /// Writes a sysctl through the private procfs.
+    pub(crate) fn sysctl(&self, path: Text, value: Text) -> Result<(), Fault> {
+        let sys = self.proc(c"sys", libc::O_PATH | libc::O_DIRECTORY)?;
+        let path = self.code.text(path)?;
+        let file = syscalls::openat2(sys.number(), path, libc::O_WRONLY, syscalls::PROCFS)?;
+        syscalls::write(file.number(), self.code.text(value)?.to_bytes())
+    }
+
+    /// Writes the caller's badness for the OOM killer.
+    pub(crate) fn oom_score_adj(&self, value: Text) -> Result<(), Fault> {
+        let file = self.proc(c"self/oom_score_adj", libc::O_WRONLY)?;
+        syscalls::write(file.number(), self.code.text(value)?.to_bytes())
+    }
+
+    fn proc(&self, path: &CStr, flags: c_int) -> Result<Fd, Fault> {
+        syscalls::openat2(self.register(Reg::Proc)?, path, flags, syscalls::PROCFS)
+    }
+}

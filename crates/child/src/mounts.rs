@@ -1,0 +1,169 @@
+//! Mounts: made detached, changed while nobody can see them, attached by descriptor.
+
+use core::ffi::CStr;
+
+use duet_step::{Mount, Op, Reg, Slot, Source, Text, Texts};
+
+use crate::fault::Fault;
+use crate::paths::{Owner, ensure, resolve};
+use crate::run::Child;
+use crate::syscalls::{self, Config, Fd, PlainCall, plain};
+
+/// `MOUNT_ATTR_RDONLY`.
+pub(crate) const RDONLY: u64 = 1;
+/// The longest key of `fsconfig`, its NUL included; the kernel takes no longer one.
+const KEY_MAX: usize = 256;
+/// `MS_REC`, which may come with a propagation type.
+const REC: u32 = 1 << 14;
+const UNBINDABLE: u32 = 1 << 17;
+const PRIVATE: u32 = 1 << 18;
+const SLAVE: u32 = 1 << 19;
+const SHARED: u32 = 1 << 20;
+const PROPAGATION: u32 = UNBINDABLE | PRIVATE | SLAVE | SHARED;
+
+impl Child<'_> {
+    /// Sets the propagation of the tree at `/`, all of it with `MS_REC`.
+    pub(crate) fn propagation(&self, flags: u32) -> Result<(), Fault> {
+        let root = syscalls::openat2(libc::AT_FDCWD, c"/", libc::O_PATH, 0)?;
+        let recursive = flags & REC != 0;
+        syscalls::mount_setattr(root.number(), recursive, 0, 0, flags & PROPAGATION)
+    }
+
+    /// Attaches the container's root where `pivot_root` can take it from.
+    pub(crate) fn attach_root(
+        &mut self,
+        tree: Slot,
+        at: Text,
+        propagation: u32,
+    ) -> Result<(), Fault> {
+        let tree = self.code.slot(tree)?;
+        let mut propagation = propagation & PROPAGATION;
+        if propagation == SHARED {
+            // `pivot_root` refuses a shared root, and a mount onto a shared one would be seen
+            // by the host; so the root is shared when it is the root.
+            self.late_propagation = propagation;
+            propagation = PRIVATE;
+        }
+        if propagation != 0 {
+            syscalls::mount_setattr(tree, true, 0, 0, propagation)?;
+        }
+        syscalls::attach_path(tree, self.code.text(at)?)?;
+        let root = syscalls::dup_above(tree, crate::Code::FIRST_OWN)?;
+        self.keep(Reg::Root, &root)
+    }
+
+    /// Mounts a procfs that no path leads to.
+    pub(crate) fn private_proc(&mut self) -> Result<(), Fault> {
+        let context = syscalls::fsopen(c"proc")?;
+        syscalls::fsconfig(&context, Config::Create)?;
+        let proc = syscalls::fsmount(&context, 0)?;
+        self.keep(Reg::Proc, &proc)
+    }
+
+    /// Makes a mount, changes it, attaches it.
+    pub(crate) fn mount(&mut self, mount: &Mount) -> Result<(), Fault> {
+        let made;
+        let (tree, set) = match mount.source {
+            Source::Filesystem {
+                fstype,
+                source,
+                options,
+            } => {
+                made = self.filesystem(fstype, source, options, mount.set)?;
+                (made.number(), 0)
+            }
+            Source::Tree(slot) => (self.code.slot(slot)?, mount.set),
+        };
+        let once = if mount.propagation_recursive {
+            0
+        } else {
+            mount.propagation
+        };
+        if set | mount.clear | u64::from(once) != 0 {
+            syscalls::mount_setattr(tree, false, set, mount.clear, once)?;
+        }
+        let (set, clear) = (mount.set_recursive, mount.clear_recursive);
+        let below = mount.propagation ^ once;
+        if set | clear | u64::from(below) != 0 {
+            syscalls::mount_setattr(tree, true, set, clear, below)?;
+        }
+        let root = self.register(Reg::Root)?;
+        let target = self.code.text(mount.target)?;
+        let target = ensure(root, target, mount.kind, Owner::ROOT)?;
+        syscalls::attach(tree, target.number())?;
+        if let Some(register) = mount.keep {
+            let copy = syscalls::dup_above(tree, crate::Code::FIRST_OWN)?;
+            self.keep(register, &copy)?;
+        }
+        Ok(())
+    }
+
+    /// A detached mount of a new file system.
+    fn filesystem(
+        &self,
+        fstype: Text,
+        source: Text,
+        options: Texts,
+        attributes: u64,
+    ) -> Result<Fd, Fault> {
+        let context = syscalls::fsopen(self.code.text(fstype)?)?;
+        let source = self.code.text(source)?;
+        if !source.is_empty() {
+            syscalls::fsconfig(&context, Config::Text(c"source", source))?;
+        }
+        for option in self.code.texts(options)? {
+            configure(&context, self.code.text(*option)?)?;
+        }
+        syscalls::fsconfig(&context, Config::Create)?;
+        let attributes = u32::try_from(attributes).map_err(|_| Fault::check(libc::EINVAL))?;
+        syscalls::fsmount(&context, attributes)
+    }
+
+    /// Changes attributes of a mount that is there.
+    pub(crate) fn remount(&self, path: Text, set: u64, clear: u64) -> Result<(), Fault> {
+        let at = resolve(self.register(Reg::Root)?, self.code.text(path)?)?;
+        syscalls::mount_setattr(at.number(), false, set, clear, 0)
+    }
+
+    /// Makes the root mount read-only.
+    pub(crate) fn read_only_root(&self) -> Result<(), Fault> {
+        syscalls::mount_setattr(self.register(Reg::Root)?, false, RDONLY, 0, 0)
+    }
+
+    /// Makes the container's root the root, and lets the host's go.
+    pub(crate) fn pivot(&self) -> Result<(), Fault> {
+        let root = self.register(Reg::Root)?;
+        plain(Op::Chdir, PlainCall::Fchdir, [root.cast_unsigned(), 0, 0])?;
+        // Both arguments may be the same directory: the old root is then stacked on the new
+        // one, and the cwd still leads to it. pivot_root(2) describes this.
+        syscalls::pivot_root()?;
+        syscalls::detach_cwd()?;
+        syscalls::chdir(c"/")?;
+        if self.late_propagation != 0 {
+            syscalls::mount_setattr(root, false, 0, 0, self.late_propagation)?;
+        }
+        Ok(())
+    }
+}
+
+/// Says one option, `key` or `key=value`, to a file system that is being made.
+fn configure(context: &Fd, option: &CStr) -> Result<(), Fault> {
+    let bytes = option.to_bytes_with_nul();
+    let Some(equals) = bytes.iter().position(|byte| *byte == b'=') else {
+        return syscalls::fsconfig(context, Config::Flag(option));
+    };
+    let mut key = [0; KEY_MAX];
+    // One byte stays for the NUL.
+    if equals >= KEY_MAX {
+        return Err(Fault::check(libc::ENAMETOOLONG));
+    }
+    for (to, from) in key.iter_mut().zip(bytes.iter().take(equals)) {
+        *to = *from;
+    }
+    let key = CStr::from_bytes_until_nul(&key).ok();
+    let value = bytes
+        .get(equals.saturating_add(1)..)
+        .and_then(|value| CStr::from_bytes_with_nul(value).ok());
+    let (key, value) = key.zip(value).ok_or(Fault::check(libc::EINVAL))?;
+    syscalls::fsconfig(context, Config::Text(key, value))
+}

@@ -1,0 +1,207 @@
+//! The loop over the steps, and the gate.
+
+use core::ffi::{CStr, c_int};
+
+use duet_step::{Exec, Message, Op, Reg, Step};
+
+use crate::code::Code;
+use crate::fault::{Fault, unless};
+use crate::syscalls::{self, Fd, PlainCall, plain};
+
+/// What the child remembers between steps.
+pub(crate) struct Child<'a> {
+    pub(crate) code: &'a Code<'a>,
+    registers: [Option<Fd>; Reg::COUNT],
+    /// `/dev/null` of the container, verified, opened as a place only.
+    pub(crate) null: Option<Fd>,
+    /// The program, once it is found.
+    pub(crate) found: Option<&'a CStr>,
+    /// Propagation that the root may get only after the pivot.
+    pub(crate) late_propagation: u32,
+    /// The mask that the program is to have.
+    umask: u32,
+}
+
+/// Becomes the program that `code` describes, or sends [`Message::FAILED`] and ends.
+///
+/// Sends [`Message::READY`] at the gate and then waits for one byte; a closed channel ends the
+/// process without a word.
+///
+/// # Safety
+///
+/// The caller is a process of one thread whose memory is a copy (`clone3` without `CLONE_VM`),
+/// and nothing that lives in that copy is used by anyone else. `code.argv` and `code.envp` end
+/// with null and hold pointers to NUL-terminated strings.
+pub unsafe fn run(code: &Code<'_>) -> ! {
+    let mut child = Child {
+        code,
+        registers: [const { None }; Reg::COUNT],
+        null: None,
+        found: None,
+        late_propagation: 0,
+        umask: 0o022,
+    };
+    let mut index = 0_u32;
+    if let Err(fault) = child.settle() {
+        child.fail(index, fault);
+    }
+    for step in code.steps {
+        if let Err(fault) = child.step(step) {
+            child.fail(index, fault);
+        }
+        index = index.wrapping_add(1);
+    }
+    // A plan that does not end in Exec is a mistake of the plan's.
+    child.fail(index, Fault::check(libc::EINVAL))
+}
+
+// === impl Child ===
+
+impl Child<'_> {
+    /// Leaves the parent's world: signals, descriptors, dumpability, file mode mask.
+    fn settle(&mut self) -> Result<(), Fault> {
+        syscalls::prctl(libc::PR_SET_DUMPABLE, 0, 0)?;
+        let mut ignored = self.code.ignored;
+        while ignored != 0 {
+            let bit = ignored.trailing_zeros();
+            syscalls::default_signal(bit.wrapping_add(1))?;
+            ignored &= ignored.wrapping_sub(1);
+        }
+        syscalls::unblock_signals()?;
+        // Not close-on-exec but closed: while the child stands at the gate, the end of a pipe
+        // that it was born with would keep the pipe's reader waiting.
+        let mut from = 3_u32;
+        for number in self.code.keep {
+            let number = u32::try_from(*number).map_err(|_| Fault::check(libc::EBADF))?;
+            if number > from {
+                syscalls::close_range(from, number.wrapping_sub(1))?;
+            }
+            from = number.wrapping_add(1);
+        }
+        syscalls::close_range(from, u32::MAX)?;
+        // Modes are meant as they are written; the mask is set for the program alone.
+        let inherited = plain(Op::Step, PlainCall::Umask, [0, 0, 0])?;
+        self.umask = u32::try_from(inherited).unwrap_or(0o022);
+        Ok(())
+    }
+
+    fn fail(&self, step: u32, fault: Fault) -> ! {
+        let message = Message {
+            kind: Message::FAILED,
+            step,
+            op: fault.op as u32,
+            errno: fault.errno,
+        };
+        // There is nobody else to tell when this fails too; the parent sees the channel close.
+        syscalls::send(self.code.channel, &message).unwrap_or(());
+        syscalls::exit(1)
+    }
+
+    /// The descriptor in a register.
+    pub(crate) fn register(&self, register: Reg) -> Result<c_int, Fault> {
+        let held = self.registers.get(register as usize);
+        held.and_then(Option::as_ref)
+            .map(Fd::number)
+            .ok_or(Fault::check(libc::EBADF))
+    }
+
+    /// Keeps a descriptor in a register, out of the way of the program's own numbers.
+    pub(crate) fn keep(&mut self, register: Reg, file: &Fd) -> Result<(), Fault> {
+        let lifted = syscalls::dup_above(file.number(), Code::FIRST_OWN)?;
+        if let Some(place) = self.registers.get_mut(register as usize) {
+            *place = Some(lifted);
+        }
+        Ok(())
+    }
+
+    fn step(&mut self, step: &Step) -> Result<(), Fault> {
+        match *step {
+            Step::JoinCgroup(slot) => syscalls::write(self.code.slot(slot)?, b"0"),
+            Step::Setns(slot, flags) => syscalls::setns(self.code.slot(slot)?, flags),
+            Step::Unshare(flags) => syscalls::unshare(flags),
+            Step::Setsid => plain(Op::Step, PlainCall::Setsid, [0; 3]).map(|_| ()),
+            Step::Propagation(flags) => self.propagation(flags),
+            Step::AttachRoot {
+                tree,
+                at,
+                propagation,
+            } => self.attach_root(tree, at, propagation),
+            Step::Open(path, register) => self.open(path, register),
+            Step::PrivateProc => self.private_proc(),
+            Step::Mount(ref mount) => self.mount(mount),
+            Step::MakeDir(path, uid, gid) => self.make_dir(path, uid, gid),
+            Step::Node(ref node) => self.node(node),
+            Step::Symlink(base, target, path) => self.symlink(base, target, path),
+            Step::Console { uid, rows, cols } => self.console(uid, rows, cols),
+            Step::BindConsole => self.bind_console(),
+            Step::Remount(path, set, clear) => self.remount(path, set, clear),
+            Step::ReadOnlyRoot => self.read_only_root(),
+            Step::Pivot => self.pivot(),
+            Step::Sysctl(path, value) => self.sysctl(path, value),
+            Step::ReadOnly(path) => self.read_only(path),
+            Step::Mask(path) => self.mask(path),
+            Step::Hostname(name) => syscalls::sethostname(self.code.text(name)?.to_bytes()),
+            Step::Domainname(name) => syscalls::setdomainname(self.code.text(name)?.to_bytes()),
+            Step::Umask(mask) => {
+                self.umask = mask;
+                Ok(())
+            }
+            Step::Rlimit {
+                resource,
+                soft,
+                hard,
+            } => syscalls::setrlimit(resource, soft, hard),
+            Step::OomScoreAdj(value) => self.oom_score_adj(value),
+            Step::IoPriority(value) => {
+                const WHO_PROCESS: u32 = 1;
+                let args = [WHO_PROCESS, 0, value.cast_unsigned()];
+                plain(Op::Step, PlainCall::IoprioSet, args).map(|_| ())
+            }
+            Step::ControllingTerminal => self.controlling_terminal(),
+            Step::Dup(slot, number) => syscalls::dup_to(self.code.slot(slot)?, number),
+            Step::Null(number) => self.null_to(number),
+            Step::Keyring(name) => {
+                let joined = syscalls::join_session_keyring(self.code.text(name)?);
+                unless(libc::ENOSYS, joined).map(|_| ())
+            }
+            Step::NoNewPrivileges => syscalls::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0).map(|_| ()),
+            Step::Seccomp(program, flags) => syscalls::seccomp(self.code.program(program)?, flags),
+            Step::Groups { first, len } => syscalls::setgroups(self.code.groups(first, len)?),
+            Step::User { uid, gid } => self.user(uid, gid),
+            Step::Bounding(mask) => self.bounding(mask),
+            Step::Capabilities(ref sets) => self.capabilities(sets),
+            Step::Chdir(path) => self.chdir(path),
+            Step::FindProgram(candidates) => self.find_program(candidates),
+            Step::CloseFrom(number) => syscalls::cloexec_from(number),
+            Step::Gate => self.gate(),
+            Step::Exec(exec) => self.exec(exec),
+        }
+    }
+
+    /// Tells the parent that all is ready, and waits for its word.
+    fn gate(&self) -> Result<(), Fault> {
+        let ready = Message {
+            kind: Message::READY,
+            step: 0,
+            op: 0,
+            errno: 0,
+        };
+        syscalls::send(self.code.channel, &ready)?;
+        if syscalls::read_byte(self.code.channel)? {
+            return Ok(());
+        }
+        // The parent has dropped the gate, or is no more.
+        syscalls::exit(1)
+    }
+
+    fn exec(&self, exec: Exec) -> Result<(), Fault> {
+        plain(Op::Step, PlainCall::Umask, [self.umask, 0, 0])?;
+        match exec {
+            Exec::Path => {
+                let path = self.found.ok_or(Fault::check(libc::EINVAL))?;
+                self.code.exec_path(path)
+            }
+            Exec::Slot(slot) => self.code.exec_file(self.code.slot(slot)?),
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! The socket between a birth's two halves.
+
+use std::io::{self, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::Instant;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags, SocketFlags,
+    SocketType, recvmsg, send, socketpair,
+};
+
+/// A pair of connected `SOCK_SEQPACKET` sockets that close on exec.
+///
+/// # Errors
+///
+/// The kernel's: `EMFILE`.
+pub fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
+    Ok(socketpair(
+        AddressFamily::UNIX,
+        SocketType::SEQPACKET,
+        SocketFlags::CLOEXEC,
+        None,
+    )?)
+}
+
+/// A message of `N` bytes.
+#[derive(Debug)]
+pub struct Received<const N: usize> {
+    /// What was sent.
+    pub bytes: [u8; N],
+    /// The descriptor that came with it, closing on exec.
+    pub descriptor: Option<OwnedFd>,
+}
+
+/// What waiting for a message came to.
+#[derive(Debug)]
+pub enum Heard<const N: usize> {
+    /// A message.
+    Message(Received<N>),
+    /// The other end is closed.
+    Closed,
+    /// Nothing in time.
+    Silence,
+}
+
+/// Waits for one message until `deadline`.
+///
+/// # Errors
+///
+/// The kernel's, and `InvalidData` for a message that is not `N` bytes long.
+pub fn receive<const N: usize>(socket: impl AsFd, deadline: Instant) -> io::Result<Heard<N>> {
+    if !readable(&socket, deadline)? {
+        return Ok(Heard::Silence);
+    }
+    let mut bytes = [0; N];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let message = recvmsg(
+        &socket,
+        &mut [IoSliceMut::new(&mut bytes)],
+        &mut control,
+        RecvFlags::CMSG_CLOEXEC,
+    );
+    let message = match message {
+        // The other end died with something of ours unread.
+        Err(rustix::io::Errno::CONNRESET) => return Ok(Heard::Closed),
+        message => message?,
+    };
+    let mut descriptor = None;
+    for message in control.drain() {
+        if let RecvAncillaryMessage::ScmRights(files) = message {
+            descriptor = files.last();
+        }
+    }
+    match message.bytes {
+        0 => Ok(Heard::Closed),
+        len if len == N => Ok(Heard::Message(Received { bytes, descriptor })),
+        _ => Err(io::ErrorKind::InvalidData.into()),
+    }
+}
+
+/// Sends one byte; a peer that is gone is an error, not a signal.
+///
+/// # Errors
+///
+/// `EPIPE` when nobody is there.
+pub fn send_byte(socket: impl AsFd, byte: u8) -> io::Result<()> {
+    send(socket, &[byte], SendFlags::NOSIGNAL)?;
+    Ok(())
+}
+
+/// Waits until there is something to read, or an end, or the deadline has passed.
+///
+/// # Errors
+///
+/// The kernel's.
+pub fn readable(file: impl AsFd, deadline: Instant) -> io::Result<bool> {
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let timeout = Timespec::try_from(left).map_err(io::Error::other)?;
+        match poll(&mut [PollFd::new(&file, PollFlags::IN)], Some(&timeout)) {
+            Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+            Ok(0) => return Ok(false),
+            Ok(_) => return Ok(true),
+        }
+    }
+}

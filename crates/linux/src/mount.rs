@@ -1,0 +1,153 @@
+//! Mounts of the calling process's mount namespace.
+
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+
+use rustix::mount::{
+    MountFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, move_mount, open_tree,
+};
+
+use crate::mount_attr;
+
+/// `MOUNT_ATTR_RDONLY`.
+const RDONLY: u64 = 1;
+
+/// `mount(2)`. `flags` are `MS_*` bits, `data` the comma-separated options.
+///
+/// # Errors
+///
+/// The kernel's, and `InvalidInput` for a NUL in a text.
+pub fn mount(source: &Path, target: &Path, fstype: &str, flags: u32, data: &str) -> io::Result<()> {
+    let data = CString::new(data)?;
+    let flags = MountFlags::from_bits_retain(flags);
+    Ok(rustix::mount::mount(
+        source,
+        target,
+        fstype,
+        flags,
+        data.as_c_str(),
+    )?)
+}
+
+/// Detaches a mount and what is below it. A path that is no mount is an error.
+///
+/// # Errors
+///
+/// `EINVAL` when nothing is mounted there, `ENOENT` when there is no such path.
+pub fn unmount_detach(target: &Path) -> io::Result<()> {
+    let flags = UnmountFlags::DETACH | UnmountFlags::NOFOLLOW;
+    Ok(rustix::mount::unmount(target, flags)?)
+}
+
+/// Makes a detached copy of the mount at `path`, and of those below it when `recursive`.
+///
+/// # Errors
+///
+/// The kernel's: `ENOENT` when the path is missing, `EINVAL` for what may not be copied.
+pub fn clone_tree(path: &Path, recursive: bool) -> io::Result<OwnedFd> {
+    clone_tree_at(rustix::fs::CWD, path, recursive)
+}
+
+/// As [`clone_tree`], for what is open already.
+///
+/// # Errors
+///
+/// As [`clone_tree`].
+pub fn clone_open(place: impl AsFd, recursive: bool) -> io::Result<OwnedFd> {
+    clone_tree_at(place, Path::new(""), recursive)
+}
+
+fn clone_tree_at(dir: impl AsFd, path: &Path, recursive: bool) -> io::Result<OwnedFd> {
+    let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    flags.set(OpenTreeFlags::AT_RECURSIVE, recursive);
+    flags.set(OpenTreeFlags::AT_EMPTY_PATH, path.as_os_str().is_empty());
+    Ok(open_tree(dir, path, flags)?)
+}
+
+/// Makes a detached mount read-only, and those below it.
+///
+/// # Errors
+///
+/// The kernel's.
+pub fn make_read_only(tree: impl AsFd) -> io::Result<()> {
+    mount_attr::set(tree.as_fd(), RDONLY, true)
+}
+
+/// A detached read-only copy of the mount at `path`: what is executed from it cannot be opened
+/// for writing through `/proc/<pid>/exe` (CVE-2019-5736).
+///
+/// # Errors
+///
+/// As [`clone_tree`].
+pub fn clone_read_only(path: &Path) -> io::Result<OwnedFd> {
+    let tree = clone_tree(path, false)?;
+    make_read_only(&tree)?;
+    Ok(tree)
+}
+
+/// Attaches a detached mount at a path.
+///
+/// # Errors
+///
+/// The kernel's.
+pub fn attach(tree: impl AsFd, at: &Path) -> io::Result<()> {
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+    Ok(move_mount(tree, "", rustix::fs::CWD, at, flags)?)
+}
+
+/// The mount points at and below `path`, the innermost first.
+///
+/// # Errors
+///
+/// When `/proc/self/mountinfo` cannot be read.
+pub fn mounts_below(path: &Path) -> io::Result<Vec<PathBuf>> {
+    // Of the thread: a thread may have a mount namespace of its own.
+    let table = std::fs::read("/proc/thread-self/mountinfo")?;
+    Ok(below(&table, path))
+}
+
+fn below(table: &[u8], path: &Path) -> Vec<PathBuf> {
+    let lines = table.split(|byte| *byte == b'\n');
+    let points = lines.filter_map(|line| line.split(|byte| *byte == b' ').nth(4));
+    let mut points: Vec<_> = points
+        .map(|point| PathBuf::from(std::ffi::OsString::from_vec(unescape(point))))
+        .filter(|point| point.starts_with(path))
+        .collect();
+    // Later lines were mounted later, on top of or below earlier ones.
+    points.reverse();
+    points.sort_by_key(|point| std::cmp::Reverse(point.as_os_str().as_bytes().len()));
+    points
+}
+
+/// Undoes the kernel's `\040` for a space and its kin.
+fn unescape(text: &[u8]) -> Vec<u8> {
+    let mut plain = Vec::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((first, after)) = rest.split_first() {
+        let octal = after.first_chunk::<3>().filter(|_| *first == b'\\');
+        let byte = octal
+            .and_then(|digits| std::str::from_utf8(digits).ok())
+            .and_then(|digits| u8::from_str_radix(digits, 8).ok());
+        plain.push(byte.unwrap_or(*first));
+        rest = if byte.is_some() { &after[3..] } else { after };
+    }
+    plain
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn inner_mounts_come_first_and_neighbours_do_not_come() {
+        let table = b"1 0 0:1 / / rw - ext4 a rw\n\
+            2 1 0:2 / /run/a\\040b rw - tmpfs t rw\n\
+            3 2 0:3 / /run/a\\040b/c rw - tmpfs t rw\n\
+            4 1 0:4 / /run/a\\040bc rw - tmpfs t rw\n";
+        let found = below(table, Path::new("/run/a b"));
+        assert_eq!(found, [Path::new("/run/a b/c"), Path::new("/run/a b")]);
+    }
+}

@@ -1,0 +1,108 @@
+//! Namespaces: opened, joined, made without a process in them.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+
+use nix::sched::{CloneFlags, setns, unshare};
+
+use crate::net;
+
+/// One kind of namespace that a pod holds without a process in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Kind {
+    /// Network.
+    Net,
+    /// System V IPC and POSIX message queues.
+    Ipc,
+    /// Host and domain name.
+    Uts,
+}
+
+// === impl Kind ===
+
+impl Kind {
+    /// The `CLONE_NEW*` flag.
+    #[must_use]
+    pub fn flag(self) -> u32 {
+        self.clone_flag().bits().cast_unsigned()
+    }
+
+    /// The name below `/proc/<pid>/ns`.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Net => "net",
+            Self::Ipc => "ipc",
+            Self::Uts => "uts",
+        }
+    }
+
+    fn clone_flag(self) -> CloneFlags {
+        match self {
+            Self::Net => CloneFlags::CLONE_NEWNET,
+            Self::Ipc => CloneFlags::CLONE_NEWIPC,
+            Self::Uts => CloneFlags::CLONE_NEWUTS,
+        }
+    }
+}
+
+/// Makes one new namespace of each kind, the network's with its loopback interface up; in the
+/// order of `kinds`. They live as long as a descriptor or a process holds them.
+///
+/// The work is done by a thread that ends with it; the calling thread changes nothing of its own.
+///
+/// # Errors
+///
+/// The kernel's: `EPERM` without `CAP_SYS_ADMIN`, `ENOSPC` at a limit of namespaces.
+pub fn fresh(kinds: &[Kind]) -> io::Result<Vec<OwnedFd>> {
+    let flags = kinds
+        .iter()
+        .fold(CloneFlags::empty(), |flags, kind| flags | kind.clone_flag());
+    let make = || {
+        unshare(flags)?;
+        if kinds.contains(&Kind::Net) {
+            net::loopback_up()?;
+        }
+        kinds.iter().map(|kind| of_thread(kind.name())).collect()
+    };
+    aside(make)
+}
+
+/// The calling thread's namespace of a name below `/proc/<pid>/ns`.
+///
+/// # Errors
+///
+/// When procfs is not at `/proc`.
+pub fn of_thread(name: &str) -> io::Result<OwnedFd> {
+    Ok(File::open(format!("/proc/thread-self/ns/{name}"))?.into())
+}
+
+/// Sets the calling thread's namespace; for a PID namespace that of its children.
+///
+/// # Errors
+///
+/// The kernel's: `EPERM` without `CAP_SYS_ADMIN`, `EINVAL` when it is of another kind, or when
+/// the kind is one that a process with threads cannot change.
+pub fn enter(namespace: impl AsFd, flag: u32) -> io::Result<()> {
+    Ok(setns(
+        namespace,
+        CloneFlags::from_bits_retain(flag.cast_signed()),
+    )?)
+}
+
+/// Runs `work` in a thread that ends with it, so that what the thread changes of itself ends too.
+///
+/// # Errors
+///
+/// What `work` says, and `EAGAIN` at a limit of threads.
+pub fn aside<T: Send>(work: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new()
+            .name("namespaces".to_owned())
+            .spawn_scoped(scope, work)?;
+        thread
+            .join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}

@@ -1,0 +1,99 @@
+//! Processes, held by descriptor.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::SystemTime;
+
+use rustix::process::{
+    DumpableBehavior, Pid, PidfdFlags, WaitId, WaitIdOptions, set_child_subreaper,
+    set_dumpable_behavior,
+};
+
+use crate::pidfd_signal;
+
+/// How a process ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Exit {
+    /// 0–255 as the process chose, or 128 + n if signal n killed it.
+    pub code: u8,
+    /// When it was reaped.
+    pub at: SystemTime,
+}
+
+/// A descriptor of a process, which closes on exec.
+///
+/// # Errors
+///
+/// `ESRCH` when no such process is there; `EINVAL` for a number that is no pid.
+pub fn pidfd_open(pid: i32) -> io::Result<OwnedFd> {
+    let pid = Pid::from_raw(pid).ok_or(io::ErrorKind::InvalidInput)?;
+    Ok(rustix::process::pidfd_open(pid, PidfdFlags::empty())?)
+}
+
+/// Sends a signal, real-time ones included; 0 only asks whether the process is there.
+///
+/// # Errors
+///
+/// `ESRCH` when the process has been reaped, `EINVAL` for a number that is no signal.
+pub fn send_signal(pidfd: impl AsFd, signal: i32) -> io::Result<()> {
+    pidfd_signal::send(pidfd.as_fd(), signal)
+}
+
+/// Waits until a child of this process has ended, and reaps it.
+///
+/// # Errors
+///
+/// `ECHILD` when it is not a child of ours, or was reaped by someone else.
+pub fn wait(pidfd: impl AsFd) -> io::Result<Exit> {
+    loop {
+        match reap(&pidfd, WaitIdOptions::EXITED) {
+            Ok(Some(exit)) => return Ok(exit),
+            Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
+            Ok(None) | Err(_) => {}
+        }
+    }
+}
+
+/// Reaps a child of this process if it has ended.
+///
+/// # Errors
+///
+/// As [`wait`].
+pub fn try_wait(pidfd: impl AsFd) -> io::Result<Option<Exit>> {
+    reap(&pidfd, WaitIdOptions::EXITED | WaitIdOptions::NOHANG)
+}
+
+fn reap(pidfd: &impl AsFd, options: WaitIdOptions) -> io::Result<Option<Exit>> {
+    let Some(status) = rustix::process::waitid(WaitId::PidFd(pidfd.as_fd()), options)? else {
+        return Ok(None);
+    };
+    let at = SystemTime::now();
+    // Of the number given to exit(2) the kernel keeps eight bits; signals end at 64.
+    let code = match (status.exit_status(), status.terminating_signal()) {
+        (Some(code), _) => code & 0xff,
+        (None, Some(signal)) => 128 + signal,
+        (None, None) => return Ok(None),
+    };
+    let code = u8::try_from(code).map_err(io::Error::other)?;
+    Ok(Some(Exit { code, at }))
+}
+
+/// Makes this process the parent of its descendants whose parent has ended.
+///
+/// # Errors
+///
+/// None that the kernel documents.
+pub fn subreaper() -> io::Result<()> {
+    // Any pid means "on"; there is no other way to say it in rustix.
+    Ok(set_child_subreaper(Some(Pid::INIT))?)
+}
+
+/// Forbids other processes to trace this one, or to open what it holds, unless they have
+/// `CAP_SYS_PTRACE` over it. Its children begin like that, until they exec.
+///
+/// # Errors
+///
+/// None that the kernel documents.
+pub fn hide() -> io::Result<()> {
+    Ok(set_dumpable_behavior(DumpableBehavior::NotDumpable)?)
+}
