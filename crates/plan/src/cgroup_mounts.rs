@@ -1,0 +1,112 @@
+//! A `cgroup` mount: what the container sees of its limits, for each version of cgroups and
+//! with or without a cgroup namespace.
+
+use crate::{Descriptor, Facts, Given, mounts, writer::Writer};
+use duet_spec::{Attributes, Container, Mount, MountKind, Namespace, attr};
+use duet_step::{Destination, Mount as MountStep, Reg, Source, Step};
+
+/// What each of the mounts below the tmpfs of v1 has besides what is asked for, as under runc.
+const V1: u64 = attr::NOSUID | attr::NODEV | attr::NOEXEC;
+
+/// Makes a `cgroup` mount.
+pub(crate) fn mount(
+    writer: &mut Writer,
+    spec: &Container,
+    facts: &Facts,
+    mount: &Mount,
+    options: &[String],
+) {
+    if facts.cgroup.v2 {
+        unified(writer, mount, options);
+    } else {
+        v1(writer, spec, facts, mount);
+    }
+}
+
+/// The unified hierarchy. In a cgroup namespace it shows the container's own part; without one
+/// all of it, as under runc: `/proc/self/cgroup` names a path in it.
+fn unified(writer: &mut Writer, mount: &Mount, options: &[String]) {
+    let source = Source::Filesystem {
+        fstype: writer.text("cgroup2"),
+        source: writer.text("cgroup"),
+        options: writer.texts(options),
+    };
+    let attributes = Attributes {
+        clear: 0,
+        ..mount.attributes
+    };
+    let step = mounts::step(writer, source, mount, attributes, mount.propagation);
+    writer.step(Step::Mount(step));
+}
+
+/// A tmpfs with a directory for each hierarchy, and links for controllers that share one.
+fn v1(writer: &mut Writer, spec: &Container, facts: &Facts, mount: &Mount) {
+    let base = Source::Filesystem {
+        fstype: writer.text("tmpfs"),
+        source: writer.text("tmpfs"),
+        options: writer.texts(["mode=755"]),
+    };
+    let attributes = Attributes {
+        set: V1,
+        ..Attributes::default()
+    };
+    let step = mounts::step(writer, base, mount, attributes, mount.propagation);
+    writer.step(Step::Mount(step));
+
+    let read_only = mount.attributes.set & attr::RDONLY;
+    for (number, hierarchy) in (0..=u16::MAX).zip(&facts.cgroup.hierarchies) {
+        let name = hierarchy
+            .mountpoint
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy();
+        let source = if spec.namespaces.cgroup == Namespace::Host {
+            // Only the container's own part, without which it would see the host's.
+            Source::Tree(writer.slot(Descriptor::Given(Given::CgroupTree(number))))
+        } else {
+            Source::Filesystem {
+                fstype: writer.text("cgroup"),
+                source: writer.text("cgroup"),
+                options: writer.texts(hierarchy.name.split(',')),
+            }
+        };
+        let below = Mount {
+            index: mount.index,
+            destination: format!("{}/{name}", mount.destination),
+            kind: MountKind::Cgroup {
+                options: Vec::new(),
+            },
+            attributes: Attributes {
+                set: V1 | read_only,
+                ..Attributes::default()
+            },
+            propagation: None,
+        };
+        // A copy of the host's mount must not hear of the host's, or be heard.
+        let propagation = mount.propagation.or_else(|| mounts::inherited(spec));
+        let step = mounts::step(writer, source, &below, below.attributes, propagation);
+        writer.step(Step::Mount(MountStep {
+            kind: Destination::Directory,
+            ..step
+        }));
+    }
+    for hierarchy in &facts.cgroup.hierarchies {
+        let name = hierarchy
+            .mountpoint
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy();
+        if !name.contains(',') {
+            continue;
+        }
+        for controller in name.split(',') {
+            let path = format!("{}/{controller}", mount.destination.trim_start_matches('/'));
+            let (target, path) = (writer.text(&name), writer.text(&path));
+            writer.step(Step::Symlink(Reg::Root, target, path));
+        }
+    }
+    if read_only != 0 {
+        let path = writer.text(&mount.destination);
+        writer.step(Step::Remount(path, attr::RDONLY, 0));
+    }
+}

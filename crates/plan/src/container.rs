@@ -1,0 +1,73 @@
+//! The birth of a container's first process.
+//!
+//! The order follows from what each part needs and what the next one takes away:
+//!
+//! 1. cgroup, namespaces, session: where everything after happens;
+//! 2. the root, attached where `pivot_root` finds it, and every mount below it, made through
+//!    descriptors while the host's tree is still there (hooks that run in the container's
+//!    mounts but see the host's files belong between this and 3);
+//! 3. the pivot, after which no host path leads anywhere;
+//! 4. what changes or hides parts of the finished tree: sysctls, read-only and masked paths;
+//! 5. the process itself, with fewer privileges after each step (`privileges`).
+
+use crate::{
+    Error, Facts, Plan, Program, dev, mounts, namespaces, privileges, program, wasm, writer::Writer,
+};
+use duet_spec::{Container, PropagationKind};
+use duet_step::Step;
+
+/// Plans the birth of a container.
+///
+/// # Errors
+///
+/// [`Error`], naming the field of `config.json` that stands in the way.
+pub fn container(spec: &Container, facts: &Facts, kind: Program) -> Result<Plan, Error> {
+    let guarded;
+    let spec = match kind {
+        Program::Native => spec,
+        Program::Wasm => {
+            guarded = wasm::guard(spec, facts)?;
+            &guarded
+        }
+    };
+    let mut writer = Writer::new();
+
+    namespaces::join_cgroup(&mut writer, facts);
+    namespaces::enter(&mut writer, spec, facts)?;
+    // A session of its own: signals to the shim's terminal, if it has one, do not reach the
+    // container, and a console can become the controlling terminal.
+    writer.step(Step::Setsid);
+
+    mounts::root(&mut writer, spec);
+    // Sysctls and /proc/self are written through a procfs of the child's own, so that nothing
+    // an image or a volume puts on /proc can redirect them (CVE-2025-52881).
+    if !spec.sysctl.is_empty() || spec.process.oom_score_adj.is_some() {
+        writer.step(Step::PrivateProc);
+    }
+    mounts::all(&mut writer, spec, facts, kind)?;
+    // While the root can still be written to. As root, like runc: a missing working directory
+    // belongs to nobody in particular.
+    let cwd = writer.text(&spec.process.cwd);
+    writer.step(Step::MakeDir(cwd, 0, 0));
+    if let Some(size) = spec.process.terminal {
+        dev::console(&mut writer, spec, size, kind);
+    }
+    mounts::close(&mut writer, spec);
+    writer.step(Step::Pivot);
+
+    namespaces::sysctls(&mut writer, spec)?;
+    mounts::protect(&mut writer, spec, kind);
+    // Last, because nothing can be bound out of an unbindable root, and what is mounted on a
+    // shared one becomes shared.
+    match spec.root.propagation.map(|propagation| propagation.kind) {
+        Some(PropagationKind::Shared) => writer.step(Step::Propagation(mounts::SHARED)),
+        Some(PropagationKind::Unbindable) => writer.step(Step::Propagation(mounts::UNBINDABLE)),
+        Some(PropagationKind::Private | PropagationKind::Slave) | None => {}
+    }
+    namespaces::names(&mut writer, spec)?;
+
+    program::words(&mut writer, &spec.process, facts, kind);
+    let seccomp = privileges::compile(&mut writer, spec.seccomp.as_ref(), facts)?;
+    privileges::become_program(&mut writer, &spec.process, facts, kind, seccomp);
+    writer.finish()
+}

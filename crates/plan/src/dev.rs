@@ -1,0 +1,184 @@
+//! `/dev`: its nodes and links, and the console.
+//!
+//! Nodes are made relative to the descriptor of the `/dev` that was just mounted, never through
+//! a path of the container, which an image can turn into a link to the host's (CVE-2026-41579).
+
+use crate::{Program, writer::Writer};
+use duet_spec::{ConsoleSize, Container, Device, DeviceKind, Mount, MountKind};
+use duet_step::{Node, Reg, Step};
+
+/// What the container's `/dev` is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Dev {
+    /// A file system that mount `index` makes new: it gets nodes and links.
+    New {
+        /// Which entry of `mounts`.
+        index: usize,
+    },
+    /// Somebody else's: nothing is made in it.
+    Foreign,
+    /// The image's directory: it gets nodes and links, as under runc.
+    Image,
+}
+
+/// The nodes that every container has: name, major, minor.
+const NODES: [(&str, u32, u32); 6] = [
+    ("null", 1, 3),
+    ("zero", 1, 5),
+    ("full", 1, 7),
+    ("random", 1, 8),
+    ("urandom", 1, 9),
+    ("tty", 5, 0),
+];
+
+/// The links that every container has: target, name.
+const LINKS: [(&str, &str); 6] = [
+    ("/proc/self/fd", "fd"),
+    ("/proc/self/fd/0", "stdin"),
+    ("/proc/self/fd/1", "stdout"),
+    ("/proc/self/fd/2", "stderr"),
+    ("/proc/kcore", "core"),
+    ("pts/ptmx", "ptmx"),
+];
+
+/// Finds the mount that makes `/dev`; of several the last one is seen.
+pub(crate) fn find(spec: &Container) -> Dev {
+    let last = spec
+        .mounts
+        .iter()
+        .rev()
+        .find(|mount| mount.destination == "/dev");
+    match last.map(|mount| (&mount.kind, mount.index)) {
+        None => Dev::Image,
+        // There is one devtmpfs, the host's; a node replaced in it is replaced for the host.
+        Some((MountKind::Filesystem { fstype, .. }, index)) if fstype != "devtmpfs" => {
+            Dev::New { index }
+        }
+        Some(_) => Dev::Foreign,
+    }
+}
+
+/// The register that a mount's descriptor is kept in.
+pub(crate) fn register(spec: &Container, mount: &Mount, dev: Dev) -> Option<Reg> {
+    let pts = matches!(&mount.kind, MountKind::Filesystem { fstype, .. } if fstype == "devpts");
+    if dev == (Dev::New { index: mount.index }) {
+        Some(Reg::Dev)
+    } else if pts && mount.destination == "/dev/pts" && spec.process.terminal.is_some() {
+        Some(Reg::Pts)
+    } else {
+        None
+    }
+}
+
+/// Nodes and links of a `/dev` that is open in [`Reg::Dev`].
+pub(crate) fn populate(writer: &mut Writer, spec: &Container, kind: Program) {
+    let inside = |device: &&Device| below_dev(device).is_some();
+    for (name, major, minor) in NODES {
+        // A guest has no terminal of its own to open; and what the spec says itself goes first.
+        let theirs = spec
+            .devices
+            .iter()
+            .any(|device| below_dev(device) == Some(name));
+        if theirs || (kind == Program::Wasm && name == "tty") {
+            continue;
+        }
+        let path = writer.text(name);
+        let mode = libc::S_IFCHR | 0o666;
+        let base = Reg::Dev;
+        writer.step(Step::Node(Node {
+            path,
+            base,
+            mode,
+            major,
+            minor,
+            uid: 0,
+            gid: 0,
+        }));
+    }
+    for device in spec.devices.iter().filter(inside) {
+        node(writer, device);
+    }
+    if kind == Program::Native {
+        for (target, name) in LINKS {
+            let (target, name) = (writer.text(target), writer.text(name));
+            writer.step(Step::Symlink(Reg::Dev, target, name));
+        }
+    }
+}
+
+/// What remains to be done when everything is mounted.
+pub(crate) fn settle(writer: &mut Writer, spec: &Container, dev: Dev, kind: Program) {
+    if !matches!(dev, Dev::New { .. }) {
+        let path = writer.text("/dev");
+        if dev == Dev::Image {
+            writer.step(Step::MakeDir(path, 0, 0));
+        }
+        writer.step(Step::Open(path, Reg::Dev));
+    }
+    if dev == Dev::Image {
+        populate(writer, spec, kind);
+    }
+    // Nodes elsewhere may be below any mount.
+    for device in spec
+        .devices
+        .iter()
+        .filter(|device| below_dev(device).is_none())
+    {
+        node(writer, device);
+    }
+}
+
+/// Allocates the console from the container's devpts and shows it at `/dev/console`.
+pub(crate) fn console(writer: &mut Writer, spec: &Container, size: ConsoleSize, kind: Program) {
+    let mounted = spec
+        .mounts
+        .iter()
+        .any(|mount| register(spec, mount, Dev::Image).is_some());
+    if !mounted {
+        let pts = writer.text("/dev/pts");
+        writer.step(Step::Open(pts, Reg::Pts));
+    }
+    let uid = spec.process.user.uid;
+    writer.step(Step::Console {
+        uid,
+        rows: size.rows,
+        cols: size.cols,
+    });
+    match kind {
+        Program::Native => writer.step(Step::BindConsole),
+        // The console's descriptors are all that a guest may have of devpts.
+        Program::Wasm => {
+            let pts = writer.text("/dev/pts");
+            writer.step(Step::Mask(pts));
+        }
+    }
+}
+
+fn node(writer: &mut Writer, device: &Device) {
+    let (base, path) = match below_dev(device) {
+        // Always a link to the devpts of the container's own.
+        Some("ptmx") => return,
+        Some(name) => (Reg::Dev, name),
+        None => (Reg::Root, device.path.trim_start_matches('/')),
+    };
+    let kind = match device.kind {
+        DeviceKind::Char => libc::S_IFCHR,
+        DeviceKind::Block => libc::S_IFBLK,
+        DeviceKind::Fifo => libc::S_IFIFO,
+    };
+    let path = writer.text(path);
+    writer.step(Step::Node(Node {
+        path,
+        base,
+        mode: kind | device.mode,
+        major: device.major,
+        minor: device.minor,
+        uid: device.uid,
+        gid: device.gid,
+    }));
+}
+
+/// A device's path relative to `/dev`.
+fn below_dev(device: &Device) -> Option<&str> {
+    device.path.strip_prefix("/dev/")
+}

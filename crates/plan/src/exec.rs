@@ -1,0 +1,75 @@
+//! The birth of a further process in a container that lives.
+
+use crate::{
+    Descriptor, Error, Facts, Given, Plan, Program, namespaces, namespaces::clone, privileges,
+    program, writer::Writer,
+};
+use duet_spec::{Container, Namespace, Process};
+use duet_step::{Reg, Step};
+
+/// Plans the birth of a further process.
+///
+/// Everything is joined through a pidfd of the first process, so that no path and no number
+/// can come to mean another one in between.
+///
+/// # Errors
+///
+/// [`Error`], naming the field that stands in the way.
+pub fn exec(process: &Process, container: &Container, facts: &Facts) -> Result<Plan, Error> {
+    let process = inherit(process, container);
+    let mut writer = Writer::new();
+
+    namespaces::join_cgroup(&mut writer, facts);
+    let init = writer.slot(Descriptor::Given(Given::InitPidfd));
+    let own = [
+        (&container.namespaces.ipc, clone::IPC),
+        (&container.namespaces.uts, clone::UTS),
+        (&container.namespaces.network, clone::NETWORK),
+        (&container.namespaces.cgroup, clone::CGROUP),
+    ];
+    let joined = own
+        .into_iter()
+        .filter(|(namespace, _)| **namespace != Namespace::Host)
+        .fold(clone::MOUNT, |joined, (_, kind)| joined | kind);
+    // All at once: one that cannot be joined leaves the child in none.
+    writer.step(Step::Setns(init, joined));
+    if container.namespaces.pid != Namespace::Host {
+        writer.plan.pid_namespace = Some(init);
+    }
+    writer.step(Step::Setsid);
+    // Joining the mount namespace has made its root the child's.
+    let root = writer.text("/");
+    writer.step(Step::Open(root, Reg::Root));
+    if process.oom_score_adj.is_some() {
+        writer.step(Step::PrivateProc);
+    }
+    if let Some(size) = process.terminal {
+        // No /dev/console: that is the first process's.
+        let pts = writer.text("/dev/pts");
+        writer.step(Step::Open(pts, Reg::Pts));
+        let uid = process.user.uid;
+        writer.step(Step::Console {
+            uid,
+            rows: size.rows,
+            cols: size.cols,
+        });
+    }
+
+    program::words(&mut writer, &process, facts, Program::Native);
+    let seccomp = privileges::compile(&mut writer, container.seccomp.as_ref(), facts)?;
+    privileges::become_program(&mut writer, &process, facts, Program::Native, seccomp);
+    writer.finish()
+}
+
+/// What an exec's process leaves out, it has from the container, as under runc.
+fn inherit(process: &Process, container: &Container) -> Process {
+    let mut process = process.clone();
+    let from = &container.process;
+    process.capabilities = process.capabilities.or(from.capabilities);
+    process.oom_score_adj = process.oom_score_adj.or(from.oom_score_adj);
+    process.user.umask = process.user.umask.or(from.user.umask);
+    if process.rlimits.is_empty() {
+        process.rlimits.clone_from(&from.rlimits);
+    }
+    process
+}

@@ -1,0 +1,249 @@
+//! The root, the mounts below it, and what is read-only or hidden in the finished tree.
+
+use crate::{
+    Descriptor, Error, Facts, Filesystem, Given, Program, SourceKind, cgroup_mounts, dev, wasm,
+    writer::Writer,
+};
+use duet_spec::{Attributes, Container, Mount, MountKind, Propagation, PropagationKind, attr};
+use duet_step::{Destination, Mount as MountStep, Reg, Source, Step};
+
+/// `MS_SHARED`.
+pub(crate) const SHARED: u32 = libc::MS_SHARED as u32;
+/// `MS_UNBINDABLE`.
+pub(crate) const UNBINDABLE: u32 = libc::MS_UNBINDABLE as u32;
+const SLAVE: u32 = libc::MS_SLAVE as u32;
+const PRIVATE: u32 = libc::MS_PRIVATE as u32;
+const REC: u32 = libc::MS_REC as u32;
+
+/// Files below `/proc` that may be replaced by a bind, as LXCFS and its like do; runc's list.
+/// Anything else there is trusted by somebody (CVE-2019-16884 wrote LSM labels to nowhere).
+const REPLACEABLE: [&str; 11] = [
+    "/proc/cpuinfo",
+    "/proc/diskstats",
+    "/proc/loadavg",
+    "/proc/meminfo",
+    "/proc/net/dev",
+    "/proc/slabinfo",
+    "/proc/stat",
+    "/proc/swaps",
+    "/proc/sys/crypto/fips_enabled",
+    "/proc/sys/kernel/ns_last_pid",
+    "/proc/uptime",
+];
+
+/// Cuts the inherited mount tree off the host's and attaches the container's root.
+pub(crate) fn root(writer: &mut Writer, spec: &Container) {
+    let propagation = match spec.root.propagation.map(|propagation| propagation.kind) {
+        Some(PropagationKind::Private | PropagationKind::Unbindable) => PRIVATE,
+        // Mounts of the host go on arriving, as runc's default has it. Never shared, even when
+        // the root is to be: what is mounted here would appear on the host, and pivot_root
+        // refuses. A shared root becomes shared again at the end.
+        Some(PropagationKind::Slave | PropagationKind::Shared) | None => SLAVE,
+    };
+    writer.step(Step::Propagation(propagation | REC));
+    let tree = writer.slot(Descriptor::Given(Given::RootTree));
+    let at = writer.path(&spec.root.path);
+    writer.step(Step::AttachRoot {
+        tree,
+        at,
+        propagation,
+    });
+}
+
+/// Every mount of the spec in its order, and the nodes of `/dev` where they belong.
+pub(crate) fn all(
+    writer: &mut Writer,
+    spec: &Container,
+    facts: &Facts,
+    kind: Program,
+) -> Result<(), Error> {
+    let dev = dev::find(spec);
+    for mount in &spec.mounts {
+        check_proc(mount, facts)?;
+        match &mount.kind {
+            MountKind::Bind { source, recursive } => {
+                let Some(found) = facts.sources.get(source) else {
+                    let source_path = source.clone();
+                    return Err(Error::SourceMissing {
+                        index: mount.index,
+                        source_path,
+                    });
+                };
+                let destination = match found.kind {
+                    SourceKind::Directory => Destination::Directory,
+                    SourceKind::File | SourceKind::Device => Destination::File,
+                };
+                let path = source.clone();
+                let slot = writer.slot(Descriptor::Tree {
+                    path,
+                    recursive: *recursive,
+                });
+                let propagation = mount.propagation.or_else(|| inherited(spec));
+                let attributes = mount.attributes;
+                bind(
+                    writer,
+                    Source::Tree(slot),
+                    mount,
+                    destination,
+                    attributes,
+                    propagation,
+                );
+            }
+            MountKind::Cgroup { options } => {
+                cgroup_mounts::mount(writer, spec, facts, mount, options);
+            }
+            MountKind::Filesystem {
+                fstype,
+                source,
+                options,
+            } => {
+                let keep = dev::register(spec, mount, dev);
+                let mut set = mount.attributes.set;
+                if late_read_only(mount) {
+                    set &= !attr::RDONLY;
+                }
+                let source = Source::Filesystem {
+                    fstype: writer.text(fstype),
+                    source: writer.text(source),
+                    options: writer.texts(options),
+                };
+                // A new file system has nothing to clear, and clearing the access-time field
+                // afterwards would undo the mode that it was just made with.
+                let attributes = Attributes {
+                    set,
+                    clear: 0,
+                    ..mount.attributes
+                };
+                let step = step(writer, source, mount, attributes, mount.propagation);
+                writer.step(Step::Mount(MountStep { keep, ..step }));
+                if keep == Some(Reg::Dev) {
+                    // Before anything is mounted below: a bind over one of the nodes finds it.
+                    dev::populate(writer, spec, kind);
+                }
+            }
+        }
+    }
+    dev::settle(writer, spec, dev, kind);
+    Ok(())
+}
+
+fn bind(
+    writer: &mut Writer,
+    source: Source,
+    mount: &Mount,
+    kind: Destination,
+    attributes: Attributes,
+    propagation: Option<Propagation>,
+) {
+    let step = step(writer, source, mount, attributes, propagation);
+    writer.step(Step::Mount(MountStep { kind, ..step }));
+}
+
+/// A mount onto a directory.
+pub(crate) fn step(
+    writer: &mut Writer,
+    source: Source,
+    mount: &Mount,
+    attributes: Attributes,
+    propagation: Option<Propagation>,
+) -> MountStep {
+    MountStep {
+        source,
+        target: writer.text(&mount.destination),
+        kind: Destination::Directory,
+        set: attributes.set,
+        clear: attributes.clear,
+        set_recursive: attributes.set_recursive,
+        clear_recursive: attributes.clear_recursive,
+        propagation: propagation.map_or(0, |propagation| bits(propagation.kind)),
+        propagation_recursive: propagation.is_some_and(|propagation| propagation.recursive),
+        keep: None,
+    }
+}
+
+fn bits(kind: PropagationKind) -> u32 {
+    match kind {
+        PropagationKind::Private => PRIVATE,
+        PropagationKind::Slave => SLAVE,
+        PropagationKind::Shared => SHARED,
+        PropagationKind::Unbindable => UNBINDABLE,
+    }
+}
+
+/// The propagation of a bind that asks for none: that of the tree it would have been copied
+/// from under runc, which sets the root's on everything first. The parent's copies are peers
+/// of the host's mounts, so nothing needs to be done for a shared one.
+pub(crate) fn inherited(spec: &Container) -> Option<Propagation> {
+    let kind = match spec.root.propagation.map(|propagation| propagation.kind) {
+        None | Some(PropagationKind::Slave) => PropagationKind::Slave,
+        Some(PropagationKind::Private | PropagationKind::Unbindable) => PropagationKind::Private,
+        Some(PropagationKind::Shared) => return None,
+    };
+    Some(Propagation {
+        kind,
+        recursive: true,
+    })
+}
+
+fn check_proc(mount: &Mount, facts: &Facts) -> Result<(), Error> {
+    let destination = mount.destination.as_str();
+    let fine = match &mount.kind {
+        MountKind::Bind { source, .. } if destination == "/proc" => facts
+            .sources
+            .get(source)
+            .is_none_or(|found| found.filesystem == Filesystem::Proc),
+        MountKind::Bind { .. } => {
+            !destination.starts_with("/proc/") || REPLACEABLE.contains(&destination)
+        }
+        MountKind::Filesystem { fstype, .. } if destination == "/proc" => fstype == "proc",
+        MountKind::Filesystem { .. } | MountKind::Cgroup { .. } => {
+            destination != "/proc" && !destination.starts_with("/proc/")
+        }
+    };
+    if fine {
+        return Ok(());
+    }
+    Err(Error::InsideProc {
+        index: mount.index,
+        destination: destination.to_owned(),
+    })
+}
+
+/// Whether a mount can be made read-only only when all is in it: a tmpfs that others are
+/// mounted below, a `/dev` that gets its nodes.
+fn late_read_only(mount: &Mount) -> bool {
+    match &mount.kind {
+        MountKind::Filesystem { fstype, .. } => {
+            mount.attributes.set & attr::RDONLY != 0
+                && (fstype == "tmpfs" || mount.destination == "/dev")
+        }
+        MountKind::Bind { .. } | MountKind::Cgroup { .. } => false,
+    }
+}
+
+/// Makes read-only what could not be until now.
+pub(crate) fn close(writer: &mut Writer, spec: &Container) {
+    for mount in spec.mounts.iter().filter(|mount| late_read_only(mount)) {
+        let path = writer.text(&mount.destination);
+        writer.step(Step::Remount(path, attr::RDONLY, 0));
+    }
+    if spec.root.readonly {
+        writer.step(Step::ReadOnlyRoot);
+    }
+}
+
+/// Read-only and masked paths. The latter come second: what is both is hidden.
+pub(crate) fn protect(writer: &mut Writer, spec: &Container, kind: Program) {
+    let matters = |path: &&String| match kind {
+        Program::Native => true,
+        Program::Wasm => !wasm::has_no(path),
+    };
+    for path in spec.readonly_paths.iter().filter(matters) {
+        let path = writer.text(path);
+        writer.step(Step::ReadOnly(path));
+    }
+    for path in spec.masked_paths.iter().filter(matters) {
+        let path = writer.text(path);
+        writer.step(Step::Mask(path));
+    }
+}

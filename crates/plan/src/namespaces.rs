@@ -1,0 +1,158 @@
+//! Cgroups and namespaces: joined, made, or left as they are; and what only makes sense in
+//! one of the container's own.
+
+use crate::{Descriptor, Error, Facts, Given, writer::Writer};
+use duet_spec::{Container, Namespace};
+use duet_step::Step;
+use std::path::Path;
+
+/// `CLONE_NEW*` flags without a sign.
+pub(crate) mod clone {
+    pub(crate) const MOUNT: u32 = libc::CLONE_NEWNS.cast_unsigned();
+    pub(crate) const PID: u32 = libc::CLONE_NEWPID.cast_unsigned();
+    pub(crate) const NETWORK: u32 = libc::CLONE_NEWNET.cast_unsigned();
+    pub(crate) const IPC: u32 = libc::CLONE_NEWIPC.cast_unsigned();
+    pub(crate) const UTS: u32 = libc::CLONE_NEWUTS.cast_unsigned();
+    pub(crate) const CGROUP: u32 = libc::CLONE_NEWCGROUP.cast_unsigned();
+}
+
+/// Moves the child into the container's cgroup. On v2 it is born there.
+///
+/// First of all steps, so that everything the child does is already counted, and before a
+/// cgroup namespace is made, whose root is the cgroup of that moment.
+pub(crate) fn join_cgroup(writer: &mut Writer, facts: &Facts) {
+    if facts.cgroup.v2 {
+        return;
+    }
+    for number in (0..=u16::MAX).take(facts.cgroup.hierarchies.len()) {
+        let tasks = writer.slot(Descriptor::Given(Given::CgroupTasks(number)));
+        writer.step(Step::JoinCgroup(tasks));
+    }
+}
+
+/// Joins and makes namespaces, or has them made by the birth.
+pub(crate) fn enter(writer: &mut Writer, spec: &Container, facts: &Facts) -> Result<(), Error> {
+    let namespaces = &spec.namespaces;
+    if namespaces.mount != Namespace::New {
+        return Err(Error::MountNamespace);
+    }
+    let mut born = clone::MOUNT;
+    match &namespaces.pid {
+        Namespace::Host => {}
+        Namespace::New => born |= clone::PID,
+        Namespace::Path(path) => {
+            let slot = writer.slot(by_path(path, clone::PID));
+            writer.plan.pid_namespace = Some(slot);
+        }
+    }
+    let ordinary = [
+        (&namespaces.ipc, clone::IPC, facts.pod.ipc),
+        (&namespaces.uts, clone::UTS, facts.pod.uts),
+        (&namespaces.network, clone::NETWORK, facts.pod.network),
+    ];
+    for (namespace, kind, pod_has_one) in ordinary {
+        match namespace {
+            Namespace::Host => {}
+            Namespace::New if pod_has_one => {
+                let slot = writer.slot(Descriptor::Given(Given::Namespace(kind)));
+                writer.step(Step::Setns(slot, kind));
+            }
+            Namespace::New => born |= kind,
+            Namespace::Path(path) => {
+                let slot = writer.slot(by_path(path, kind));
+                writer.step(Step::Setns(slot, kind));
+            }
+        }
+    }
+    match &namespaces.cgroup {
+        Namespace::Host => {}
+        // Not by the birth: on v1 the child is in its cgroup only now.
+        Namespace::New => writer.step(Step::Unshare(clone::CGROUP)),
+        Namespace::Path(path) => {
+            let slot = writer.slot(by_path(path, clone::CGROUP));
+            writer.step(Step::Setns(slot, clone::CGROUP));
+        }
+    }
+    writer.plan.clone = u64::from(born);
+    Ok(())
+}
+
+fn by_path(path: &Path, kind: u32) -> Descriptor {
+    Descriptor::Namespace {
+        path: path.to_owned(),
+        kind,
+    }
+}
+
+/// Kernel parameters, each refused unless it belongs to a namespace that is not the host's.
+pub(crate) fn sysctls(writer: &mut Writer, spec: &Container) -> Result<(), Error> {
+    for (key, value) in &spec.sysctl {
+        if let Err(why) = namespaced(key, spec) {
+            return Err(Error::Sysctl {
+                key: key.clone(),
+                why,
+            });
+        }
+        let step = Step::Sysctl(writer.text(key), writer.text(value));
+        writer.step(step);
+    }
+    Ok(())
+}
+
+fn namespaced(key: &str, spec: &Container) -> Result<(), &'static str> {
+    /// IPC parameters that every IPC namespace has its own of (`ipc/ipc_sysctl.c`).
+    const IPC: [&str; 10] = [
+        "kernel/msgmax",
+        "kernel/msgmnb",
+        "kernel/msgmni",
+        "kernel/sem",
+        "kernel/shmall",
+        "kernel/shmmax",
+        "kernel/shmmni",
+        "kernel/shm_rmid_forced",
+        "kernel/shm_next_id",
+        "kernel/auto_msgmni",
+    ];
+    let own = |namespace: &Namespace| *namespace != Namespace::Host;
+    if IPC.contains(&key) || key.starts_with("fs/mqueue/") {
+        return match own(&spec.namespaces.ipc) {
+            true => Ok(()),
+            false => Err("the container has no IPC namespace of its own"),
+        };
+    }
+    if key.starts_with("net/") {
+        return match own(&spec.namespaces.network) {
+            true => Ok(()),
+            false => Err("the container has no network namespace of its own"),
+        };
+    }
+    match key {
+        "kernel/domainname" if own(&spec.namespaces.uts) => Ok(()),
+        "kernel/domainname" => Err("the container has no UTS namespace of its own"),
+        "kernel/hostname" => Err("is set by the field hostname"),
+        _ => Err("is no parameter of a namespace: it would change the host"),
+    }
+}
+
+/// Host and domain name.
+pub(crate) fn names(writer: &mut Writer, spec: &Container) -> Result<(), Error> {
+    let names = [
+        ("hostname", &spec.hostname),
+        ("domainname", &spec.domainname),
+    ];
+    for (field, name) in names {
+        let Some(name) = name else { continue };
+        if spec.namespaces.uts == Namespace::Host {
+            return Err(Error::Name {
+                field,
+                name: name.clone(),
+            });
+        }
+        let text = writer.text(name);
+        writer.step(match field {
+            "hostname" => Step::Hostname(text),
+            _ => Step::Domainname(text),
+        });
+    }
+    Ok(())
+}

@@ -1,0 +1,132 @@
+//! The process itself, with fewer privileges after each step.
+//!
+//! Where the system call filter goes depends on `no_new_privs`:
+//!
+//! - with it anybody may install a filter, so it comes after the gate, right before exec: the
+//!   profile needs to allow nothing but `execve` (`execveat` for a runner) of what Duet calls;
+//! - without it CAP_SYS_ADMIN is needed, so it comes before the capabilities go. What follows
+//!   must then be allowed by the profile, as under runc: `prctl`, `capset`, `setgroups`,
+//!   `setresgid`, `setresuid`, and for the gate `sendmsg`, `read` and `exit_group`. Everything
+//!   that can be done earlier is.
+
+use crate::{Descriptor, Error, Facts, Given, Program, program, writer::Writer};
+use duet_spec::{LinuxSeccomp, Process};
+use duet_step::{Capabilities, Exec, Step};
+
+/// The file mode creation mask of a process that asks for none; runc's.
+const UMASK: u32 = 0o022;
+
+/// Compiles the container's profile into the plan.
+pub(crate) fn compile(
+    writer: &mut Writer,
+    profile: Option<&LinuxSeccomp>,
+    facts: &Facts,
+) -> Result<Option<Step>, Error> {
+    let Some(profile) = profile else {
+        return Ok(None);
+    };
+    let filter = duet_seccomp::compile(profile, facts.arch)?;
+    let program = writer.program(&filter.program);
+    Ok(Some(Step::Seccomp(program, filter.flags)))
+}
+
+/// Everything from the keyring to exec.
+pub(crate) fn become_program(
+    writer: &mut Writer,
+    process: &Process,
+    facts: &Facts,
+    kind: Program,
+    seccomp: Option<Step>,
+) {
+    // The shim's session keyring must not be the container's.
+    let keyring = writer.text(&format!("_ses.{}", facts.id));
+    writer.step(Step::Keyring(keyring));
+    if let Some(adjustment) = process.oom_score_adj {
+        let text = writer.text(&adjustment.to_string());
+        writer.step(Step::OomScoreAdj(text));
+    }
+    if let Some(priority) = process.io_priority {
+        writer.step(Step::IoPriority(priority.0));
+    }
+    writer.step(Step::Umask(process.user.umask.unwrap_or(UMASK)));
+    program::stdio(writer, process, facts);
+    // As root, like runc: an image may send a user to a directory that only root may enter.
+    let cwd = writer.text(&process.cwd);
+    writer.step(Step::Chdir(cwd));
+    match kind {
+        Program::Native => writer.step(Step::CloseFrom(3)),
+        Program::Wasm => {
+            let module = writer.slot(Descriptor::Given(Given::Module));
+            let handoff = writer.slot(Descriptor::Given(Given::Handoff));
+            writer.step(Step::Dup(module, 3));
+            writer.step(Step::Dup(handoff, 4));
+            writer.step(Step::CloseFrom(5));
+        }
+    }
+    // After everything that opens files, before CAP_SYS_RESOURCE goes.
+    for limit in &process.rlimits {
+        let (resource, soft, hard) = (limit.resource, limit.soft, limit.hard);
+        writer.step(Step::Rlimit {
+            resource,
+            soft,
+            hard,
+        });
+    }
+
+    // A runner never execs: for it the promise costs nothing.
+    let no_new_privileges = process.no_new_privileges || kind == Program::Wasm;
+    if no_new_privileges {
+        writer.step(Step::NoNewPrivileges);
+    }
+    let (early, late) = if no_new_privileges {
+        (None, seccomp)
+    } else {
+        (seccomp, None)
+    };
+    if let Some(seccomp) = early {
+        writer.step(seccomp);
+    }
+    let sets = capabilities(process, facts);
+    // Needs CAP_SETPCAP, which goes with the next steps.
+    writer.step(Step::Bounding(sets.bounding));
+    // Always, so that none of the shim's groups stays; needs CAP_SETGID.
+    let groups = writer.groups(&process.user.additional_gids);
+    writer.step(groups);
+    writer.step(Step::User {
+        uid: process.user.uid,
+        gid: process.user.gid,
+    });
+    writer.step(Step::Capabilities(sets));
+
+    let exec = match kind {
+        // As the user, for what root can execute the user perhaps cannot.
+        Program::Native => {
+            let candidates = program::candidates(writer, process);
+            writer.step(Step::FindProgram(candidates));
+            Exec::Path
+        }
+        Program::Wasm => Exec::Slot(writer.slot(Descriptor::Given(Given::Runner))),
+    };
+    writer.step(Step::Gate);
+    if let Some(seccomp) = late {
+        writer.step(seccomp);
+    }
+    writer.step(Step::Exec(exec));
+}
+
+/// The sets as the kernel can take them: without what it does not know, and ambient only what
+/// is permitted and inheritable, which the kernel insists on and runc only warns about.
+fn capabilities(process: &Process, facts: &Facts) -> Capabilities {
+    let known = match facts.last_capability {
+        last @ 0..63 => (1 << (last + 1)) - 1,
+        _ => u64::MAX,
+    };
+    let sets = process.capabilities.unwrap_or_default();
+    Capabilities {
+        bounding: sets.bounding & known,
+        effective: sets.effective & known,
+        permitted: sets.permitted & known,
+        inheritable: sets.inheritable & known,
+        ambient: sets.ambient & sets.permitted & sets.inheritable & known,
+    }
+}

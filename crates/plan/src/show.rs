@@ -1,0 +1,329 @@
+//! A plan for people: one line a step.
+
+use crate::{Descriptor, Given, Plan, namespaces::clone};
+use duet_spec::{Capabilities, attr};
+use duet_step::{Destination, Exec, Mount, Slot, Source, Step};
+
+// === impl Plan ===
+
+impl Plan {
+    /// The whole plan: what is born, what is opened, and one line a step.
+    ///
+    /// The environment is shown by name only: its values may be secret.
+    #[must_use]
+    pub fn show(&self) -> String {
+        let mut text = format!("birth: {}\n", namespaces(self.clone));
+        if let Some(slot) = self.pid_namespace {
+            text += &format!("in the PID namespace of {}\n", self.slot(slot));
+        }
+        let env = self.texts(self.envp);
+        let names: Vec<&str> = env
+            .iter()
+            .map(|entry| entry.split('=').next().unwrap_or_default())
+            .collect();
+        text += &format!(
+            "argv: {:?}\nenvp: {}\n",
+            self.texts(self.argv),
+            names.join(" ")
+        );
+        for (number, step) in (1..).zip(&self.steps) {
+            text += &format!("{number:3} {}\n", self.line(step));
+        }
+        text
+    }
+
+    /// What a step is about, without its details.
+    pub(crate) fn subject(&self, step: &Step) -> String {
+        match *step {
+            Step::Mount(ref mount) => format!("mount {}", self.text(mount.target)),
+            Step::AttachRoot { at, .. } => format!("attach root {}", self.text(at)),
+            Step::Remount(path, ..) => format!("remount {}", self.text(path)),
+            Step::MakeDir(path, ..) => format!("make directory {}", self.text(path)),
+            Step::Node(ref node) => {
+                format!("make node {} in {:?}", self.text(node.path), node.base)
+            }
+            Step::Symlink(base, _, path) => format!("link {} in {base:?}", self.text(path)),
+            Step::Sysctl(path, _) => format!("sysctl {}", self.text(path)),
+            Step::Rlimit { resource, .. } => format!("limit {}", rlimit(resource)),
+            Step::Console { .. } => "console".to_owned(),
+            Step::Capabilities(_) => "capabilities".to_owned(),
+            Step::Seccomp(..) => "seccomp".to_owned(),
+            Step::JoinCgroup(_)
+            | Step::Setns(..)
+            | Step::Unshare(_)
+            | Step::Setsid
+            | Step::Propagation(_)
+            | Step::Open(..)
+            | Step::PrivateProc
+            | Step::BindConsole
+            | Step::ReadOnlyRoot
+            | Step::Pivot
+            | Step::ReadOnly(_)
+            | Step::Mask(_)
+            | Step::Hostname(_)
+            | Step::Domainname(_)
+            | Step::Umask(_)
+            | Step::OomScoreAdj(_)
+            | Step::IoPriority(_)
+            | Step::ControllingTerminal
+            | Step::Dup(..)
+            | Step::Null(_)
+            | Step::Keyring(_)
+            | Step::NoNewPrivileges
+            | Step::Groups { .. }
+            | Step::User { .. }
+            | Step::Bounding(_)
+            | Step::Chdir(_)
+            | Step::FindProgram(_)
+            | Step::CloseFrom(_)
+            | Step::Gate
+            | Step::Exec(_) => self.line(step),
+        }
+    }
+
+    fn line(&self, step: &Step) -> String {
+        let subject = || self.subject(step);
+        match *step {
+            Step::JoinCgroup(slot) => format!("join cgroup by {}", self.slot(slot)),
+            Step::Setns(slot, kinds) => {
+                format!(
+                    "join {} of {}",
+                    namespaces(u64::from(kinds)),
+                    self.slot(slot)
+                )
+            }
+            Step::Unshare(kinds) => format!("new {}", namespaces(u64::from(kinds))),
+            Step::Setsid => "new session".to_owned(),
+            Step::Propagation(bits) => format!("propagation {}", propagation(bits)),
+            Step::AttachRoot {
+                tree,
+                propagation: bits,
+                ..
+            } => {
+                format!(
+                    "{} from {}, {}",
+                    subject(),
+                    self.slot(tree),
+                    propagation(bits)
+                )
+            }
+            Step::Open(path, register) => format!("open {} as {register:?}", self.text(path)),
+            Step::PrivateProc => "private procfs".to_owned(),
+            Step::Mount(ref mount) => format!("{}{}", subject(), self.mount(mount)),
+            Step::MakeDir(_, uid, gid) => format!("{} {uid}:{gid}", subject()),
+            Step::Node(ref node) => format!(
+                "{} {:o} {}:{} {}:{}",
+                subject(),
+                node.mode,
+                node.major,
+                node.minor,
+                node.uid,
+                node.gid
+            ),
+            Step::Symlink(_, target, _) => format!("{} -> {}", subject(), self.text(target)),
+            Step::Console { uid, rows, cols } => format!("console {rows}x{cols} of user {uid}"),
+            Step::BindConsole => "bind console".to_owned(),
+            Step::Remount(_, set, clear) => format!("{}{}", subject(), changes("", set, clear)),
+            Step::ReadOnlyRoot => "read-only root".to_owned(),
+            Step::Pivot => "pivot".to_owned(),
+            Step::Sysctl(_, value) => format!("{} = {}", subject(), self.text(value)),
+            Step::ReadOnly(path) => format!("read-only {}", self.text(path)),
+            Step::Mask(path) => format!("mask {}", self.text(path)),
+            Step::Hostname(name) => format!("host name {}", self.text(name)),
+            Step::Domainname(name) => format!("domain name {}", self.text(name)),
+            Step::Umask(mask) => format!("umask {mask:03o}"),
+            Step::Rlimit { soft, hard, .. } => {
+                format!("{} {} {}", subject(), limit(soft), limit(hard))
+            }
+            Step::OomScoreAdj(value) => format!("oom_score_adj {}", self.text(value)),
+            Step::IoPriority(value) => format!("I/O priority {:#x}", value),
+            Step::ControllingTerminal => "controlling terminal on 0 1 2".to_owned(),
+            Step::Dup(slot, number) => format!("{} on {number}", self.slot(slot)),
+            Step::Null(number) => format!("/dev/null on {number}"),
+            Step::Keyring(name) => format!("keyring {}", self.text(name)),
+            Step::NoNewPrivileges => "no new privileges".to_owned(),
+            // Not the program's length: that is the compiler's business.
+            Step::Seccomp(_, flags) => format!("seccomp flags {flags:#x}"),
+            Step::Groups { first, len } => {
+                let first = usize::try_from(first).unwrap_or(usize::MAX);
+                let len = usize::try_from(len).unwrap_or(usize::MAX);
+                let groups: Vec<&u32> = self.groups.iter().skip(first).take(len).collect();
+                format!("groups {groups:?}")
+            }
+            Step::User { uid, gid } => format!("user {uid}:{gid}"),
+            Step::Bounding(mask) => format!("bounding {}", capabilities(mask)),
+            Step::Capabilities(ref sets) => format!(
+                "{} effective {} permitted {} inheritable {} ambient {}",
+                subject(),
+                capabilities(sets.effective),
+                capabilities(sets.permitted),
+                capabilities(sets.inheritable),
+                capabilities(sets.ambient)
+            ),
+            Step::Chdir(path) => format!("chdir {}", self.text(path)),
+            Step::FindProgram(texts) => format!("find {}", self.texts(texts).join(" ")),
+            Step::CloseFrom(number) => format!("close from {number} on exec"),
+            Step::Gate => "gate".to_owned(),
+            Step::Exec(Exec::Path) => "exec".to_owned(),
+            Step::Exec(Exec::Slot(slot)) => format!("exec {}", self.slot(slot)),
+        }
+    }
+
+    fn mount(&self, mount: &Mount) -> String {
+        let mut text = match mount.source {
+            Source::Filesystem {
+                fstype,
+                source,
+                options,
+            } => format!(
+                " {} {} [{}]",
+                self.text(fstype),
+                self.text(source),
+                self.texts(options).join(",")
+            ),
+            Source::Tree(slot) => format!(" from {}", self.slot(slot)),
+        };
+        if mount.kind == Destination::File {
+            text += " file";
+        }
+        text += &changes("", mount.set, mount.clear);
+        text += &changes("r", mount.set_recursive, mount.clear_recursive);
+        if mount.propagation != 0 {
+            let recursive = if mount.propagation_recursive {
+                libc::MS_REC as u32
+            } else {
+                0
+            };
+            text += &format!(" {}", propagation(mount.propagation | recursive));
+        }
+        if let Some(register) = mount.keep {
+            text += &format!(" as {register:?}");
+        }
+        text
+    }
+
+    fn slot(&self, slot: Slot) -> String {
+        match self.slots.get(usize::from(slot.0)) {
+            None => format!("slot {}", slot.0),
+            Some(Descriptor::Tree {
+                path,
+                recursive: false,
+            }) => path.display().to_string(),
+            Some(Descriptor::Tree {
+                path,
+                recursive: true,
+            }) => format!("{}/...", path.display()),
+            Some(Descriptor::Namespace { path, .. }) => path.display().to_string(),
+            Some(Descriptor::Given(Given::Namespace(kind))) => {
+                format!("the pod's {}", namespaces(u64::from(*kind)))
+            }
+            Some(Descriptor::Given(given)) => format!("{given:?}"),
+        }
+    }
+}
+
+fn namespaces(flags: u64) -> String {
+    let names = [
+        (clone::MOUNT, "mount"),
+        (clone::PID, "pid"),
+        (clone::NETWORK, "network"),
+        (clone::IPC, "ipc"),
+        (clone::UTS, "uts"),
+        (clone::CGROUP, "cgroup"),
+    ];
+    let known = names
+        .into_iter()
+        .filter(|(flag, _)| flags & u64::from(*flag) != 0);
+    let words: Vec<&str> = known.map(|(_, name)| name).collect();
+    format!("{} namespace", words.join("+"))
+}
+
+fn propagation(bits: u32) -> String {
+    let recursive = if bits & libc::MS_REC as u32 != 0 {
+        "r"
+    } else {
+        ""
+    };
+    let kind = match libc::c_ulong::from(bits) & !libc::MS_REC {
+        libc::MS_SHARED => "shared",
+        libc::MS_SLAVE => "slave",
+        libc::MS_PRIVATE => "private",
+        libc::MS_UNBINDABLE => "unbindable",
+        _ => "?",
+    };
+    format!("{recursive}{kind}")
+}
+
+fn changes(prefix: &str, set: u64, clear: u64) -> String {
+    const NAMES: [(u64, &str); 8] = [
+        (attr::RDONLY, "ro"),
+        (attr::NOSUID, "nosuid"),
+        (attr::NODEV, "nodev"),
+        (attr::NOEXEC, "noexec"),
+        (attr::NOATIME, "noatime"),
+        (attr::STRICTATIME, "strictatime"),
+        (attr::NODIRATIME, "nodiratime"),
+        (attr::NOSYMFOLLOW, "nosymfollow"),
+    ];
+    let mut text = String::new();
+    for (bit, name) in NAMES {
+        if set & bit != 0 {
+            text += &format!(" +{prefix}{name}");
+        }
+        if clear & bit != 0 && clear & attr::ATIME != attr::ATIME {
+            text += &format!(" -{prefix}{name}");
+        }
+    }
+    if clear & attr::ATIME == attr::ATIME {
+        text += &format!(" -{prefix}atime");
+    }
+    text
+}
+
+/// The names, or of many the mask: a privileged container has all of them.
+fn capabilities(mask: u64) -> String {
+    if mask.count_ones() > 16 {
+        return format!("{mask:#x}");
+    }
+    let held = (0..u64::BITS).filter(|number| mask & (1 << number) != 0);
+    let names: Vec<String> = held
+        .map(|number| match Capabilities::name(number) {
+            Some(name) => name.trim_start_matches("CAP_").to_lowercase(),
+            None => number.to_string(),
+        })
+        .collect();
+    format!("[{}]", names.join(" "))
+}
+
+fn limit(value: u64) -> String {
+    if value == u64::MAX {
+        "unlimited".to_owned()
+    } else {
+        value.to_string()
+    }
+}
+
+fn rlimit(resource: u32) -> String {
+    const NAMES: [&str; 16] = [
+        "cpu",
+        "fsize",
+        "data",
+        "stack",
+        "core",
+        "rss",
+        "nproc",
+        "nofile",
+        "memlock",
+        "as",
+        "locks",
+        "sigpending",
+        "msgqueue",
+        "nice",
+        "rtprio",
+        "rttime",
+    ];
+    let known = usize::try_from(resource)
+        .ok()
+        .and_then(|number| NAMES.get(number));
+    known.map_or_else(|| resource.to_string(), ToString::to_string)
+}
