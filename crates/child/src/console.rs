@@ -40,7 +40,7 @@ impl Child<'_> {
             errno: 0,
         };
         syscalls::send_with(self.code.channel, &message, &master)?;
-        self.keep(Reg::Console, &user)
+        self.keep(Reg::Console, user.number())
     }
 
     /// Binds the console over `/dev/console`.

@@ -49,7 +49,7 @@ impl Child<'_> {
         syscalls::fsconfig(&context, Config::Create)?;
         let empty = syscalls::fsmount(&context, u32::try_from(RDONLY).unwrap_or(1))?;
         syscalls::attach(empty.number(), at.number())?;
-        self.keep(Reg::Empty, &empty)
+        self.keep(Reg::Empty, empty.number())
     }
 
     /// Writes a sysctl through the private procfs.

@@ -37,19 +37,12 @@ impl Child<'_> {
         propagation: u32,
     ) -> Result<(), Fault> {
         let tree = self.code.slot(tree)?;
-        let mut propagation = propagation & PROPAGATION;
-        if propagation == SHARED {
-            // `pivot_root` refuses a shared root, and a mount onto a shared one would be seen
-            // by the host; so the root is shared when it is the root.
-            self.late_propagation = propagation;
-            propagation = PRIVATE;
-        }
+        let propagation = propagation & PROPAGATION;
         if propagation != 0 {
             syscalls::mount_setattr(tree, true, 0, 0, propagation)?;
         }
         syscalls::attach_path(tree, self.code.text(at)?)?;
-        let root = syscalls::dup_above(tree, crate::Code::FIRST_OWN)?;
-        self.keep(Reg::Root, &root)
+        self.keep(Reg::Root, tree)
     }
 
     /// Mounts a procfs that no path leads to.
@@ -57,7 +50,7 @@ impl Child<'_> {
         let context = syscalls::fsopen(c"proc")?;
         syscalls::fsconfig(&context, Config::Create)?;
         let proc = syscalls::fsmount(&context, 0)?;
-        self.keep(Reg::Proc, &proc)
+        self.keep(Reg::Proc, proc.number())
     }
 
     /// Makes a mount, changes it, attaches it.
@@ -92,8 +85,7 @@ impl Child<'_> {
         let target = ensure(root, target, mount.kind, Owner::ROOT)?;
         syscalls::attach(tree, target.number())?;
         if let Some(register) = mount.keep {
-            let copy = syscalls::dup_above(tree, crate::Code::FIRST_OWN)?;
-            self.keep(register, &copy)?;
+            self.keep(register, tree)?;
         }
         Ok(())
     }
@@ -138,11 +130,7 @@ impl Child<'_> {
         // one, and the cwd still leads to it. pivot_root(2) describes this.
         syscalls::pivot_root()?;
         syscalls::detach_cwd()?;
-        syscalls::chdir(c"/")?;
-        if self.late_propagation != 0 {
-            syscalls::mount_setattr(root, false, 0, 0, self.late_propagation)?;
-        }
-        Ok(())
+        syscalls::chdir(c"/")
     }
 }
 

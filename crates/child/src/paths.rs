@@ -238,7 +238,7 @@ impl Child<'_> {
             }
             Err(fault) => return Err(fault),
         };
-        self.keep(register, &opened)
+        self.keep(register, opened.number())
     }
 
     /// Makes a directory of the container, parents included, when it is missing.

@@ -16,8 +16,6 @@ pub(crate) struct Child<'a> {
     pub(crate) null: Option<Fd>,
     /// The program, once it is found.
     pub(crate) found: Option<&'a CStr>,
-    /// Propagation that the root may get only after the pivot.
-    pub(crate) late_propagation: u32,
     /// The mask that the program is to have.
     umask: u32,
 }
@@ -38,7 +36,6 @@ pub unsafe fn run(code: &Code<'_>) -> ! {
         registers: [const { None }; Reg::COUNT],
         null: None,
         found: None,
-        late_propagation: 0,
         umask: 0o022,
     };
     let mut index = 0_u32;
@@ -105,9 +102,9 @@ impl Child<'_> {
             .ok_or(Fault::check(libc::EBADF))
     }
 
-    /// Keeps a descriptor in a register, out of the way of the program's own numbers.
-    pub(crate) fn keep(&mut self, register: Reg, file: &Fd) -> Result<(), Fault> {
-        let lifted = syscalls::dup_above(file.number(), Code::FIRST_OWN)?;
+    /// Keeps a copy of a descriptor in a register, out of the way of the program's own numbers.
+    pub(crate) fn keep(&mut self, register: Reg, file: c_int) -> Result<(), Fault> {
+        let lifted = syscalls::dup_above(file, Code::FIRST_OWN)?;
         if let Some(place) = self.registers.get_mut(register as usize) {
             *place = Some(lifted);
         }

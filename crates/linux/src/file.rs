@@ -5,14 +5,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::{Mode, OFlags, ResolveFlags, fstatfs, openat2};
-
-/// The file-system type of `cgroup2`.
-pub const CGROUP2: u64 = 0x6367_7270;
-/// The file-system type of procfs.
-pub const PROCFS: u64 = 0x9fa0;
-/// The file-system type of sysfs.
-pub const SYSFS: u64 = 0x6265_6572;
+use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, StatxFlags, openat2, statx};
 
 /// Opens a path as a place only (`O_PATH`), following links.
 ///
@@ -44,15 +37,17 @@ pub fn open_in_root(root: impl AsFd, path: &Path) -> io::Result<File> {
     }
 }
 
-/// The magic number of the file system that a descriptor is on.
+/// The number of the mount that a descriptor is on, as the mount table has it.
 ///
 /// # Errors
 ///
 /// The kernel's.
-pub fn filesystem(file: impl AsFd) -> io::Result<u64> {
-    let magic = fstatfs(file)?.f_type;
-    // 32-bit numbers in a field of the machine's word.
-    Ok(u64::from(u32::try_from(magic & 0xffff_ffff).unwrap_or(0)))
+///
+/// # References
+///
+/// [statx(2)](https://man7.org/linux/man-pages/man2/statx.2.html), `STATX_MNT_ID`, Linux 5.8.
+pub fn mount_id(file: impl AsFd) -> io::Result<u64> {
+    Ok(statx(file, "", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID)?.stx_mnt_id)
 }
 
 /// Copies a descriptor to the first free number from `least` up, closing on exec.

@@ -1,5 +1,6 @@
 //! Which kernel this is.
 
+use nix::errno::Errno;
 use rustix::system::uname;
 
 /// The oldest kernel Duet runs on: it is the first with `cgroup.kill`, and has everything else.
@@ -20,6 +21,25 @@ pub struct TooOld {
 /// [`TooOld`], with the release as the kernel names it.
 pub fn check() -> Result<(), TooOld> {
     check_release(&uname().release().to_string_lossy())
+}
+
+/// The name of an error of the kernel's, such as `ENOENT`; what is none of the kernel's in its
+/// own words.
+#[must_use]
+pub fn errno_name(error: &std::io::Error) -> String {
+    match error.raw_os_error() {
+        Some(number) => format!("{:?}", Errno::from_raw(number)),
+        None => error.to_string(),
+    }
+}
+
+/// Whether an error says that a path leads nowhere.
+#[must_use]
+pub fn is_absent(error: &std::io::Error) -> bool {
+    matches!(
+        error.raw_os_error().map(Errno::from_raw),
+        Some(Errno::ENOENT | Errno::ENOTDIR)
+    )
 }
 
 fn check_release(release: &str) -> Result<(), TooOld> {

@@ -1,6 +1,6 @@
 //! Mounts of the calling process's mount namespace.
 
-use std::ffi::CString;
+use std::ffi::{CString, OsString};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -98,28 +98,58 @@ pub fn attach(tree: impl AsFd, at: &Path) -> io::Result<()> {
     Ok(move_mount(tree, "", rustix::fs::CWD, at, flags)?)
 }
 
+/// A line of the mount table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// The mount's number, as [`crate::file::mount_id`] gives it.
+    pub id: u64,
+    /// Where it is, as seen from the root of the caller.
+    pub point: PathBuf,
+    /// The kernel's name of its file system.
+    pub fstype: String,
+}
+
+/// The mounts of the calling thread's namespace, in the kernel's order.
+///
+/// # Errors
+///
+/// When procfs is not at `/proc`.
+pub fn table() -> io::Result<Vec<Entry>> {
+    // Of the thread: a thread may have a mount namespace of its own.
+    let table = std::fs::read("/proc/thread-self/mountinfo")?;
+    Ok(parse(&table))
+}
+
 /// The mount points at and below `path`, the innermost first.
 ///
 /// # Errors
 ///
-/// When `/proc/self/mountinfo` cannot be read.
+/// As [`table`].
 pub fn mounts_below(path: &Path) -> io::Result<Vec<PathBuf>> {
-    // Of the thread: a thread may have a mount namespace of its own.
-    let table = std::fs::read("/proc/thread-self/mountinfo")?;
-    Ok(below(&table, path))
+    Ok(below(table()?, path))
 }
 
-fn below(table: &[u8], path: &Path) -> Vec<PathBuf> {
-    let lines = table.split(|byte| *byte == b'\n');
-    let points = lines.filter_map(|line| line.split(|byte| *byte == b' ').nth(4));
-    let mut points: Vec<_> = points
-        .map(|point| PathBuf::from(std::ffi::OsString::from_vec(unescape(point))))
-        .filter(|point| point.starts_with(path))
-        .collect();
+fn below(table: Vec<Entry>, path: &Path) -> Vec<PathBuf> {
+    let points = table.into_iter().map(|entry| entry.point);
+    let mut points: Vec<_> = points.filter(|point| point.starts_with(path)).collect();
     // Later lines were mounted later, on top of or below earlier ones.
     points.reverse();
     points.sort_by_key(|point| std::cmp::Reverse(point.as_os_str().as_bytes().len()));
     points
+}
+
+/// `36 35 98:0 /root /point options [tags...] - fstype source options`, for each mount.
+fn parse(table: &[u8]) -> Vec<Entry> {
+    let lines = table.split(|byte| *byte == b'\n');
+    let entries = lines.filter_map(|line| {
+        let mut words = line.split(|byte| *byte == b' ');
+        let id = std::str::from_utf8(words.next()?).ok()?.parse().ok()?;
+        let point = PathBuf::from(OsString::from_vec(unescape(words.nth(3)?)));
+        let fstype = words.skip_while(|word| *word != b"-").nth(1)?;
+        let fstype = String::from_utf8_lossy(fstype).into_owned();
+        Some(Entry { id, point, fstype })
+    });
+    entries.collect()
 }
 
 /// Undoes the kernel's `\040` for a space and its kin.
@@ -147,7 +177,7 @@ mod tests {
             2 1 0:2 / /run/a\\040b rw - tmpfs t rw\n\
             3 2 0:3 / /run/a\\040b/c rw - tmpfs t rw\n\
             4 1 0:4 / /run/a\\040bc rw - tmpfs t rw\n";
-        let found = below(table, Path::new("/run/a b"));
+        let found = below(parse(table), Path::new("/run/a b"));
         assert_eq!(found, [Path::new("/run/a b/c"), Path::new("/run/a b")]);
     }
 }

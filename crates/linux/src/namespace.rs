@@ -3,10 +3,15 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
 
 use nix::sched::{CloneFlags, setns, unshare};
+use rustix::fs::{Mode, OFlags};
 
 use crate::net;
+
+/// The `CLONE_NEW*` flag of PID namespaces, for [`enter`].
+pub const PID: u32 = CloneFlags::CLONE_NEWPID.bits().cast_unsigned();
 
 /// One kind of namespace that a pod holds without a process in it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -76,6 +81,17 @@ pub fn fresh(kinds: &[Kind]) -> io::Result<Vec<OwnedFd>> {
 /// When procfs is not at `/proc`.
 pub fn of_thread(name: &str) -> io::Result<OwnedFd> {
     Ok(File::open(format!("/proc/thread-self/ns/{name}"))?.into())
+}
+
+/// Opens a namespace by its path, without waiting for anything.
+///
+/// # Errors
+///
+/// The kernel's.
+pub fn open(path: &Path) -> io::Result<OwnedFd> {
+    // Should the path lead to a FIFO, opening it must not wait for a writer.
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+    Ok(rustix::fs::open(path, flags, Mode::empty())?)
 }
 
 /// Sets the calling thread's namespace; for a PID namespace that of its children.

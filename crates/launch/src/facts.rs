@@ -1,0 +1,204 @@
+//! What a plan must know of the machine, asked before it is made.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileTypeExt;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+use duet_linux::mount::{self, Entry};
+use duet_linux::{file, kernel};
+use duet_plan::{
+    Arch, CgroupFacts, Facts, Filesystem, PodNamespaces, SourceFacts, SourceKind, Stdio,
+};
+use duet_spec::{Container, MountKind, Process};
+
+use crate::Error;
+
+/// The longest `/etc/passwd` that is read, in bytes: 1 MiB. It belongs to the image, which may
+/// put anything there.
+const PASSWD_MAX: u64 = 1 << 20;
+
+/// What the caller knows already.
+#[derive(Debug, Clone)]
+pub struct Ask<'a> {
+    /// The container's name.
+    pub id: &'a str,
+    /// The container.
+    pub container: &'a Container,
+    /// The process to be born: the container's own, or an exec's.
+    pub process: &'a Process,
+    /// The container's place in the cgroup hierarchies.
+    pub cgroup: CgroupFacts,
+    /// Which namespaces the pod holds itself.
+    pub pod: PodNamespaces,
+    /// Which of 0, 1 and 2 the caller has.
+    pub stdio: Stdio,
+}
+
+/// What the plan of a container must know.
+///
+/// # Errors
+///
+/// [`Error::Open`] for a bind mount's source that is there and cannot be looked at. One that is
+/// not there is no error here: the plan names the field.
+pub fn facts(ask: Ask<'_>) -> Result<Facts, Error> {
+    let sources = sources(ask.container)?;
+    Ok(Facts {
+        sources,
+        ..exec_facts(ask)?
+    })
+}
+
+/// What the plan of a further process must know: all but the sources of mounts.
+///
+/// # Errors
+///
+/// When `/proc/sys/kernel/cap_last_cap` cannot be read.
+pub fn exec_facts(ask: Ask<'_>) -> Result<Facts, Error> {
+    let home = match ask
+        .process
+        .env
+        .iter()
+        .find_map(|var| var.strip_prefix("HOME="))
+    {
+        None | Some("") => home(&ask.container.root.path, ask.process.user.uid),
+        Some(_) => None,
+    };
+    Ok(Facts {
+        id: ask.id.to_owned(),
+        cgroup: ask.cgroup,
+        sources: BTreeMap::new(),
+        pod: ask.pod,
+        last_capability: last_capability()?,
+        stdio: ask.stdio,
+        home,
+        arch: ARCH,
+    })
+}
+
+#[cfg(target_arch = "x86_64")]
+const ARCH: Arch = Arch::X86_64;
+#[cfg(target_arch = "aarch64")]
+const ARCH: Arch = Arch::Aarch64;
+
+fn last_capability() -> Result<u32, Error> {
+    static LAST: OnceLock<u32> = OnceLock::new();
+    if let Some(last) = LAST.get() {
+        return Ok(*last);
+    }
+    let path = Path::new("/proc/sys/kernel/cap_last_cap");
+    let read =
+        fs::read_to_string(path).and_then(|text| text.trim().parse().map_err(io::Error::other));
+    let last = read.map_err(Error::open("kernel parameter", path))?;
+    Ok(*LAST.get_or_init(|| last))
+}
+
+fn sources(container: &Container) -> Result<BTreeMap<PathBuf, SourceFacts>, Error> {
+    let mut table = None;
+    let mut sources = BTreeMap::new();
+    for mount in &container.mounts {
+        let MountKind::Bind { source, .. } = &mount.kind else {
+            continue;
+        };
+        if table.is_none() {
+            let path = Path::new("/proc/thread-self/mountinfo");
+            table = Some(mount::table().map_err(Error::open("mount table", path))?);
+        }
+        let table = table.as_deref().unwrap_or_default();
+        if let Some(facts) = look(source, table).map_err(Error::open("mount source", source))? {
+            sources.insert(source.clone(), facts);
+        }
+    }
+    Ok(sources)
+}
+
+/// What a path leads to; nothing when it leads nowhere.
+fn look(source: &Path, table: &[Entry]) -> io::Result<Option<SourceFacts>> {
+    let place = match file::place(source) {
+        Err(error) if kernel::is_absent(&error) => return Ok(None),
+        place => place?,
+    };
+    let id = file::mount_id(&place)?;
+    // The table is older than the look: what was mounted in between has no line.
+    let mount = table.iter().find(|entry| entry.id == id);
+    let filesystem = mount.map_or(Filesystem::Other, |entry| {
+        Filesystem::from_name(&entry.fstype)
+    });
+    let kind = kind(place)?;
+    let below = match kind {
+        SourceKind::Directory => below(&source.canonicalize()?, table),
+        SourceKind::File | SourceKind::Device => None,
+    };
+    Ok(Some(SourceFacts {
+        kind,
+        filesystem,
+        below,
+    }))
+}
+
+fn kind(place: OwnedFd) -> io::Result<SourceKind> {
+    let kind = File::from(place).metadata()?.file_type();
+    Ok(if kind.is_dir() {
+        SourceKind::Directory
+    } else if kind.is_block_device() || kind.is_char_device() {
+        SourceKind::Device
+    } else {
+        SourceKind::File
+    })
+}
+
+/// The first mount below a directory that shows something else than files.
+fn below(directory: &Path, table: &[Entry]) -> Option<(PathBuf, Filesystem)> {
+    let mut inside = table
+        .iter()
+        .filter(|entry| entry.point != directory && entry.point.starts_with(directory))
+        .map(|entry| (entry.point.clone(), Filesystem::from_name(&entry.fstype)));
+    inside.find(|(_, filesystem)| *filesystem != Filesystem::Other)
+}
+
+/// The home directory of a user in the container's `/etc/passwd`, walked within its root.
+fn home(root: &Path, uid: u32) -> Option<String> {
+    let root = file::place(root).ok()?;
+    let passwd = file::open_in_root(root, Path::new("etc/passwd")).ok()?;
+    let mut bytes = Vec::new();
+    passwd.take(PASSWD_MAX).read_to_end(&mut bytes).ok()?;
+    home_in(&String::from_utf8_lossy(&bytes), uid)
+}
+
+fn home_in(passwd: &str, uid: u32) -> Option<String> {
+    passwd.lines().find_map(|line| {
+        // name:password:uid:gid:comment:home:shell
+        let mut fields = line.split(':').skip(2);
+        let found = fields.next()?.parse() == Ok(uid);
+        found.then(|| fields.nth(2))?.map(str::to_owned)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn home_is_the_sixth_field_of_the_users_line() {
+        let passwd = "root:x:0:0:root:/root:/bin/sh\nbroken\nweb:x:33:33::/var/www:/bin/false\n";
+        assert_eq!(home_in(passwd, 33).as_deref(), Some("/var/www"));
+        assert_eq!(home_in(passwd, 0).as_deref(), Some("/root"));
+        assert_eq!(home_in(passwd, 34), None);
+    }
+
+    #[test]
+    fn procfs_is_known_and_found_below_the_root() {
+        let table = mount::table().unwrap();
+        let proc = look(Path::new("/proc"), &table).unwrap().unwrap();
+        assert_eq!(proc.filesystem, Filesystem::Proc);
+        assert_eq!(proc.kind, SourceKind::Directory);
+        let root = look(Path::new("/"), &table).unwrap().unwrap();
+        assert!(root.below.is_some());
+        assert_eq!(look(Path::new("/no/such"), &table).unwrap(), None);
+        let null = look(Path::new("/dev/null"), &table).unwrap().unwrap();
+        assert_eq!(null.kind, SourceKind::Device);
+    }
+}

@@ -1,0 +1,169 @@
+//! The descriptors that a plan names: opened here, or given by the caller.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::path::{Path, PathBuf};
+
+use duet_child::Code;
+use duet_linux::{file, mount, namespace};
+use duet_plan::{Descriptor, Given, Plan};
+use duet_step::Slot;
+
+use crate::Error;
+
+/// What the caller has open for a plan. A plan needs what its slots name, no more.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Supplies<'a> {
+    /// The program's standard input.
+    pub stdin: Option<BorrowedFd<'a>>,
+    /// The program's standard output.
+    pub stdout: Option<BorrowedFd<'a>>,
+    /// The program's standard error.
+    pub stderr: Option<BorrowedFd<'a>>,
+    /// The container's root directory as a detached tree ([`root_tree`]); good for one birth.
+    pub root: Option<BorrowedFd<'a>>,
+    /// The container's own directory in each hierarchy, for its `cgroup` mount.
+    pub cgroup_dirs: &'a [PathBuf],
+    /// The namespaces that the pod holds, each with its `CLONE_NEW*` flag.
+    pub namespaces: &'a [(u32, BorrowedFd<'a>)],
+    /// A pidfd of the container's first process, for an exec.
+    pub init: Option<BorrowedFd<'a>>,
+    /// The program that runs wasm.
+    pub runner: Option<BorrowedFd<'a>>,
+    /// Compiled code for the runner.
+    pub module: Option<BorrowedFd<'a>>,
+    /// The runner's orders.
+    pub handoff: Option<BorrowedFd<'a>>,
+}
+
+/// How the child enters its cgroup. The default leaves it in the caller's.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Attach<'a> {
+    /// The directory in the cgroup v2 tree that it is born in.
+    pub unified: Option<BorrowedFd<'a>>,
+    /// The `tasks` file of each v1 hierarchy, which the child writes to.
+    pub tasks: &'a [OwnedFd],
+}
+
+/// The open slots of a plan, all numbers above the program's own.
+pub(crate) struct Slots<'a>(Vec<Open<'a>>);
+
+/// A slot's descriptor.
+enum Open<'a> {
+    /// Opened or copied here.
+    Own(OwnedFd),
+    /// The caller's.
+    Given(BorrowedFd<'a>),
+}
+
+/// Makes a detached copy of a root directory with everything mounted below it.
+///
+/// # Errors
+///
+/// [`Error::Open`], naming the path.
+pub fn root_tree(path: &Path) -> Result<OwnedFd, Error> {
+    mount::clone_tree(path, true).map_err(Error::open("root", path))
+}
+
+/// Copies a descriptor to a number that the program has no use for, if it is not there already.
+pub(crate) fn lift(file: OwnedFd) -> io::Result<OwnedFd> {
+    if file.as_raw_fd() >= Code::FIRST_OWN {
+        Ok(file)
+    } else {
+        file::dup_above(&file, Code::FIRST_OWN)
+    }
+}
+
+// === impl Slots ===
+
+impl<'a> Slots<'a> {
+    pub(crate) fn open(
+        plan: &Plan,
+        supplies: Supplies<'a>,
+        attach: Attach<'a>,
+    ) -> Result<Self, Error> {
+        let open = |descriptor| Open::new(descriptor, supplies, attach);
+        plan.slots
+            .iter()
+            .map(open)
+            .collect::<Result<_, _>>()
+            .map(Self)
+    }
+
+    /// The number of each slot.
+    pub(crate) fn numbers(&self) -> Vec<RawFd> {
+        self.0.iter().map(|open| open.as_fd().as_raw_fd()).collect()
+    }
+
+    pub(crate) fn get(&self, slot: Slot) -> Option<BorrowedFd<'_>> {
+        self.0.get(usize::from(slot.0)).map(AsFd::as_fd)
+    }
+}
+
+// === impl Open ===
+
+impl<'a> Open<'a> {
+    fn new(
+        descriptor: &Descriptor,
+        supplies: Supplies<'a>,
+        attach: Attach<'a>,
+    ) -> Result<Self, Error> {
+        let missing = || Error::Missing(format!("{descriptor:?}"));
+        let opened = match descriptor {
+            Descriptor::Tree { path, recursive } => {
+                let tree = mount::clone_tree(path, *recursive);
+                tree.map_err(Error::open("mount source", path))?
+            }
+            Descriptor::Namespace { path, .. } => {
+                namespace::open(path).map_err(Error::open("namespace", path))?
+            }
+            Descriptor::Given(Given::CgroupTree(index)) => {
+                let dir = supplies.cgroup_dirs.get(usize::from(*index));
+                let dir = dir.ok_or_else(missing)?;
+                let tree = mount::clone_tree(dir, false);
+                tree.map_err(Error::open("mount source", dir))?
+            }
+            Descriptor::Given(given) => {
+                let given = supplies.find(*given, attach).ok_or_else(missing)?;
+                if given.as_raw_fd() >= Code::FIRST_OWN {
+                    return Ok(Self::Given(given));
+                }
+                let copy = file::dup_above(given, Code::FIRST_OWN);
+                copy.map_err(Error::call("fcntl"))?
+            }
+        };
+        lift(opened).map(Self::Own).map_err(Error::call("fcntl"))
+    }
+}
+
+impl AsFd for Open<'_> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Own(file) => file.as_fd(),
+            Self::Given(file) => *file,
+        }
+    }
+}
+
+// === impl Supplies ===
+
+impl<'a> Supplies<'a> {
+    fn find(&self, given: Given, attach: Attach<'a>) -> Option<BorrowedFd<'a>> {
+        match given {
+            Given::CgroupTasks(index) => attach.tasks.get(usize::from(index)).map(AsFd::as_fd),
+            Given::CgroupTree(_) => None,
+            Given::Stdin => self.stdin,
+            Given::Stdout => self.stdout,
+            Given::Stderr => self.stderr,
+            Given::RootTree => self.root,
+            Given::Namespace(kind) => {
+                let mut held = self.namespaces.iter();
+                held.find(|(held, _)| *held == kind).map(|(_, file)| *file)
+            }
+            Given::InitPidfd => self.init,
+            Given::Runner => self.runner,
+            Given::Module => self.module,
+            Given::Handoff => self.handoff,
+        }
+    }
+}
