@@ -1,1 +1,32 @@
-//! (being written)
+//! The harness of Duet's top-level tests: a private containerd, images made on the
+//! spot, clients that read like stories, and a leak check after every test.
+//!
+//! A test enters a [`Node`], tells its story, and leaves. Entering starts the private
+//! containerd of this test program (once) and notes what exists on the machine;
+//! leaving compares, and fails the test if a process, mount, cgroup, network
+//! namespace, socket, state file, interface or lease is left.
+//!
+//! | Variable | Meaning |
+//! | --- | --- |
+//! | `DUET_BIN_DIR` | where the shim, runner, compiler and `duet` lie; default `<target>/<host>/release` |
+//! | `DUET_TEST_RUNTIME` | `duet` (default), or `runc`: the oracle, for the tests that are not about wasm |
+//! | `DUET_TEST_CONTAINERD` | a folder with another `containerd` and `ctr`; default: those in `PATH` |
+//! | `DUET_TEST_REQUIRE` | what must not be skipped: `root`, `containerd`, ... or `all` |
+#![forbid(unsafe_code)]
+
+pub mod bench;
+pub mod cni;
+pub mod command;
+pub mod containerd;
+pub mod cri;
+pub mod ctr;
+pub mod guests;
+pub mod image;
+pub mod leaks;
+pub mod machine;
+pub mod node;
+pub mod shim;
+pub mod stream;
+pub mod wait;
+
+pub use node::Node;

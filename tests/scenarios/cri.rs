@@ -1,0 +1,170 @@
+//! Pods as a kubelet makes them: containerd's CRI plugin, a CNI bridge, and both halves.
+
+use std::fs;
+use std::time::Duration;
+
+use duet_tests::cri::Wish;
+use duet_tests::{Node, wait};
+
+const FOREVER: &str = "echo ready; exec sleep 1000";
+
+#[test]
+fn a_pod_lives_from_run_to_remove_and_leaves_nothing() {
+    let Some(node) = Node::enter() else { return };
+    let cri = node.cri();
+    let pod = cri.pod("plain");
+    let member = pod.start(&Wish::native("main", "echo out; echo err >&2; exit 3"));
+    assert_eq!(member.wait(), (3, "Error".to_owned()));
+    member.says("err");
+    let mut log = member.log();
+    log.sort();
+    let line = |stream: &str, text: &str| (stream.to_owned(), text.to_owned());
+    assert_eq!(log, [line("stderr", "err"), line("stdout", "out")]);
+    pod.remove();
+}
+
+#[test]
+fn exec_answers_with_output_and_code() {
+    let Some(node) = Node::enter() else { return };
+    let cri = node.cri();
+    let pod = cri.pod("exec");
+    let member = pod.start(&Wish::native("main", FOREVER).env("WHOSE", "container"));
+    member.says("ready");
+    let answer = member.exec(&["/bin/sh", "-c", "echo $WHOSE; echo err >&2; exit 9"]);
+    assert_eq!(answer, (9, "container\n".to_owned(), "err\n".to_owned()));
+    pod.remove();
+}
+
+#[test]
+fn exec_streams_with_and_without_a_terminal() {
+    let Some(node) = Node::enter() else { return };
+    let cri = node.cri();
+    let pod = cri.pod("stream");
+    let member = pod.start(&Wish::native("main", FOREVER));
+    member.says("ready");
+    let script = ["/bin/sh", "-c", "read line; echo \"<$line>\"; echo err >&2; exit 4"];
+    let ended = member.exec_streaming(&script, "typed\n", false);
+    assert_eq!((ended.stdout.as_str(), ended.stderr.as_str(), ended.code), ("<typed>\n", "err\n", 4));
+
+    let script = ["/bin/sh", "-c", "tty; read line; echo \"<$line>\"; exit 5"];
+    let ended = member.exec_streaming(&script, "typed\n", true);
+    assert!(ended.stdout.contains("/dev/pts/0\r\n"), "{ended:?}");
+    assert!(ended.stdout.contains("<typed>\r\n"), "{ended:?}");
+    assert_eq!(ended.code, 5);
+    pod.remove();
+}
+
+#[test]
+fn members_of_a_pod_share_its_network_name_and_memory_but_not_their_processes() {
+    let Some(node) = Node::enter() else { return };
+    let cri = node.cri();
+    let pod = cri.pod("shared");
+    let serve = "mkdir /www; echo hi > /www/index.html; echo ready; exec httpd -f -p 8080 -h /www";
+    let server = pod.start(&Wish::native("server", serve));
+    let client = pod.start(&Wish::native("client", FOREVER));
+    server.says("ready");
+    client.says("ready");
+    let get = |url: &str| {
+        wait::until(url, || {
+            let (code, stdout, _) = client.exec(&["/bin/wget", "-q", "-O", "-", url]);
+            (code == 0).then_some(stdout)
+        })
+    };
+    assert_eq!(get("http://127.0.0.1:8080/"), "hi\n");
+    // The address that the CNI plugin gave is the pod's.
+    assert_eq!(get(&format!("http://{}:8080/", pod.ip())), "hi\n");
+    assert_eq!(client.exec(&["/bin/hostname"]).1, "shared\n");
+    let script = ["/bin/sh", "-c", "echo x > /dev/shm/x; ls /proc | grep -c '^[0-9]'"];
+    assert!(client.exec(&script).1.trim().parse::<u32>().expect("a count") <= 4);
+    assert_eq!(server.exec(&["/bin/cat", "/dev/shm/x"]).1, "x\n");
+    pod.remove();
+}
+
+#[test]
+fn stop_asks_first_and_insists_after_the_grace_period() {
+    let Some(node) = Node::enter() else { return };
+    let cri = node.cri();
+    let pod = cri.pod("stop");
+    let polite = "trap 'exit 3' TERM; echo ready; while :; do sleep 1 & wait $!; done";
+    let polite = pod.start(&Wish::native("polite", polite));
+    polite.says("ready");
+    polite.stop(Duration::from_secs(30));
+    assert_eq!(polite.wait().0, 3);
+
+    let stubborn = pod.start(&Wish::native("stubborn", FOREVER));
+    stubborn.says("ready");
+    stubborn.stop(Duration::from_secs(1));
+    assert_eq!(stubborn.wait().0, 137);
+    pod.remove();
+}
+
+#[test]
+fn stats_and_the_reason_of_an_oom_kill_are_told() {
+    let Some(node) = Node::enter() else { return };
+    let cri = node.cri();
+    let pod = cri.pod("stats");
+    let member = pod.start(&Wish::native("main", FOREVER));
+    member.says("ready");
+    let stats = member.stats();
+    let memory = stats.memory.and_then(|memory| memory.working_set_bytes).expect("memory");
+    assert!(memory.value > 0);
+    let cpu = stats.cpu.and_then(|cpu| cpu.usage_core_nano_seconds).expect("cpu");
+    assert!(cpu.value > 0);
+
+    let hungry = Wish::native("hungry", "exec tail /dev/zero").memory(32 << 20);
+    assert_eq!(pod.start(&hungry).wait(), (137, "OOMKilled".to_owned()));
+    pod.remove();
+}
+
+#[test]
+fn a_container_that_cannot_start_says_why() {
+    let Some(node) = Node::enter() else { return };
+    let cri = node.cri();
+    let pod = cri.pod("broken");
+    let member = pod.create(&Wish::native("main", "").command(&["/bin/nothing-here"]));
+    let error = member.expect("CRI takes it").start().expect_err("it cannot start");
+    assert!(error.message().contains("/bin/nothing-here"), "{error}");
+    pod.remove();
+}
+
+#[test]
+fn both_halves_of_a_mixed_pod_share_a_volume_and_tell_their_ends() {
+    let Some(node) = Node::enter_with_duet() else { return };
+    let cri = node.cri();
+    let pod = cri.pod("mixed");
+    let volume = node.scratch().join("volume");
+    fs::create_dir(&volume).expect("our own folder");
+    let native = Wish::native("native", "echo from native > /data/native; echo ready; exec sleep 1000");
+    let native = pod.start(&native.volume(&volume, "/data"));
+    native.says("ready");
+
+    let reader = pod.start(&Wish::wasm("reader", &["cat", "/data/native"]).volume(&volume, "/data"));
+    reader.says("from native");
+    assert_eq!(reader.wait(), (0, "Completed".to_owned()));
+    let words = ["write", "/data/wasm", "from wasm"];
+    let writer = pod.start(&Wish::wasm("writer", &words).volume(&volume, "/data"));
+    assert_eq!(writer.wait().0, 0);
+    assert_eq!(native.exec(&["/bin/cat", "/data/wasm"]).1, "from wasm\n");
+
+    let seven = pod.start(&Wish::wasm("seven", &["exit", "7"]));
+    assert_eq!(seven.wait(), (7, "Error".to_owned()));
+    let trap = pod.start(&Wish::wasm("trap", &["trap"]));
+    assert_eq!(trap.wait().0, 134);
+    trap.says("unreachable");
+    pod.remove();
+}
+
+#[test]
+fn a_wasm_member_is_measured_and_stopped_like_any_other() {
+    let Some(node) = Node::enter_with_duet() else { return };
+    let cri = node.cri();
+    let pod = cri.pod("wasm");
+    let member = pod.start(&Wish::wasm("spin", &["spin"]));
+    member.says("spinning");
+    let stats = member.stats();
+    let memory = stats.memory.and_then(|memory| memory.working_set_bytes).expect("memory");
+    assert!(memory.value > 0);
+    member.stop(Duration::from_secs(30));
+    assert_eq!(member.wait().0, 143);
+    pod.remove();
+}

@@ -1,0 +1,72 @@
+//! `ctr events`: what is told, and in which order.
+
+use duet_tests::command::{self, Running};
+use duet_tests::{Node, wait};
+
+/// The topics of containerd's events that are about tasks, in their order.
+fn topics(events: &Running) -> Vec<String> {
+    let topic = |line: &str| {
+        let word = line.split_whitespace().find(|word| word.starts_with("/tasks/"))?;
+        Some(word.trim_start_matches("/tasks/").to_owned())
+    };
+    events.stdout().lines().filter_map(topic).collect()
+}
+
+/// Subscribes, and returns when the subscription is in force.
+fn subscribe(node: &Node) -> Running {
+    let events = command::start(node.daemon().ctr(node.namespace()).arg("events"));
+    // Something that makes an event, until the subscriber hears of it.
+    let heard = || {
+        let label = format!("heard={}", events.stdout().len());
+        let _labelled = command::run(node.daemon().ctr("default").args([
+            "namespaces",
+            "label",
+            node.namespace(),
+            &label,
+        ]));
+        events.stdout().contains("/namespaces/update").then_some(())
+    };
+    wait::until("the subscription", heard);
+    events
+}
+
+#[test]
+fn a_life_is_told_in_order_even_if_it_is_brief() {
+    let Some(node) = Node::enter() else { return };
+    let events = subscribe(&node);
+    for number in 0..5 {
+        let id = format!("brief-{number}");
+        assert_eq!(node.container(&id).args(&["/bin/true"]).run().code, 0);
+    }
+    wait::until("the last event", || (topics(&events).len() >= 20).then_some(()));
+    for life in topics(&events).chunks(4) {
+        assert_eq!(life, ["create", "start", "exit", "delete"]);
+    }
+}
+
+#[test]
+fn execs_pauses_and_the_end_by_lack_of_memory_are_told() {
+    let Some(node) = Node::enter() else { return };
+    let events = subscribe(&node);
+    let mut task = node
+        .container("eventful")
+        .with(&["--memory-limit", "33554432"])
+        .script("echo ready; exec sleep 1000")
+        .start();
+    task.says("ready");
+    let _ran = task.exec(&[], &["/bin/true"]).ok();
+    let _paused = task.ctr("pause", &[]).ok();
+    let _resumed = task.ctr("resume", &[]).ok();
+    let starved = task.exec(&[], &["/bin/sh", "-c", "exec tail /dev/zero"]);
+    assert_eq!(starved.code, 137, "{starved:?}");
+    task.end();
+    wait::until("the last event", || {
+        topics(&events).last().is_some_and(|topic| topic == "delete").then_some(())
+    });
+    let topics = topics(&events);
+    assert!(topics.contains(&"oom".to_owned()), "{topics:?}");
+    let others: Vec<_> = topics.iter().filter(|topic| *topic != "oom").collect();
+    let mut expected = vec!["create", "start", "exec-added", "exec-started", "exit"];
+    expected.extend(["paused", "resumed", "exec-added", "exec-started", "exit", "exit", "delete"]);
+    assert_eq!(others, expected);
+}

@@ -1,0 +1,13 @@
+//! What no single crate can promise: whole containers under a real containerd.
+//!
+//! Every test enters a [`duet_tests::Node`], which fails it if anything is left behind.
+#![forbid(unsafe_code)]
+
+mod births;
+mod cri;
+mod events;
+mod left;
+mod pods;
+mod refusals;
+mod tasks;
+mod wasm;

@@ -1,0 +1,1 @@
+//! Measuring: repeated runs, their medians, and the table that shows them.

@@ -1,0 +1,243 @@
+//! A containerd of our own: its own folders, socket, network and configuration.
+
+use std::fs::{self, File};
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
+use std::{env, process, thread};
+
+use crate::cni::Network;
+use crate::machine::{self, Runtime};
+use crate::{command, wait};
+
+/// Runs containerd, and takes away what it leaves when this program has ended.
+///
+/// `setpriv --pdeathsig` sends the TERM, so that the order to clean up cannot be
+/// forgotten, whatever ended the tests.
+const KEEPER: &str = r#"
+"$1" --config "$2/config.toml" >"$2/log" 2>&1 &
+daemon=$!
+trap 'kill "$daemon"' TERM
+wait "$daemon"
+wait "$daemon" 2>/dev/null
+# A test that failed may have left processes and mounts; the next run starts clean.
+for environ in $(grep -ls "DUET_TEST_RUN=$2" /proc/[0-9]*/environ); do
+    pid=${environ#/proc/}; pid=${pid%/environ}
+    [ "$pid" = $$ ] || kill -9 "$pid" 2>/dev/null
+done
+awk -v dir="$2/" 'index($5, dir) == 1 { print $5 }' /proc/self/mountinfo | sort -r |
+    while read -r mount; do umount -l "$mount"; done
+ip link delete "$3"
+[ -n "$DUET_TEST_KEEP" ] || rm -rf "$2"
+"#;
+
+/// A running containerd.
+#[derive(Debug)]
+pub struct Containerd {
+    /// The folder that everything of this daemon lies in.
+    pub dir: PathBuf,
+    /// The pods' network.
+    pub network: Network,
+    /// The folder of the programs `containerd` and `ctr`; `None` means those in `PATH`.
+    programs: Option<PathBuf>,
+    /// "1.6.20" and the like.
+    version: String,
+    keeper: Child,
+}
+
+impl Containerd {
+    /// Starts one and waits until it answers.
+    ///
+    /// # Panics
+    ///
+    /// When it does not start; its log is printed.
+    #[must_use]
+    pub fn start() -> Self {
+        let programs = env::var_os("DUET_TEST_CONTAINERD").map(PathBuf::from);
+        let dir = env::temp_dir().join(format!("duet-tests-{}", process::id()));
+        fs::create_dir_all(&dir).expect("the folder for temporary files is writable");
+        let network = Network::new(&dir);
+        let daemon = find("containerd", programs.as_deref());
+        let version = version_of(&daemon);
+        fs::write(dir.join("config.toml"), config(&dir, &network, &version))
+            .expect("our own folder");
+        let keeper = keep(&daemon, &dir, &network.bridge);
+        let this = Self { dir, network, programs, version, keeper };
+        this.wait_until_ready();
+        this
+    }
+
+    /// Whether this is containerd 2 or later.
+    #[must_use]
+    pub fn is_2(&self) -> bool {
+        !self.version.starts_with("1.")
+    }
+
+    /// The version it tells.
+    #[must_use]
+    pub fn version(&self) -> &str {
+        &self.version
+    }
+
+    /// The gRPC socket.
+    #[must_use]
+    pub fn socket(&self) -> PathBuf {
+        self.dir.join("containerd.sock")
+    }
+
+    /// The socket that shims send their events to.
+    #[must_use]
+    pub fn ttrpc_socket(&self) -> PathBuf {
+        self.dir.join("containerd.sock.ttrpc")
+    }
+
+    /// The daemon's own program.
+    #[must_use]
+    pub fn program(&self) -> PathBuf {
+        find("containerd", self.programs.as_deref())
+    }
+
+    /// The process id of the daemon.
+    ///
+    /// # Panics
+    ///
+    /// When it is not running.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        let keeper = self.keeper.id();
+        let children = format!("/proc/{keeper}/task/{keeper}/children");
+        let children = fs::read_to_string(children).expect("the keeper lives as long as we do");
+        let daemon = children.split_whitespace().find_map(|pid| {
+            let name = fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
+            (name.trim() == "containerd").then(|| pid.parse().ok())?
+        });
+        daemon.unwrap_or_else(|| panic!("containerd is not running:\n{}", self.log()))
+    }
+
+    /// What it and its shims have logged.
+    #[must_use]
+    pub fn log(&self) -> String {
+        let mut log = Vec::new();
+        let read = File::open(self.dir.join("log")).and_then(|mut file| file.read_to_end(&mut log));
+        read.map_or_else(|error| error.to_string(), |_| String::from_utf8_lossy(&log).into_owned())
+    }
+
+    /// `ctr`, talking to this daemon.
+    #[must_use]
+    pub fn ctr(&self, namespace: &str) -> Command {
+        let mut command = Command::new(find("ctr", self.programs.as_deref()));
+        command.arg("--address").arg(self.socket()).arg("--namespace").arg(namespace);
+        command
+    }
+
+    /// The folders in which a task of `namespace` has its bundle and its work files.
+    #[must_use]
+    pub fn task_dirs(&self, namespace: &str) -> [PathBuf; 2] {
+        ["state", "root"].map(|dir| {
+            self.dir.join(dir).join("io.containerd.runtime.v2.task").join(namespace)
+        })
+    }
+
+    fn wait_until_ready(&self) {
+        // `ctr version` asks the daemon itself, so its answer is the readiness.
+        let answers = || command::run(self.ctr("default").arg("version")).code == 0;
+        let ready = wait::within(wait::PATIENCE, || answers().then_some(()));
+        assert!(ready.is_some(), "containerd does not answer:\n{}", self.log());
+    }
+}
+
+/// Starts the keeper from a thread that lives as long as this program: the kernel sends
+/// the death signal when the *thread* that forked is gone, and test threads are brief.
+fn keep(daemon: &Path, dir: &Path, bridge: &str) -> Child {
+    let mut keeper = Command::new("setpriv");
+    keeper
+        .args(["--pdeathsig", "TERM", "sh", "-c", KEEPER, "keeper"])
+        .args([daemon, dir, Path::new(bridge)])
+        .env("DUET_TEST_RUN", dir)
+        .env("PATH", shim_path())
+        .stdin(Stdio::null());
+    let (send, receive) = mpsc::channel();
+    thread::spawn(move || {
+        let started = keeper.spawn();
+        if send.send(started).is_ok() {
+            loop {
+                thread::park();
+            }
+        }
+    });
+    receive.recv().expect("the thread sends").expect("setpriv of util-linux starts")
+}
+
+/// The built binaries first, so that containerd finds Duet's shim as an installed one.
+fn shim_path() -> std::ffi::OsString {
+    let path = env::var_os("PATH").unwrap_or_default();
+    let dirs = [machine::bin_dir()].into_iter().chain(env::split_paths(&path));
+    let sbin = [PathBuf::from("/usr/sbin"), PathBuf::from("/sbin")];
+    env::join_paths(dirs.chain(sbin)).expect("no folder in PATH has a colon")
+}
+
+fn find(name: &str, programs: Option<&Path>) -> PathBuf {
+    match programs {
+        Some(dir) => dir.join(name),
+        None => machine::program(name)
+            .unwrap_or_else(|| panic!("{name} is missing: apt-get install containerd")),
+    }
+}
+
+fn version_of(daemon: &Path) -> String {
+    let said = command::run(Command::new(daemon).arg("--version")).ok().stdout;
+    // "containerd github.com/containerd/containerd 1.6.20~ds1 <revision>"
+    let version = said.split_whitespace().nth(2).expect("containerd tells its version");
+    version.trim_start_matches('v').to_owned()
+}
+
+/// The configuration: version 2 of it for containerd 1, version 3 for containerd 2.
+fn config(dir: &Path, network: &Network, version: &str) -> String {
+    let (root, state) = (dir.join("root"), dir.join("state"));
+    let socket = dir.join("containerd.sock");
+    let (conf, plugins) = (&network.conf_dir, Network::plugin_dir());
+    let runtimes: String = [Runtime::Duet, Runtime::Runc]
+        .map(|runtime| {
+            let table = if version.starts_with("1.") {
+                "'io.containerd.grpc.v1.cri'"
+            } else {
+                "'io.containerd.cri.v1.runtime'"
+            };
+            let (short, name) = (runtime.short(), runtime.name());
+            format!(
+                "[plugins.{table}.containerd.runtimes.{short}]\n  runtime_type = '{name}'\n"
+            )
+        })
+        .concat();
+    let head = format!(
+        "root = {root:?}\nstate = {state:?}\n[grpc]\n  address = {socket:?}\n[debug]\n  level = 'debug'\n"
+    );
+    // Without CAP_SYS_RESOURCE nobody may lower an oom_score_adj, and the pause
+    // container asks for -998.
+    if version.starts_with("1.") {
+        format!(
+            "version = 2\n{head}\
+             [plugins.'io.containerd.internal.v1.opt']\n  path = '{root}/opt'\n\
+             [plugins.'io.containerd.grpc.v1.cri']\n  sandbox_image = '{PAUSE}'\n  \
+             restrict_oom_score_adj = true\n  stream_server_address = '127.0.0.1'\n  stream_server_port = '0'\n\
+             [plugins.'io.containerd.grpc.v1.cri'.cni]\n  bin_dir = '{plugins}'\n  conf_dir = {conf:?}\n\
+             [plugins.'io.containerd.grpc.v1.cri'.containerd]\n  snapshotter = 'overlayfs'\n\
+             {runtimes}",
+            root = root.display(),
+            PAUSE = crate::image::PAUSE,
+        )
+    } else {
+        format!(
+            "version = 3\n{head}\
+             [plugins.'io.containerd.internal.v1.opt']\n  path = '{root}/opt'\n\
+             [plugins.'io.containerd.cri.v1.images'.pinned_images]\n  sandbox = '{PAUSE}'\n\
+             [plugins.'io.containerd.cri.v1.runtime']\n  restrict_oom_score_adj = true\n\
+             [plugins.'io.containerd.cri.v1.runtime'.cni]\n  bin_dir = '{plugins}'\n  conf_dir = {conf:?}\n\
+             [plugins.'io.containerd.grpc.v1.cri']\n  stream_server_address = '127.0.0.1'\n  stream_server_port = '0'\n\
+             {runtimes}",
+            root = root.display(),
+            PAUSE = crate::image::PAUSE,
+        )
+    }
+}

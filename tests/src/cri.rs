@@ -1,0 +1,453 @@
+//! Pods through CRI, as a kubelet asks for them.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use k8s_cri::v1 as api;
+use k8s_cri::v1::runtime_service_client::RuntimeServiceClient;
+use tonic::transport::{Channel, Endpoint};
+
+use crate::node::Node;
+use crate::wait::{self, PATIENCE};
+use crate::{image, stream};
+
+/// A blocking CRI client.
+#[derive(Debug)]
+pub struct Cri<'n> {
+    node: &'n Node,
+    runtime: tokio::runtime::Runtime,
+    channel: Channel,
+}
+
+/// A pod that runs; it is stopped and removed by [`Pod::remove`].
+#[derive(Debug)]
+pub struct Pod<'c> {
+    cri: &'c Cri<'c>,
+    config: api::PodSandboxConfig,
+    logs: PathBuf,
+    id: String,
+}
+
+/// What a container of a pod is made from.
+#[derive(Debug, Clone, Default)]
+pub struct Wish {
+    name: String,
+    image: String,
+    command: Vec<String>,
+    env: Vec<api::KeyValue>,
+    mounts: Vec<api::Mount>,
+    annotations: HashMap<String, String>,
+    memory_limit_bytes: i64,
+}
+
+/// A container of a pod.
+#[derive(Debug)]
+pub struct Member<'p> {
+    pod: &'p Pod<'p>,
+    name: String,
+    id: String,
+}
+
+/// Calls one method of the client and gives its answer.
+macro_rules! call {
+    ($cri:expr, $method:ident, $request:expr) => {{
+        let mut client = RuntimeServiceClient::new($cri.channel.clone());
+        let call = async {
+            let answer = tokio::time::timeout(PATIENCE, client.$method($request)).await;
+            answer.unwrap_or_else(|_| panic!("{} did not answer", stringify!($method)))
+        };
+        $cri.runtime.block_on(call).map(tonic::Response::into_inner)
+    }};
+}
+
+// === impl Cri ===
+
+impl<'n> Cri<'n> {
+    pub(crate) fn connect(node: &'n Node) -> Self {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .expect("a runtime needs only memory");
+        let socket = format!("unix://{}", node.daemon().socket().display());
+        let endpoint = Endpoint::from_shared(socket).expect("a path is a fine address");
+        let channel = runtime.block_on(endpoint.connect()).expect("containerd answered before");
+        let this = Self { node, runtime, channel };
+        // CRI learns of imported images by events, a moment after the import.
+        wait::until("CRI to see the images and the network", || this.is_ready().then_some(()));
+        this
+    }
+
+    /// Starts a pod called `name`.
+    ///
+    /// # Panics
+    ///
+    /// When CRI refuses.
+    #[must_use]
+    pub fn pod(&self, name: &str) -> Pod<'_> {
+        self.pod_with(name, |_| {})
+    }
+
+    /// Starts a pod called `name` after `change` has seen its configuration.
+    ///
+    /// # Panics
+    ///
+    /// When CRI refuses.
+    #[must_use]
+    pub fn pod_with(
+        &self,
+        name: &str,
+        change: impl FnOnce(&mut api::PodSandboxConfig),
+    ) -> Pod<'_> {
+        let logs = self.node.scratch().join(format!("logs-{name}"));
+        std::fs::create_dir_all(&logs).expect("our own folder");
+        let mut config = api::PodSandboxConfig {
+            metadata: Some(api::PodSandboxMetadata {
+                name: name.to_owned(),
+                uid: format!("{}-{name}", self.node.namespace()),
+                namespace: self.node.namespace().to_owned(),
+                attempt: 0,
+            }),
+            hostname: name.to_owned(),
+            log_directory: logs.display().to_string(),
+            linux: Some(api::LinuxPodSandboxConfig {
+                cgroup_parent: format!("/{}", self.node.namespace()),
+                security_context: Some(api::LinuxSandboxSecurityContext {
+                    namespace_options: Some(namespaces()),
+                    ..Default::default()
+                }),
+                ..Default::default()
+            }),
+            ..Default::default()
+        };
+        change(&mut config);
+        let request = api::RunPodSandboxRequest {
+            config: Some(config.clone()),
+            runtime_handler: self.node.runtime().short().to_owned(),
+        };
+        let answer = call!(self, run_pod_sandbox, request);
+        let id = answer.unwrap_or_else(|status| panic!("RunPodSandbox: {status}")).pod_sandbox_id;
+        let pod = Pod { cri: self, config, logs, id };
+        if let Some(path) = pod.netns() {
+            self.node.remember_netns(path);
+        }
+        pod
+    }
+
+    fn is_ready(&self) -> bool {
+        let answer = call!(self, status, api::StatusRequest { verbose: false });
+        let status = answer.expect("CRI answers").status.unwrap_or_default();
+        let network = status.conditions.iter().all(|condition| condition.status);
+        let mut images = k8s_cri::v1::image_service_client::ImageServiceClient::new(
+            self.channel.clone(),
+        );
+        let list = images.list_images(api::ListImagesRequest { filter: None });
+        let list = self.runtime.block_on(list).expect("CRI answers").into_inner();
+        let tags: Vec<_> = list.images.into_iter().flat_map(|image| image.repo_tags).collect();
+        let known = |name: &&str| tags.iter().any(|tag| tag == *name);
+        network && [image::BUSYBOX, image::GUESTS, image::PAUSE].iter().all(known)
+    }
+}
+
+fn namespaces() -> api::NamespaceOption {
+    api::NamespaceOption {
+        network: api::NamespaceMode::Pod.into(),
+        pid: api::NamespaceMode::Container.into(),
+        ipc: api::NamespaceMode::Pod.into(),
+        ..Default::default()
+    }
+}
+
+// === impl Pod ===
+
+impl Pod<'_> {
+    /// The sandbox's id.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// The address the network plugin gave it.
+    ///
+    /// # Panics
+    ///
+    /// When it has none.
+    #[must_use]
+    pub fn ip(&self) -> String {
+        let network = self.status().status.and_then(|status| status.network);
+        network.expect("a pod with a network of its own has an address").ip
+    }
+
+    /// Makes a container; it does not run yet.
+    ///
+    /// # Errors
+    ///
+    /// What CRI says.
+    pub fn create(&self, wish: &Wish) -> Result<Member<'_>, tonic::Status> {
+        let config = wish.config();
+        let request = api::CreateContainerRequest {
+            pod_sandbox_id: self.id.clone(),
+            config: Some(config),
+            sandbox_config: Some(self.config.clone()),
+        };
+        let id = call!(self.cri, create_container, request)?.container_id;
+        Ok(Member { pod: self, name: wish.name.clone(), id })
+    }
+
+    /// Makes and starts a container.
+    ///
+    /// # Panics
+    ///
+    /// When CRI refuses.
+    #[must_use]
+    pub fn start(&self, wish: &Wish) -> Member<'_> {
+        let member = self.create(wish).unwrap_or_else(|status| panic!("{wish:?}: {status}"));
+        member.start().unwrap_or_else(|status| panic!("{wish:?}: {status}"));
+        member
+    }
+
+    /// Stops the pod and removes it.
+    ///
+    /// # Panics
+    ///
+    /// When CRI refuses.
+    pub fn remove(self) {
+        let request = api::StopPodSandboxRequest { pod_sandbox_id: self.id.clone() };
+        let _done = call!(self.cri, stop_pod_sandbox, request).expect("StopPodSandbox");
+        let request = api::RemovePodSandboxRequest { pod_sandbox_id: self.id.clone() };
+        let _done = call!(self.cri, remove_pod_sandbox, request).expect("RemovePodSandbox");
+    }
+
+    fn status(&self) -> api::PodSandboxStatusResponse {
+        let pod_sandbox_id = self.id.clone();
+        let request = api::PodSandboxStatusRequest { pod_sandbox_id, verbose: true };
+        call!(self.cri, pod_sandbox_status, request).expect("PodSandboxStatus")
+    }
+
+    /// The path of its network namespace, from CRI's verbose words.
+    fn netns(&self) -> Option<PathBuf> {
+        let info = self.status().info;
+        let info: serde_json::Value = serde_json::from_str(info.get("info")?).ok()?;
+        let namespaces = info["runtimeSpec"]["linux"]["namespaces"].as_array()?;
+        let network = namespaces.iter().find(|namespace| namespace["type"] == "network")?;
+        Some(PathBuf::from(network["path"].as_str()?))
+    }
+}
+
+impl Drop for Pod<'_> {
+    /// A test that failed leaves its pod; what comes after must find a clean node.
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let pod_sandbox_id = self.id.clone();
+            let request = api::RemovePodSandboxRequest { pod_sandbox_id };
+            let _done = call!(self.cri, remove_pod_sandbox, request);
+        }
+    }
+}
+
+// === impl Wish ===
+
+impl Wish {
+    /// A native container that runs a shell script.
+    #[must_use]
+    pub fn native(name: &str, script: &str) -> Self {
+        let command = ["/bin/sh", "-c", script].map(str::to_owned).to_vec();
+        let (name, image) = (name.to_owned(), image::BUSYBOX.to_owned());
+        Self { name, image, command, ..Self::default() }
+    }
+
+    /// A wasm container that does a job of the guest `probe`.
+    #[must_use]
+    pub fn wasm(name: &str, args: &[&str]) -> Self {
+        let command = ["/probe.wasm"].iter().chain(args).map(|&arg| arg.to_owned()).collect();
+        let (name, image) = (name.to_owned(), image::GUESTS.to_owned());
+        Self { name, image, command, ..Self::default() }
+    }
+
+    /// Sets the program and its arguments.
+    #[must_use]
+    pub fn command(mut self, command: &[&str]) -> Self {
+        self.command = command.iter().map(|&arg| arg.to_owned()).collect();
+        self
+    }
+
+    /// Adds an environment variable.
+    #[must_use]
+    pub fn env(mut self, key: &str, value: &str) -> Self {
+        self.env.push(api::KeyValue { key: key.to_owned(), value: value.to_owned() });
+        self
+    }
+
+    /// Adds a folder of the host, as a volume.
+    #[must_use]
+    pub fn volume(mut self, host: &Path, container: &str) -> Self {
+        self.mounts.push(api::Mount {
+            host_path: host.display().to_string(),
+            container_path: container.to_owned(),
+            ..Default::default()
+        });
+        self
+    }
+
+    /// Limits its memory.
+    #[must_use]
+    pub fn memory(mut self, limit_bytes: i64) -> Self {
+        self.memory_limit_bytes = limit_bytes;
+        self
+    }
+
+    fn config(&self) -> api::ContainerConfig {
+        let resources = api::LinuxContainerResources {
+            memory_limit_in_bytes: self.memory_limit_bytes,
+            ..Default::default()
+        };
+        let security = api::LinuxContainerSecurityContext {
+            namespace_options: Some(namespaces()),
+            ..Default::default()
+        };
+        api::ContainerConfig {
+            metadata: Some(api::ContainerMetadata { name: self.name.clone(), attempt: 0 }),
+            image: Some(api::ImageSpec { image: self.image.clone(), ..Default::default() }),
+            command: self.command.clone(),
+            envs: self.env.clone(),
+            mounts: self.mounts.clone(),
+            annotations: self.annotations.clone(),
+            log_path: format!("{}.log", self.name),
+            linux: Some(api::LinuxContainerConfig {
+                resources: Some(resources),
+                security_context: Some(security),
+            }),
+            ..Default::default()
+        }
+    }
+}
+
+// === impl Member ===
+
+impl Member<'_> {
+    /// Starts it.
+    ///
+    /// # Errors
+    ///
+    /// What CRI says.
+    pub fn start(&self) -> Result<(), tonic::Status> {
+        let container_id = self.id.clone();
+        let answer = call!(self.pod.cri, start_container, api::StartContainerRequest { container_id });
+        answer.map(drop)
+    }
+
+    /// Runs a program in it and waits: its exit code, output and errors.
+    ///
+    /// # Panics
+    ///
+    /// When CRI refuses.
+    #[must_use]
+    pub fn exec(&self, args: &[&str]) -> (i32, String, String) {
+        let request = api::ExecSyncRequest {
+            container_id: self.id.clone(),
+            cmd: args.iter().map(|&arg| arg.to_owned()).collect(),
+            timeout: 20,
+        };
+        let answer = call!(self.pod.cri, exec_sync, request).expect("ExecSync");
+        let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+        (answer.exit_code, text(answer.stdout), text(answer.stderr))
+    }
+
+    /// Runs a program in it with `input` streamed to it, as `kubectl exec -i` does.
+    ///
+    /// # Panics
+    ///
+    /// When CRI refuses or the stream breaks.
+    #[must_use]
+    pub fn exec_streaming(&self, args: &[&str], input: &str, tty: bool) -> stream::Ended {
+        let request = api::ExecRequest {
+            container_id: self.id.clone(),
+            cmd: args.iter().map(|&arg| arg.to_owned()).collect(),
+            tty,
+            stdin: true,
+            stdout: true,
+            stderr: !tty,
+        };
+        let url = call!(self.pod.cri, exec, request).expect("Exec").url;
+        stream::exec(&url, input).unwrap_or_else(|error| panic!("{url}: {error}"))
+    }
+
+    /// Waits until it has ended: its exit code and CRI's reason.
+    ///
+    /// # Panics
+    ///
+    /// When it does not end.
+    #[must_use]
+    pub fn wait(&self) -> (i32, String) {
+        wait::until(&format!("{} to end", self.name), || {
+            let status = self.status();
+            let exited = status.state() == api::ContainerState::ContainerExited;
+            exited.then_some((status.exit_code, status.reason))
+        })
+    }
+
+    /// Stops it: TERM, and KILL after `grace`.
+    ///
+    /// # Panics
+    ///
+    /// When CRI refuses.
+    pub fn stop(&self, grace: Duration) {
+        let timeout = i64::try_from(grace.as_secs()).expect("a grace period is short");
+        let request = api::StopContainerRequest { container_id: self.id.clone(), timeout };
+        let _done = call!(self.pod.cri, stop_container, request).expect("StopContainer");
+    }
+
+    /// CRI's words about it.
+    ///
+    /// # Panics
+    ///
+    /// When CRI refuses.
+    #[must_use]
+    pub fn status(&self) -> api::ContainerStatus {
+        let container_id = self.id.clone();
+        let request = api::ContainerStatusRequest { container_id, verbose: false };
+        let answer = call!(self.pod.cri, container_status, request).expect("ContainerStatus");
+        answer.status.expect("a container has a status")
+    }
+
+    /// CRI's numbers about it.
+    ///
+    /// # Panics
+    ///
+    /// When CRI refuses.
+    #[must_use]
+    pub fn stats(&self) -> api::ContainerStats {
+        let request = api::ContainerStatsRequest { container_id: self.id.clone() };
+        let answer = call!(self.pod.cri, container_stats, request).expect("ContainerStats");
+        answer.stats.expect("a running container has numbers")
+    }
+
+    /// What it has written, as `kubectl logs` shows it: (stream, text) a line.
+    ///
+    /// # Panics
+    ///
+    /// When the log is not in CRI's form.
+    #[must_use]
+    pub fn log(&self) -> Vec<(String, String)> {
+        let file = self.pod.logs.join(format!("{}.log", self.name));
+        let log = std::fs::read_to_string(file).unwrap_or_default();
+        let parse = |line: &str| {
+            let mut fields = line.splitn(4, ' ').skip(1);
+            let stream = fields.next().expect("a stream").to_owned();
+            (stream, fields.nth(1).unwrap_or_default().to_owned())
+        };
+        log.lines().map(parse).collect()
+    }
+
+    /// Waits until its log has a line with `needle` in it.
+    ///
+    /// # Panics
+    ///
+    /// When there is none.
+    pub fn says(&self, needle: &str) {
+        let said = wait::within(PATIENCE, || {
+            self.log().iter().any(|(_, text)| text.contains(needle)).then_some(())
+        });
+        assert!(said.is_some(), "{} did not say {needle:?}: {:?}", self.name, self.log());
+    }
+}

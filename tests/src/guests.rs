@@ -1,0 +1,51 @@
+//! The wasm programs of the tests: committed beside their sources, rebuilt by
+//! `tests/guests/build.sh`.
+
+/// A wasm program.
+#[derive(Debug, Clone, Copy)]
+pub struct Guest {
+    /// Its file name; the image `guests` has it in the root folder.
+    pub name: &'static str,
+    /// Its bytes.
+    pub bytes: &'static [u8],
+}
+
+/// Defines a constant for each guest, and the list of them all.
+macro_rules! guests {
+    ($($(#[$doc:meta])+ $name:ident = $file:literal;)+) => {
+        $($(#[$doc])+ pub const $name: Guest = Guest {
+            name: $file,
+            bytes: include_bytes!(concat!("../guests/", $file)),
+        };)+
+        /// Every guest.
+        pub const ALL: &[Guest] = &[$($name),+];
+    };
+}
+
+guests! {
+    /// WASI preview 1, in C: does what its first argument says (`probe.c` lists it).
+    PROBE = "probe.wasm";
+    /// WASI preview 1: imports `nowhere#nothing`, which nothing provides.
+    MISSING_IMPORT = "missing-import.wasm";
+}
+
+/// Bytes that begin like a module and go on as nothing does.
+#[must_use]
+pub fn random_bytes() -> Vec<u8> {
+    let mut bytes = b"\0asm\x01\0\0\0".to_vec();
+    // A fixed sequence (xorshift): a failure can be repeated.
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    for _ in 0..512 {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        bytes.extend_from_slice(&state.to_le_bytes());
+    }
+    bytes
+}
+
+/// The first half of a good module.
+#[must_use]
+pub fn truncated() -> Vec<u8> {
+    PROBE.bytes[..PROBE.bytes.len() / 2].to_vec()
+}

@@ -1,0 +1,228 @@
+//! What a test may not leave behind.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::containerd::Containerd;
+use crate::machine::{self, Runtime};
+
+/// The folder in which shims have their sockets.
+const SOCKET_DIR: &str = "/run/containerd/s";
+/// The folders in which network namespaces get names.
+const NETNS_DIRS: [&str; 2] = ["/run/netns", "/var/run/netns"];
+/// Where Duet may keep records outside of bundles.
+const RECORD_DIR: &str = "/run/duet";
+
+/// What exists on the machine and could be ours, one sentence each.
+#[derive(Debug, Default)]
+pub struct Snapshot {
+    sentences: BTreeSet<String>,
+}
+
+/// What is asked about.
+#[derive(Debug)]
+pub struct Scope<'a> {
+    /// The daemon that the test used.
+    pub daemon: &'a Containerd,
+    /// What ran the containers.
+    pub runtime: Runtime,
+    /// The containerd namespaces that the test used.
+    pub namespaces: &'a [String],
+    /// The network namespaces that CRI made for the test.
+    pub netns: &'a [PathBuf],
+}
+
+impl Snapshot {
+    /// Looks at everything.
+    #[must_use]
+    pub fn take(scope: &Scope<'_>) -> Self {
+        let mut sentences = BTreeSet::new();
+        sentences.extend(processes(scope).into_iter().map(|(_, sentence)| sentence));
+        sentences.extend(mounts(scope));
+        sentences.extend(cgroups(scope).map(|dir| format!("cgroup {}", dir.display())));
+        sentences.extend(named_network_namespaces(scope));
+        // A runc shim that is shot leaves its socket; the oracle is not on trial.
+        if scope.runtime == Runtime::Duet {
+            sentences.extend(sockets());
+        }
+        sentences.extend(state_files(scope));
+        sentences.extend(scope.daemon.network.leftovers());
+        Self { sentences }
+    }
+
+    /// What is there now and was not `before`.
+    #[must_use]
+    pub fn since(&self, before: &Self) -> Vec<String> {
+        self.sentences.difference(&before.sentences).cloned().collect()
+    }
+}
+
+/// Ends what a failed test has left, as far as it can be, so that the next one starts clean.
+pub fn clear(scope: &Scope<'_>) {
+    for (pid, _) in processes(scope) {
+        let pid = nix::unistd::Pid::from_raw(pid);
+        // It may be gone already.
+        let _sent = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL);
+    }
+    let emptied = || cgroups(scope).all(|dir| fs::remove_dir(dir).is_ok()).then_some(());
+    let _given_up = crate::wait::within(std::time::Duration::from_secs(2), emptied);
+}
+
+/// Removes the folders `/<namespace>` that containers had their cgroups in: they are
+/// `ctr`'s choice and no runtime removes them.
+pub fn remove_empty_parents(scope: &Scope<'_>) {
+    for hierarchy in hierarchies() {
+        for namespace in scope.namespaces {
+            // A folder that is missing is fine; one with children is a leak and reported.
+            let _removed = fs::remove_dir(hierarchy.join(namespace));
+        }
+    }
+}
+
+/// Processes of ours: by environment (shims), cgroup (containers), command line, program.
+fn processes(scope: &Scope<'_>) -> Vec<(i32, String)> {
+    let run = format!("DUET_TEST_RUN={}", scope.daemon.dir.display());
+    let daemon = i32::try_from(scope.daemon.pid()).expect("a pid is small");
+    let bin_dir = machine::bin_dir();
+    let mut found = Vec::new();
+    for entry in fs::read_dir("/proc").expect("procfs is mounted").flatten() {
+        let Ok(pid) = entry.file_name().to_string_lossy().parse::<i32>() else { continue };
+        let read = |name: &str| fs::read(entry.path().join(name)).unwrap_or_default();
+        let (environ, cgroup, cmdline) = (read("environ"), read("cgroup"), read("cmdline"));
+        let (cgroup, cmdline) =
+            (String::from_utf8_lossy(&cgroup), String::from_utf8_lossy(&cmdline));
+        let shown = cmdline.replace('\0', " ");
+        let exe = fs::read_link(entry.path().join("exe")).unwrap_or_default();
+        let ours = environ.split(|byte| *byte == 0).any(|entry| entry == run.as_bytes())
+            || names_a_namespace(&cgroup, scope)
+            || names_a_namespace(&cmdline, scope)
+            || (exe.starts_with(&bin_dir) && exe.to_string_lossy().contains("duet-"))
+                && is_child_of(pid, daemon);
+        let keeper = pid == daemon || is_parent_of(pid, daemon);
+        // `ctr` and `strace` are the test's own and end with it; zombies have no name.
+        if ours && !keeper && !is_client(&exe) && !shown.is_empty() {
+            found.push((pid, format!("process {pid}: {shown}({})", cgroup.trim())));
+        }
+    }
+    found
+}
+
+fn names_a_namespace(text: &str, scope: &Scope<'_>) -> bool {
+    // CRI's own namespace is everybody's; its cgroups are told by the pods' parent.
+    scope.namespaces.iter().any(|namespace| text.contains(namespace.as_str()))
+}
+
+fn is_client(exe: &Path) -> bool {
+    exe.file_name().is_some_and(|name| name == "ctr")
+        || std::env::current_exe().is_ok_and(|this| this == exe)
+}
+
+fn parent_of(pid: i32) -> Option<i32> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()
+}
+
+fn is_child_of(pid: i32, parent: i32) -> bool {
+    parent_of(pid) == Some(parent)
+}
+
+fn is_parent_of(pid: i32, child: i32) -> bool {
+    parent_of(child) == Some(pid)
+}
+
+/// Mounts below the daemon's folders, and namespaces that somebody pinned by a mount.
+fn mounts(scope: &Scope<'_>) -> Vec<String> {
+    let table = fs::read_to_string("/proc/self/mountinfo").expect("procfs is mounted");
+    let ours = |line: &&str| {
+        let point = line.split(' ').nth(4).unwrap_or_default();
+        Path::new(point).starts_with(&scope.daemon.dir)
+            || Path::new(point).starts_with(RECORD_DIR)
+            || names_a_namespace(point, scope)
+    };
+    table.lines().filter(ours).map(|line| format!("mount {line}")).collect()
+}
+
+/// Cgroups with the name of one of the test's namespaces in their path.
+fn cgroups(scope: &Scope<'_>) -> impl Iterator<Item = PathBuf> {
+    let mut found = Vec::new();
+    for hierarchy in hierarchies() {
+        for namespace in scope.namespaces {
+            find_named(&hierarchy, namespace, &mut found);
+        }
+    }
+    // The deepest first, so that they can be removed in this order.
+    found.sort_by_key(|dir: &PathBuf| std::cmp::Reverse(dir.components().count()));
+    found.into_iter()
+}
+
+fn find_named(dir: &Path, name: &str, found: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            let path = entry.path();
+            if path.to_string_lossy().contains(name) {
+                found.push(path.clone());
+            }
+            find_named(&path, name, found);
+        }
+    }
+}
+
+/// Where each hierarchy is mounted: one on v2, one per controller on v1.
+fn hierarchies() -> Vec<PathBuf> {
+    let table = fs::read_to_string("/proc/self/mounts").expect("procfs is mounted");
+    let is_cgroup = |kind: &str| kind == "cgroup" || kind == "cgroup2";
+    table
+        .lines()
+        .map(|line| line.split(' ').collect::<Vec<_>>())
+        .filter(|fields| fields.len() > 2 && is_cgroup(fields[2]))
+        .map(|fields| PathBuf::from(fields[1]))
+        .collect()
+}
+
+fn named_network_namespaces(scope: &Scope<'_>) -> Vec<String> {
+    let exists = |path: &&PathBuf| path.exists();
+    let mut found: Vec<_> = scope
+        .netns
+        .iter()
+        .filter(exists)
+        .map(|path| format!("network namespace {}", path.display()))
+        .collect();
+    for dir in NETNS_DIRS {
+        // CRI's names are random, so those of others cannot be told from ours; Duet's own can.
+        let names = entries(Path::new(dir)).filter(|name| name.contains("duet"));
+        found.extend(names.map(|name| format!("network namespace {dir}/{name}")));
+    }
+    found
+}
+
+/// Shim sockets that nobody listens on. One that is served belongs to a process, and
+/// those are looked at by themselves.
+fn sockets() -> Vec<String> {
+    let served = fs::read_to_string("/proc/net/unix").unwrap_or_default();
+    let dead = |name: &String| !served.contains(&format!("{SOCKET_DIR}/{name}"));
+    entries(Path::new(SOCKET_DIR))
+        .filter(dead)
+        .map(|name| format!("socket {SOCKET_DIR}/{name}"))
+        .collect()
+}
+
+fn state_files(scope: &Scope<'_>) -> Vec<String> {
+    let mut found = Vec::new();
+    let namespaces = scope.namespaces.iter().map(String::as_str).chain(["k8s.io"]);
+    for namespace in namespaces {
+        for dir in scope.daemon.task_dirs(namespace) {
+            let tasks = entries(&dir).map(|name| format!("state {}/{name}", dir.display()));
+            found.extend(tasks);
+        }
+    }
+    let records = Path::new(RECORD_DIR);
+    let ours = entries(records).filter(|name| scope.namespaces.iter().any(|n| name.contains(n)));
+    found.extend(ours.map(|name| format!("record {RECORD_DIR}/{name}")));
+    found
+}
+
+fn entries(dir: &Path) -> impl Iterator<Item = String> + use<> {
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+    entries.map(|entry| entry.file_name().to_string_lossy().into_owned())
+}

@@ -1,0 +1,221 @@
+//! The place a scenario plays in: the machine's runtime, a containerd, and the promise
+//! that nothing is left.
+
+use std::cell::RefCell;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
+use std::{process, thread};
+
+use crate::command::{self, Outcome};
+use crate::containerd::Containerd;
+use crate::cri::Cri;
+use crate::ctr::Container;
+use crate::leaks::{self, Scope, Snapshot};
+use crate::machine::{self, Runtime, Skip};
+use crate::{image, wait};
+
+/// How long containerd may take to clean up after the test's last request.
+const CLEANUP: Duration = Duration::from_secs(10);
+
+/// One test at a time: a leak check that sees the whole machine needs it.
+static ALONE: Mutex<()> = Mutex::new(());
+static DAEMON: OnceLock<Containerd> = OnceLock::new();
+static COUNT: AtomicU32 = AtomicU32::new(0);
+
+/// A node that one test has for itself.
+#[derive(Debug)]
+pub struct Node {
+    daemon: &'static Containerd,
+    runtime: Runtime,
+    namespace: String,
+    netns: RefCell<Vec<PathBuf>>,
+    scratch: tempfile::TempDir,
+    before: Snapshot,
+    /// How much the daemon had logged when the test began, in bytes.
+    log_start: usize,
+    _alone: MutexGuard<'static, ()>,
+}
+
+impl Node {
+    /// Enters the node; `None` when the machine cannot be one and nobody requires it.
+    ///
+    /// # Panics
+    ///
+    /// When the machine could be a node but the daemon or an image fails.
+    #[must_use]
+    pub fn enter() -> Option<Self> {
+        if !nix::unistd::geteuid().is_root() {
+            let why = "containers need root".to_owned();
+            machine::skip(&Skip { what: "root", why });
+            return None;
+        }
+        let runtime = Runtime::chosen();
+        if runtime == Runtime::Duet {
+            for name in ["containerd-shim-duet-v1", "duet-runner", "duet-compiler"] {
+                let _path = machine::binary(name);
+            }
+        }
+        let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+        let daemon = DAEMON.get_or_init(Containerd::start);
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let namespace = format!("duett-{}-{number}", process::id());
+        let scratch = tempfile::Builder::new()
+            .prefix("scratch-")
+            .tempdir_in(&daemon.dir)
+            .expect("our own folder");
+        let mut this = Self {
+            daemon,
+            runtime,
+            namespace,
+            netns: RefCell::default(),
+            scratch,
+            before: Snapshot::default(),
+            log_start: daemon.log().len(),
+            _alone: alone,
+        };
+        this.import(&this.namespace);
+        this.before = Snapshot::take(&this.scope(&[], &this.namespaces()));
+        Some(this)
+    }
+
+    /// As [`Node::enter`], for what only Duet offers: with the oracle chosen there is
+    /// nothing to compare, and the test ends.
+    #[must_use]
+    pub fn enter_with_duet() -> Option<Self> {
+        if Runtime::chosen() == Runtime::Runc {
+            eprintln!("not a question for runc");
+            return None;
+        }
+        Self::enter()
+    }
+
+    /// The daemon.
+    #[must_use]
+    pub fn daemon(&self) -> &'static Containerd {
+        self.daemon
+    }
+
+    /// What runs the containers.
+    #[must_use]
+    pub fn runtime(&self) -> Runtime {
+        self.runtime
+    }
+
+    /// The containerd namespace of this test; also its cgroup, and the cgroup parent of
+    /// its CRI pods.
+    #[must_use]
+    pub fn namespace(&self) -> &str {
+        &self.namespace
+    }
+
+    /// A folder that is gone after the test.
+    #[must_use]
+    pub fn scratch(&self) -> &Path {
+        self.scratch.path()
+    }
+
+    /// Runs `ctr` with `args` in this test's namespace.
+    #[must_use]
+    pub fn ctr(&self, args: &[&str]) -> Outcome {
+        command::run(self.daemon.ctr(&self.namespace).args(args))
+    }
+
+    /// A container to be run by `ctr`.
+    #[must_use]
+    pub fn container(&self, id: &str) -> Container<'_> {
+        Container::new(self, id)
+    }
+
+    /// A CRI client of this node.
+    #[must_use]
+    pub fn cri(&self) -> Cri<'_> {
+        self.import("k8s.io");
+        Cri::connect(self)
+    }
+
+    /// Remembers a network namespace that must be gone when the test ends.
+    pub(crate) fn remember_netns(&self, path: PathBuf) {
+        self.netns.borrow_mut().push(path);
+    }
+
+    /// Imports the images into `namespace`, which is quick: contents are shared.
+    fn import(&self, namespace: &str) {
+        static ARCHIVES: OnceLock<Vec<PathBuf>> = OnceLock::new();
+        let archives = ARCHIVES.get_or_init(|| {
+            let write = |(number, image): (usize, image::Image)| {
+                let file = self.daemon.dir.join(format!("image-{number}.tar"));
+                image.write(&file).expect("our own folder");
+                file
+            };
+            image::all().into_iter().enumerate().map(write).collect()
+        });
+        let there = command::run(self.daemon.ctr(namespace).args(["images", "ls", "-q"])).ok();
+        if there.stdout.contains(image::PAUSE) {
+            return;
+        }
+        for archive in archives {
+            let mut import = self.daemon.ctr(namespace);
+            let _imported = command::run(import.args(["images", "import"]).arg(archive)).ok();
+        }
+    }
+
+    fn namespaces(&self) -> [String; 1] {
+        [self.namespace.clone()]
+    }
+
+    fn scope<'a>(&self, netns: &'a [PathBuf], namespaces: &'a [String]) -> Scope<'a> {
+        Scope { daemon: self.daemon, runtime: self.runtime, namespaces, netns }
+    }
+
+    /// Waits until nothing is left; returns what still is.
+    fn leftovers(&self) -> Vec<String> {
+        let (netns, namespaces) = (self.netns.borrow().clone(), self.namespaces());
+        let scope = self.scope(&netns, &namespaces);
+        let mut left = Vec::new();
+        let _clean = wait::within(CLEANUP, || {
+            leaks::remove_empty_parents(&scope);
+            left = Snapshot::take(&scope).since(&self.before);
+            left.is_empty().then_some(())
+        });
+        if !left.is_empty() {
+            leaks::clear(&scope);
+        }
+        left
+    }
+
+    /// Shows what the daemon and its shims have logged during this test.
+    fn show_log(&self) {
+        let log = self.daemon.log();
+        let log = log.get(self.log_start..).unwrap_or_default();
+        let told = |line: &&str| !line.contains("level=debug") && !line.contains("loading plugin");
+        let lines: Vec<_> = log.lines().filter(told).collect();
+        eprintln!("--- containerd and shims ---\n{}", lines.join("\n"));
+    }
+
+    /// Takes the images away, so that the namespace can go too.
+    fn forget(&self) {
+        let images = [image::BUSYBOX, image::BUSYBOX_AS_USER, image::GUESTS, image::PAUSE];
+        let _gone = self.ctr(&[&["images", "rm"][..], &images[..]].concat());
+        let _gone = command::run(self.daemon.ctr("default").args([
+            "namespaces",
+            "remove",
+            &self.namespace,
+        ]));
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        let left = self.leftovers();
+        self.forget();
+        if thread::panicking() {
+            self.show_log();
+            eprintln!("--- left behind ---\n{}", left.join("\n"));
+        } else if !left.is_empty() {
+            self.show_log();
+            panic!("the test left behind:\n{}", left.join("\n"));
+        }
+    }
+}
