@@ -11,7 +11,8 @@
 //! 5. the process itself, with fewer privileges after each step (`privileges`).
 
 use crate::{
-    Error, Facts, Plan, Program, dev, mounts, namespaces, privileges, program, wasm, writer::Writer,
+    Error, Facts, Plan, Program, dev, mounts, mounts::ms, namespaces, privileges, program, wasm,
+    writer::Writer,
 };
 use duet_spec::{Container, PropagationKind};
 use duet_step::Step;
@@ -60,8 +61,8 @@ pub fn container(spec: &Container, facts: &Facts, kind: Program) -> Result<Plan,
     // Last, because nothing can be bound out of an unbindable root, and what is mounted on a
     // shared one becomes shared.
     match spec.root.propagation.map(|propagation| propagation.kind) {
-        Some(PropagationKind::Shared) => writer.step(Step::Propagation(mounts::SHARED)),
-        Some(PropagationKind::Unbindable) => writer.step(Step::Propagation(mounts::UNBINDABLE)),
+        Some(PropagationKind::Shared) => writer.step(Step::Propagation(ms::SHARED)),
+        Some(PropagationKind::Unbindable) => writer.step(Step::Propagation(ms::UNBINDABLE)),
         Some(PropagationKind::Private | PropagationKind::Slave) | None => {}
     }
     namespaces::names(&mut writer, spec)?;

@@ -63,9 +63,10 @@ impl Plan {
             format!("{op}, {place}")
         };
         let error = Errno::from_raw(errno);
-        let code = match error {
-            Errno::UnknownErrno => format!("errno {errno}"),
-            known => format!("{known:?}"),
+        let code = if error == Errno::UnknownErrno {
+            format!("errno {errno}")
+        } else {
+            format!("{error:?}")
         };
         let found = usize::try_from(step)
             .ok()

@@ -7,13 +7,14 @@ use crate::{
 use duet_spec::{Attributes, Container, Mount, MountKind, Propagation, PropagationKind, attr};
 use duet_step::{Destination, Mount as MountStep, Reg, Source, Step};
 
-/// `MS_SHARED`.
-pub(crate) const SHARED: u32 = libc::MS_SHARED as u32;
-/// `MS_UNBINDABLE`.
-pub(crate) const UNBINDABLE: u32 = libc::MS_UNBINDABLE as u32;
-const SLAVE: u32 = libc::MS_SLAVE as u32;
-const PRIVATE: u32 = libc::MS_PRIVATE as u32;
-const REC: u32 = libc::MS_REC as u32;
+/// Propagation types of `linux/mount.h`, in the width that `mount_setattr(2)` takes them in.
+pub(crate) mod ms {
+    pub(crate) const REC: u32 = 1 << 14;
+    pub(crate) const UNBINDABLE: u32 = 1 << 17;
+    pub(crate) const PRIVATE: u32 = 1 << 18;
+    pub(crate) const SLAVE: u32 = 1 << 19;
+    pub(crate) const SHARED: u32 = 1 << 20;
+}
 
 /// Files below `/proc` that may be replaced by a bind, as LXCFS and its like do; runc's list.
 /// Anything else there is trusted by somebody (CVE-2019-16884 wrote LSM labels to nowhere).
@@ -34,13 +35,13 @@ const REPLACEABLE: [&str; 11] = [
 /// Cuts the inherited mount tree off the host's and attaches the container's root.
 pub(crate) fn root(writer: &mut Writer, spec: &Container) {
     let propagation = match spec.root.propagation.map(|propagation| propagation.kind) {
-        Some(PropagationKind::Private | PropagationKind::Unbindable) => PRIVATE,
+        Some(PropagationKind::Private | PropagationKind::Unbindable) => ms::PRIVATE,
         // Mounts of the host go on arriving, as runc's default has it. Never shared, even when
         // the root is to be: what is mounted here would appear on the host, and pivot_root
         // refuses. A shared root becomes shared again at the end.
-        Some(PropagationKind::Slave | PropagationKind::Shared) | None => SLAVE,
+        Some(PropagationKind::Slave | PropagationKind::Shared) | None => ms::SLAVE,
     };
-    writer.step(Step::Propagation(propagation | REC));
+    writer.step(Step::Propagation(propagation | ms::REC));
     let tree = writer.slot(Descriptor::Given(Given::RootTree));
     let at = writer.path(&spec.root.path);
     writer.step(Step::AttachRoot {
@@ -163,10 +164,10 @@ pub(crate) fn step(
 
 fn bits(kind: PropagationKind) -> u32 {
     match kind {
-        PropagationKind::Private => PRIVATE,
-        PropagationKind::Slave => SLAVE,
-        PropagationKind::Shared => SHARED,
-        PropagationKind::Unbindable => UNBINDABLE,
+        PropagationKind::Private => ms::PRIVATE,
+        PropagationKind::Slave => ms::SLAVE,
+        PropagationKind::Shared => ms::SHARED,
+        PropagationKind::Unbindable => ms::UNBINDABLE,
     }
 }
 

@@ -1,6 +1,6 @@
 //! A plan for people: one line a step.
 
-use crate::{Descriptor, Given, Plan, namespaces::clone};
+use crate::{Descriptor, Given, Plan, mounts::ms, namespaces::clone};
 use duet_spec::{Capabilities, attr};
 use duet_step::{Destination, Exec, Mount, Slot, Source, Step};
 
@@ -190,7 +190,7 @@ impl Plan {
         text += &changes("r", mount.set_recursive, mount.clear_recursive);
         if mount.propagation != 0 {
             let recursive = if mount.propagation_recursive {
-                libc::MS_REC as u32
+                ms::REC
             } else {
                 0
             };
@@ -239,16 +239,12 @@ fn namespaces(flags: u64) -> String {
 }
 
 fn propagation(bits: u32) -> String {
-    let recursive = if bits & libc::MS_REC as u32 != 0 {
-        "r"
-    } else {
-        ""
-    };
-    let kind = match libc::c_ulong::from(bits) & !libc::MS_REC {
-        libc::MS_SHARED => "shared",
-        libc::MS_SLAVE => "slave",
-        libc::MS_PRIVATE => "private",
-        libc::MS_UNBINDABLE => "unbindable",
+    let recursive = if bits & ms::REC != 0 { "r" } else { "" };
+    let kind = match bits & !ms::REC {
+        ms::SHARED => "shared",
+        ms::SLAVE => "slave",
+        ms::PRIVATE => "private",
+        ms::UNBINDABLE => "unbindable",
         _ => "?",
     };
     format!("{recursive}{kind}")

@@ -286,9 +286,8 @@ impl LiftedCapabilities {
             return Ok(lifted);
         }
         let field = format!("{prefix}capabilities");
-        let members = match taken {
-            Value::Object(members) => members,
-            other => return Err(document.value(&field, &other.to_string(), "is not an object")),
+        let Value::Object(members) = taken else {
+            return Err(document.value(&field, &taken.to_string(), "is not an object"));
         };
         let mut sets = Capabilities::default();
         for (name, list) in members {
@@ -302,10 +301,11 @@ impl LiftedCapabilities {
                 // Not in the list of offered fields, so it asks for nothing.
                 _ => continue,
             };
-            let names = match list {
-                Value::Null => continue,
-                Value::Array(names) => names,
-                other => return Err(document.value(&field, &other.to_string(), "is not a list")),
+            if list.is_null() {
+                continue;
+            }
+            let Value::Array(names) = list else {
+                return Err(document.value(&field, &list.to_string(), "is not a list"));
             };
             for (index, name) in names.into_iter().enumerate() {
                 let Value::String(name) = name else {
