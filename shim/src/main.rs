@@ -1,3 +1,106 @@
-//! (being written)
+//! `containerd-shim-duet-v1`: the program containerd starts for a pod.
+//!
+//! One binary, five roles, in the order of a pod's life:
+//!
+//! | Call | Role | File |
+//! | --- | --- | --- |
+//! | `-info` | says what this shim can do | [`info`] |
+//! | `start` | finds the pod's shim or starts one, answers with its address | [`start`] |
+//! | `serve` | is the pod's shim; only `start` calls it | [`serve`] |
+//! | `delete` | cleans up after a shim that is gone | [`delete`] |
+//! | `-v` | says its name and version | here |
+//!
+//! containerd reads the standard output of every role but `serve` as a message, so
+//! nothing else may be printed there; an error is one line on standard error.
+#![forbid(unsafe_code)]
 
-fn main() {}
+mod bootstrap;
+mod delete;
+mod error;
+mod events;
+mod info;
+mod logging;
+mod metrics;
+mod options;
+mod serve;
+mod socket;
+mod start;
+mod status;
+mod task;
+
+use std::env;
+use std::ffi::OsString;
+use std::io::{self, Write as _};
+use std::process::ExitCode;
+
+use containerd_shim::Flags;
+
+use crate::error::Error;
+
+/// The name of this runtime, as containerd spells it.
+const NAME: &str = "io.containerd.duet.v1";
+
+/// The commit this binary was built from, if whoever built it said so.
+const COMMIT: Option<&str> = option_env!("DUET_COMMIT");
+
+fn main() -> ExitCode {
+    let args: Vec<OsString> = env::args_os().skip(1).collect();
+    match play(&args).and_then(|answer| print(&answer)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // Nobody is left to tell if standard error is gone too.
+            drop(writeln!(
+                io::stderr(),
+                "containerd-shim-duet-v1: {}",
+                error.chain()
+            ));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Plays the role that the arguments name and returns what belongs on standard output.
+fn play(args: &[OsString]) -> Result<Vec<u8>, Error> {
+    let flags = containerd_shim::parse(args).map_err(|error| Error::Flags(error.to_string()))?;
+    if flags.version {
+        return Ok(version().into_bytes());
+    }
+    if flags.info {
+        return info::run();
+    }
+    match flags.action.as_str() {
+        "start" => start::run(&identified(flags)?),
+        "serve" => serve::run(&identified(flags)?).map(|()| Vec::new()),
+        "delete" => delete::run(&identified(flags)?),
+        action => Err(Error::Action(action.to_owned())),
+    }
+}
+
+/// Checks that the caller said whom this is about: every role needs both.
+fn identified(flags: Flags) -> Result<Flags, Error> {
+    if flags.id.is_empty() {
+        return Err(Error::Missing("-id"));
+    }
+    if flags.namespace.is_empty() {
+        return Err(Error::Missing("-namespace"));
+    }
+    Ok(flags)
+}
+
+fn version() -> String {
+    let commit = COMMIT
+        .map(|commit| format!(" ({commit})"))
+        .unwrap_or_default();
+    format!(
+        "containerd-shim-duet-v1 {NAME} {}{commit}\n",
+        env!("CARGO_PKG_VERSION")
+    )
+}
+
+fn print(answer: &[u8]) -> Result<(), Error> {
+    let mut stdout = io::stdout().lock();
+    stdout
+        .write_all(answer)
+        .and_then(|()| stdout.flush())
+        .map_err(|source| Error::Reply { source })
+}

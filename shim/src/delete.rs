@@ -1,0 +1,89 @@
+//! `delete`: cleans up after a shim that is gone, and says how its container ended.
+//!
+//! containerd runs it after every shim's end, also a clean one, and at its own start for
+//! bundles nobody answers for; it waits 5 s at most. Everything comes from the record on
+//! disk and no FIFO is opened, so nothing can block, and a second run finds nothing to do.
+//!
+//! A container that shared its shim with others ends before them: as long as the shim
+//! answers, only that container is cleaned, and the rest of the pod is the shim's.
+
+use std::env;
+use std::fs;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use containerd_shim::Flags;
+use containerd_shim_protos::api::DeleteResponse;
+use duet_pod::clean;
+use protobuf::Message as _;
+use protobuf::well_known_types::timestamp::Timestamp;
+
+use crate::error::Error;
+use crate::events::unsigned;
+use crate::socket::Socket;
+
+/// What a container's end is called when nobody saw it: the code of `SIGKILL`, which is
+/// what its last process got.
+const KILLED: u32 = 137;
+
+/// Plays the role; returns containerd's `DeleteResponse`.
+pub(crate) fn run(flags: &Flags) -> Result<Vec<u8>, Error> {
+    let bundle = bundle(flags)?;
+    let only = shim_lives(&bundle, &flags.id)?.then_some(flags.id.as_str());
+    let cleaned = clean::clean(&bundle, only).map_err(|source| Error::Delete {
+        id: flags.id.clone(),
+        source,
+    })?;
+    // The pod's other members went with it; the answer is about the one that was named.
+    let ours = cleaned.into_iter().find(|cleaned| cleaned.id == flags.id);
+    let mut response = DeleteResponse {
+        exit_status: KILLED,
+        exited_at: Some(Timestamp::from(SystemTime::now())).into(),
+        ..DeleteResponse::default()
+    };
+    if let Some(cleaned) = ours {
+        response.pid = unsigned(cleaned.pid);
+        response.exit_status = u32::from(cleaned.exit.code);
+        response.exited_at = Some(Timestamp::from(cleaned.exit.at)).into();
+    }
+    response
+        .write_to_bytes()
+        .map_err(|source| Error::Encode { source })
+}
+
+/// Whether the container's shim still answers; the socket of a dead one is removed.
+fn shim_lives(bundle: &Path, id: &str) -> Result<bool, Error> {
+    let address = bundle.join("address");
+    let text = match fs::read_to_string(&address) {
+        Ok(text) => text,
+        // `start` failed before it had a socket.
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
+        Err(source) => {
+            return Err(Error::File {
+                verb: "reading",
+                path: address,
+                source,
+            });
+        }
+    };
+    let path = PathBuf::from(text.trim_start_matches("unix://"));
+    Socket::at(&path).sweep(id).map_err(|source| Error::File {
+        verb: "removing",
+        path,
+        source,
+    })
+}
+
+/// The bundle: named by a flag, or else the directory we were started in.
+fn bundle(flags: &Flags) -> Result<PathBuf, Error> {
+    if flags.bundle.is_empty() {
+        env::current_dir().map_err(|source| Error::File {
+            verb: "opening",
+            path: PathBuf::from("."),
+            source,
+        })
+    } else {
+        Ok(PathBuf::from(&flags.bundle))
+    }
+}

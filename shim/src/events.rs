@@ -1,0 +1,267 @@
+//! Facts out: one queue in the order in which things happened, one event at a time.
+//!
+//! Whoever waits for events relies on their order (`start` before `exit`, init's exit
+//! last), so an event that containerd does not take is tried again before the next one is
+//! sent. No request ever waits for this: the queue has no end to run against, and when
+//! containerd is away for long, the oldest events are given up.
+
+use std::time::{Duration, SystemTime};
+
+use containerd_shim_protos::api::Mount;
+use containerd_shim_protos::events::task as wire;
+use containerd_shim_protos::shim::event::Envelope;
+use containerd_shim_protos::shim::events::ForwardRequest;
+use containerd_shim_protos::shim_async::{Client, EventsClient};
+use containerd_shim_protos::topics;
+use duet_pod::{Exit, Fact, RootfsMount, Stdio};
+use protobuf::MessageFull;
+use protobuf::well_known_types::any::Any;
+use protobuf::well_known_types::timestamp::Timestamp;
+use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::time;
+use tracing::{debug, warn};
+use ttrpc::context;
+
+use crate::status;
+
+/// How long containerd may take over one event: 5 s, as containerd's own shim gives it.
+const FORWARD_LIMIT: Duration = Duration::from_secs(5);
+
+/// How long to wait before each further try: together about 6 s, enough for a restart of
+/// containerd on a busy node.
+const PAUSES: [Duration; 5] = [
+    Duration::from_millis(50),
+    Duration::from_millis(250),
+    Duration::from_secs(1),
+    Duration::from_secs(2),
+    Duration::from_secs(3),
+];
+
+/// How many events may wait before an old one gets no second try: 2048, the length of
+/// containerd's own queue.
+const BACKLOG: usize = 2048;
+
+/// The way to containerd.
+pub(crate) struct Publisher {
+    address: String,
+    namespace: String,
+    client: Option<EventsClient>,
+}
+
+/// Why one event was not delivered.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Undelivered(ttrpc::Error);
+
+// === impl Publisher ===
+
+impl Publisher {
+    /// A publisher for `address`, containerd's ttrpc socket. Nothing is connected yet.
+    pub(crate) fn new(address: &str, namespace: &str) -> Self {
+        let address = if address.contains("://") {
+            address.to_owned()
+        } else {
+            format!("unix://{address}")
+        };
+        Self {
+            address,
+            namespace: namespace.to_owned(),
+            client: None,
+        }
+    }
+
+    /// Publishes facts until nobody can state another.
+    pub(crate) async fn run(mut self, mut facts: UnboundedReceiver<Fact>) {
+        while let Some(fact) = facts.recv().await {
+            let envelope = self.envelope(fact);
+            let mut pauses = PAUSES.iter();
+            while let Err(error) = self.forward(&envelope).await {
+                match pauses.next() {
+                    Some(pause) if facts.len() < BACKLOG => time::sleep(*pause).await,
+                    Some(_) | None => {
+                        warn!(topic = envelope.topic, %error, "event given up");
+                        break;
+                    }
+                }
+            }
+        }
+    }
+
+    fn envelope(&self, fact: Fact) -> Envelope {
+        let (topic, event) = event(fact);
+        Envelope {
+            timestamp: Some(Timestamp::from(SystemTime::now())).into(),
+            namespace: self.namespace.clone(),
+            topic: topic.to_owned(),
+            event: Some(event).into(),
+            ..Envelope::default()
+        }
+    }
+
+    async fn forward(&mut self, envelope: &Envelope) -> Result<(), Undelivered> {
+        let client = match self.client.take() {
+            Some(client) => client,
+            None => {
+                let connection = Client::connect(&self.address).await.map_err(Undelivered)?;
+                EventsClient::new(connection)
+            }
+        };
+        let request = ForwardRequest {
+            envelope: Some(envelope.clone()).into(),
+            ..ForwardRequest::default()
+        };
+        match client
+            .forward(context::with_duration(FORWARD_LIMIT), &request)
+            .await
+        {
+            Ok(_) => {
+                self.client = Some(client);
+                Ok(())
+            }
+            // containerd has read it and says no: it would say the same again.
+            Err(error) if status::is_answer(&error) => {
+                debug!(topic = envelope.topic, %error, "containerd refused an event");
+                self.client = Some(client);
+                Ok(())
+            }
+            // The connection is of no more use; the next try makes another.
+            Err(error) => Err(Undelivered(error)),
+        }
+    }
+}
+
+/// A fact in containerd's words.
+fn event(fact: Fact) -> (&'static str, Any) {
+    match fact {
+        Fact::Created {
+            id,
+            bundle,
+            rootfs,
+            stdio,
+            pid,
+        } => (
+            topics::TASK_CREATE_EVENT_TOPIC,
+            pack(&wire::TaskCreate {
+                container_id: id,
+                bundle: bundle.to_string_lossy().into_owned(),
+                rootfs: rootfs.into_iter().map(mount).collect(),
+                io: Some(io(stdio)).into(),
+                pid: unsigned(pid),
+                ..wire::TaskCreate::default()
+            }),
+        ),
+        Fact::Started { id, pid } => (
+            topics::TASK_START_EVENT_TOPIC,
+            pack(&wire::TaskStart {
+                container_id: id,
+                pid: unsigned(pid),
+                ..wire::TaskStart::default()
+            }),
+        ),
+        Fact::ExecAdded { id, exec } => (
+            topics::TASK_EXEC_ADDED_EVENT_TOPIC,
+            pack(&wire::TaskExecAdded {
+                container_id: id,
+                exec_id: exec,
+                ..wire::TaskExecAdded::default()
+            }),
+        ),
+        Fact::ExecStarted { id, exec, pid } => (
+            topics::TASK_EXEC_STARTED_EVENT_TOPIC,
+            pack(&wire::TaskExecStarted {
+                container_id: id,
+                exec_id: exec,
+                pid: unsigned(pid),
+                ..wire::TaskExecStarted::default()
+            }),
+        ),
+        Fact::Exited {
+            id,
+            process,
+            pid,
+            exit,
+        } => (
+            topics::TASK_EXIT_EVENT_TOPIC,
+            pack(&wire::TaskExit {
+                container_id: id,
+                id: process,
+                pid: unsigned(pid),
+                exit_status: u32::from(exit.code),
+                exited_at: exited_at(exit).into(),
+                ..wire::TaskExit::default()
+            }),
+        ),
+        Fact::Deleted { id, pid, exit } => (
+            topics::TASK_DELETE_EVENT_TOPIC,
+            pack(&wire::TaskDelete {
+                container_id: id,
+                pid: unsigned(pid),
+                exit_status: u32::from(exit.code),
+                exited_at: exited_at(exit).into(),
+                ..wire::TaskDelete::default()
+            }),
+        ),
+        Fact::Paused { id } => (
+            topics::TASK_PAUSED_EVENT_TOPIC,
+            pack(&wire::TaskPaused {
+                container_id: id,
+                ..wire::TaskPaused::default()
+            }),
+        ),
+        Fact::Resumed { id } => (
+            topics::TASK_RESUMED_EVENT_TOPIC,
+            pack(&wire::TaskResumed {
+                container_id: id,
+                ..wire::TaskResumed::default()
+            }),
+        ),
+        Fact::Oom { id } => (
+            topics::TASK_OOM_EVENT_TOPIC,
+            pack(&wire::TaskOOM {
+                container_id: id,
+                ..wire::TaskOOM::default()
+            }),
+        ),
+    }
+}
+
+/// Packs a message under its bare name, as containerd's `typeurl` does; `Any::pack` would
+/// put a host before it, which containerd 1.6 does not take off.
+pub(crate) fn pack<M: MessageFull>(message: &M) -> Any {
+    Any {
+        type_url: M::descriptor().full_name().to_owned(),
+        // Writing into memory fails only beyond 2 GiB.
+        value: message.write_to_bytes().unwrap_or_default(),
+        ..Any::default()
+    }
+}
+
+/// When a process ended, on the wire.
+pub(crate) fn exited_at(exit: Exit) -> Option<Timestamp> {
+    Some(Timestamp::from(exit.at))
+}
+
+/// A process id on the wire: 0 where there is none.
+pub(crate) fn unsigned(pid: i32) -> u32 {
+    u32::try_from(pid).unwrap_or(0)
+}
+
+fn mount(mount: RootfsMount) -> Mount {
+    Mount {
+        type_: mount.fstype,
+        source: mount.source,
+        target: mount.target,
+        options: mount.options,
+        ..Mount::default()
+    }
+}
+
+fn io(stdio: Stdio) -> wire::TaskIO {
+    wire::TaskIO {
+        stdin: stdio.stdin,
+        stdout: stdio.stdout,
+        stderr: stdio.stderr,
+        terminal: stdio.terminal,
+        ..wire::TaskIO::default()
+    }
+}

@@ -1,0 +1,278 @@
+//! `-info`: what this shim can do, so that containerd offers no more and no less.
+//!
+//! CRI reads two things out of it: recursive read-only mounts (`rro` in `mountOptions`)
+//! and user namespaces (`user` in `namespaces` together with `idmap`). A thing is listed
+//! only once a container can have it.
+
+use std::fs;
+
+use containerd_shim_protos::types::introspection::{RuntimeInfo, RuntimeVersion};
+use protobuf::Message as _;
+use protobuf::well_known_types::any::Any;
+use serde_json::{Value, json};
+
+use crate::error::Error;
+use crate::options::Options;
+use crate::{COMMIT, NAME, bootstrap};
+
+/// The type containerd looks for: the OCI runtime-spec's `Features`, in JSON.
+const FEATURES: &str = "types.containerd.io/opencontainers/runtime-spec/1/features/Features";
+
+/// What a mount's `options` may say beyond what its file system understands itself.
+const MOUNT_OPTIONS: &[&str] = &[
+    "async",
+    "atime",
+    "bind",
+    "defaults",
+    "dev",
+    "diratime",
+    "dirsync",
+    "exec",
+    "iversion",
+    "lazytime",
+    "loud",
+    "mand",
+    "noatime",
+    "nodev",
+    "nodiratime",
+    "noexec",
+    "noiversion",
+    "nolazytime",
+    "nomand",
+    "norelatime",
+    "nostrictatime",
+    "nosuid",
+    "nosymfollow",
+    "private",
+    "ratime",
+    "rbind",
+    "rdev",
+    "rdiratime",
+    "relatime",
+    "remount",
+    "rexec",
+    "rnoatime",
+    "rnodev",
+    "rnodiratime",
+    "rnoexec",
+    "rnorelatime",
+    "rnostrictatime",
+    "rnosuid",
+    "rnosymfollow",
+    "ro",
+    "rprivate",
+    "rrelatime",
+    "rro",
+    "rrw",
+    "rshared",
+    "rslave",
+    "rw",
+    "shared",
+    "silent",
+    "slave",
+    "strictatime",
+    "suid",
+    "sync",
+];
+
+/// Plays the role; returns containerd's `RuntimeInfo`.
+pub(crate) fn run() -> Result<Vec<u8>, Error> {
+    let input = bootstrap::read()?;
+    let options = if input.is_empty() {
+        None
+    } else {
+        Some(Any::parse_from_bytes(&input).map_err(|source| Error::Encode { source })?)
+    };
+    // An administrator's mistake shows up here first, before any pod.
+    Options::read(options.as_ref()).map_err(|source| Error::Options { source })?;
+    info(options)
+        .write_to_bytes()
+        .map_err(|source| Error::Encode { source })
+}
+
+fn info(options: Option<Any>) -> RuntimeInfo {
+    RuntimeInfo {
+        name: NAME.to_owned(),
+        version: Some(RuntimeVersion {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            revision: COMMIT.unwrap_or_default().to_owned(),
+            ..RuntimeVersion::default()
+        })
+        .into(),
+        options: options.into(),
+        features: Some(Any {
+            type_url: FEATURES.to_owned(),
+            value: features().to_string().into_bytes(),
+            ..Any::default()
+        })
+        .into(),
+        ..RuntimeInfo::default()
+    }
+}
+
+/// The OCI `Features` of this build on this kernel.
+fn features() -> Value {
+    json!({
+        "ociVersionMin": "1.0.0",
+        "ociVersionMax": "1.2.0",
+        "hooks": [],
+        "mountOptions": MOUNT_OPTIONS,
+        "linux": {
+            "namespaces": ["cgroup", "ipc", "mount", "network", "pid", "uts"],
+            "capabilities": capabilities(),
+            "cgroup": {
+                "v1": true,
+                "v2": true,
+                "systemd": false,
+                "systemdUser": false,
+                "rdma": true,
+            },
+            "seccomp": {
+                "enabled": true,
+                "actions": [
+                    "SCMP_ACT_ALLOW",
+                    "SCMP_ACT_ERRNO",
+                    "SCMP_ACT_KILL",
+                    "SCMP_ACT_KILL_PROCESS",
+                    "SCMP_ACT_KILL_THREAD",
+                    "SCMP_ACT_LOG",
+                    "SCMP_ACT_TRACE",
+                    "SCMP_ACT_TRAP",
+                ],
+                "operators": [
+                    "SCMP_CMP_EQ",
+                    "SCMP_CMP_GE",
+                    "SCMP_CMP_GT",
+                    "SCMP_CMP_LE",
+                    "SCMP_CMP_LT",
+                    "SCMP_CMP_MASKED_EQ",
+                    "SCMP_CMP_NE",
+                ],
+                "archs": ["SCMP_ARCH_AARCH64", "SCMP_ARCH_X32", "SCMP_ARCH_X86", "SCMP_ARCH_X86_64"],
+                "knownFlags": [
+                    "SECCOMP_FILTER_FLAG_LOG",
+                    "SECCOMP_FILTER_FLAG_SPEC_ALLOW",
+                    "SECCOMP_FILTER_FLAG_TSYNC",
+                ],
+                "supportedFlags": [
+                    "SECCOMP_FILTER_FLAG_LOG",
+                    "SECCOMP_FILTER_FLAG_SPEC_ALLOW",
+                    "SECCOMP_FILTER_FLAG_TSYNC",
+                ],
+            },
+            "apparmor": { "enabled": false },
+            "selinux": { "enabled": false },
+            "intelRdt": { "enabled": false },
+            "mountExtensions": { "idmap": { "enabled": false } },
+            "netDevices": { "enabled": false },
+        },
+    })
+}
+
+/// The capabilities that the running kernel knows, in its own order.
+fn capabilities() -> Vec<&'static str> {
+    let last = fs::read_to_string("/proc/sys/kernel/cap_last_cap")
+        .ok()
+        .and_then(|text| text.trim().parse::<usize>().ok())
+        .unwrap_or(CAPABILITIES.len() - 1);
+    CAPABILITIES.iter().copied().take(last + 1).collect()
+}
+
+/// `linux/capability.h`, in order of their numbers.
+const CAPABILITIES: &[&str] = &[
+    "CAP_CHOWN",
+    "CAP_DAC_OVERRIDE",
+    "CAP_DAC_READ_SEARCH",
+    "CAP_FOWNER",
+    "CAP_FSETID",
+    "CAP_KILL",
+    "CAP_SETGID",
+    "CAP_SETUID",
+    "CAP_SETPCAP",
+    "CAP_LINUX_IMMUTABLE",
+    "CAP_NET_BIND_SERVICE",
+    "CAP_NET_BROADCAST",
+    "CAP_NET_ADMIN",
+    "CAP_NET_RAW",
+    "CAP_IPC_LOCK",
+    "CAP_IPC_OWNER",
+    "CAP_SYS_MODULE",
+    "CAP_SYS_RAWIO",
+    "CAP_SYS_CHROOT",
+    "CAP_SYS_PTRACE",
+    "CAP_SYS_PACCT",
+    "CAP_SYS_ADMIN",
+    "CAP_SYS_BOOT",
+    "CAP_SYS_NICE",
+    "CAP_SYS_RESOURCE",
+    "CAP_SYS_TIME",
+    "CAP_SYS_TTY_CONFIG",
+    "CAP_MKNOD",
+    "CAP_LEASE",
+    "CAP_AUDIT_WRITE",
+    "CAP_AUDIT_CONTROL",
+    "CAP_SETFCAP",
+    "CAP_MAC_OVERRIDE",
+    "CAP_MAC_ADMIN",
+    "CAP_SYSLOG",
+    "CAP_WAKE_ALARM",
+    "CAP_BLOCK_SUSPEND",
+    "CAP_AUDIT_READ",
+    "CAP_PERFMON",
+    "CAP_BPF",
+    "CAP_CHECKPOINT_RESTORE",
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use oci_spec::runtime::Features;
+
+    #[test]
+    fn the_features_are_what_the_runtime_spec_calls_features() {
+        let features: Features = serde_json::from_value(features()).unwrap();
+        let linux = features.linux().as_ref().unwrap();
+        assert_eq!(linux.namespaces().as_ref().unwrap().len(), 6);
+        assert_eq!(
+            linux
+                .seccomp()
+                .as_ref()
+                .unwrap()
+                .actions()
+                .as_ref()
+                .unwrap()
+                .len(),
+            8
+        );
+        assert!(
+            features
+                .mount_options()
+                .as_ref()
+                .unwrap()
+                .contains(&"rro".to_owned())
+        );
+    }
+
+    #[test]
+    fn containerd_finds_them_by_their_type() {
+        let any = Any {
+            type_url: "x".to_owned(),
+            ..Any::default()
+        };
+        let bytes = info(Some(any)).write_to_bytes().unwrap();
+        let info = RuntimeInfo::parse_from_bytes(&bytes).unwrap();
+        assert_eq!(info.name, "io.containerd.duet.v1");
+        assert_eq!(info.version.version, env!("CARGO_PKG_VERSION"));
+        assert_eq!(info.features.type_url, FEATURES);
+        assert_eq!(
+            info.options.type_url, "x",
+            "the options come back as they were sent"
+        );
+    }
+
+    #[test]
+    fn the_mount_options_are_sorted_and_listed_once() {
+        assert!(MOUNT_OPTIONS.is_sorted_by(|a, b| a < b));
+    }
+}

@@ -1,0 +1,321 @@
+//! Runtime options: what an administrator may set per runtime, in the two forms in which
+//! containerd passes them on.
+//!
+//! `containerd.runc.v1.Options` is a message of its own (`ctr`, the client library, CRI for
+//! user namespaces). `runtimeoptions.v1.Options` carries text: CRI puts the TOML section
+//! `[...runtimes.duet.options]` into `config_body`, or only the path of such a file into
+//! `config_path`.
+
+use std::fs;
+use std::io;
+use std::path::PathBuf;
+
+use containerd_shim_protos::shim::oci;
+use protobuf::well_known_types::any::Any;
+use protobuf::{CodedInputStream, Message as _};
+use serde::Deserialize;
+
+/// runc's message, as containerd's `typeurl` names it.
+const RUNC: &str = "containerd.runc.v1.Options";
+/// The message for every other runtime; the same one under CRI's older package name.
+const RUNTIME: [&str; 2] = ["runtimeoptions.v1.Options", "cri.runtimeoptions.v1.Options"];
+
+/// The options that Duet knows, checked.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Options {
+    /// Whether cgroups are systemd's to make: `cgroupsPath` is `slice:prefix:name`.
+    pub(crate) systemd_cgroup: bool,
+    /// Who owns the ends of the pipes that the container holds: the mapped root of a user
+    /// namespace.
+    pub(crate) io_uid: u32,
+    /// The group that goes with [`Options::io_uid`].
+    pub(crate) io_gid: u32,
+    /// The cgroup the shim itself belongs in, below each hierarchy's root; the one it was
+    /// started in if empty.
+    pub(crate) shim_cgroup: String,
+}
+
+/// Why options are refused.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    /// Neither of the two messages.
+    #[error(
+        "type {type_url:?} is neither containerd.runc.v1.Options nor runtimeoptions.v1.Options"
+    )]
+    Type {
+        /// The type as containerd names it.
+        type_url: String,
+    },
+    /// The message does not parse.
+    #[error("{message}")]
+    Message {
+        /// Which message.
+        message: &'static str,
+        /// Where it breaks.
+        source: protobuf::Error,
+    },
+    /// The TOML text does not parse, has an unknown key or a value of a wrong type.
+    #[error("{place}")]
+    Toml {
+        /// `config_body`, or the file's path.
+        place: String,
+        /// Where and which.
+        source: Box<toml::de::Error>,
+    },
+    /// The file of `config_path` cannot be read.
+    #[error("config_path {path}")]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// A known option that Duet does not offer.
+    #[error("{key}: not offered by Duet")]
+    Unsupported {
+        /// Its name in TOML.
+        key: &'static str,
+    },
+}
+
+/// As written in TOML: the keys of containerd's documentation for runc, so that a section
+/// can be copied. An unknown key is an error that names it.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default, rename_all = "PascalCase")]
+struct Written {
+    systemd_cgroup: bool,
+    io_uid: u32,
+    io_gid: u32,
+    shim_cgroup: String,
+    no_pivot_root: bool,
+    // Duet makes no session keyring, so this is always true.
+    no_new_keyring: bool,
+    // Where runc's and CRIU's own files are. They say nothing about the container, and
+    // sections that are shared with runc have them.
+    binary_name: String,
+    root: String,
+    criu_path: String,
+    criu_image_path: String,
+    criu_work_path: String,
+}
+
+/// `runtimeoptions.v1.Options`: three strings, not part of the published protos crate.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct RuntimeOptions {
+    config_path: String,
+    config_body: String,
+}
+
+// === impl Options ===
+
+impl Options {
+    /// Whether this is one of the messages [`Options::read`] takes.
+    pub(crate) fn knows(any: &Any) -> bool {
+        let name = name(any);
+        name == RUNC || RUNTIME.contains(&name)
+    }
+
+    /// Reads the options that came with a request; defaults if none came.
+    pub(crate) fn read(any: Option<&Any>) -> Result<Self, Error> {
+        let Some(any) = any.filter(|any| !any.type_url.is_empty()) else {
+            return Ok(Self::default());
+        };
+        if name(any) == RUNC {
+            let runc =
+                oci::Options::parse_from_bytes(&any.value).map_err(|source| Error::Message {
+                    message: RUNC,
+                    source,
+                })?;
+            return Self::from_runc(runc);
+        }
+        if !Self::knows(any) {
+            return Err(Error::Type {
+                type_url: any.type_url.clone(),
+            });
+        }
+        let runtime = RuntimeOptions::parse(&any.value).map_err(|source| Error::Message {
+            message: RUNTIME[0],
+            source,
+        })?;
+        // The body wins: containerd fills it only if no path was given.
+        if !runtime.config_body.is_empty() || runtime.config_path.is_empty() {
+            return Self::from_toml("config_body", &runtime.config_body);
+        }
+        let path = PathBuf::from(&runtime.config_path);
+        let text = fs::read_to_string(&path).map_err(|source| Error::File {
+            path: path.clone(),
+            source,
+        })?;
+        Self::from_toml(&format!("config_path {}", path.display()), &text)
+    }
+
+    fn from_runc(runc: oci::Options) -> Result<Self, Error> {
+        Written {
+            systemd_cgroup: runc.systemd_cgroup,
+            io_uid: runc.io_uid,
+            io_gid: runc.io_gid,
+            shim_cgroup: runc.shim_cgroup,
+            no_pivot_root: runc.no_pivot_root,
+            ..Written::default()
+        }
+        .check()
+    }
+
+    fn from_toml(place: &str, text: &str) -> Result<Self, Error> {
+        toml::from_str::<Written>(text)
+            .map_err(|source| Error::Toml {
+                place: place.to_owned(),
+                source: Box::new(source),
+            })?
+            .check()
+    }
+}
+
+// === impl Written ===
+
+impl Written {
+    fn check(self) -> Result<Options, Error> {
+        if self.no_pivot_root {
+            return Err(Error::Unsupported { key: "NoPivotRoot" });
+        }
+        Ok(Options {
+            systemd_cgroup: self.systemd_cgroup,
+            io_uid: self.io_uid,
+            io_gid: self.io_gid,
+            shim_cgroup: self.shim_cgroup,
+        })
+    }
+}
+
+// === impl RuntimeOptions ===
+
+impl RuntimeOptions {
+    /// Decodes `{type_url = 1, config_path = 2, config_body = 3}`.
+    fn parse(bytes: &[u8]) -> Result<Self, protobuf::Error> {
+        let mut options = Self::default();
+        let mut input = CodedInputStream::from_bytes(bytes);
+        while let Some(tag) = input.read_raw_tag_or_eof()? {
+            // A tag is the field's number and its wire type; 2 is "bytes with a length".
+            match tag {
+                0x12 => options.config_path = input.read_string()?,
+                0x1a => options.config_body = input.read_string()?,
+                tag => protobuf::rt::skip_field_for_tag(tag, &mut input)?,
+            }
+        }
+        Ok(options)
+    }
+}
+
+/// The message's name without the host that some writers put before it.
+fn name(any: &Any) -> &str {
+    any.type_url.rsplit('/').next().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn runtime(path: &str, body: &str) -> Any {
+        let mut value = Vec::new();
+        for (tag, text) in [(0x0a, "x"), (0x12, path), (0x1a, body)] {
+            value.push(tag);
+            value.push(u8::try_from(text.len()).unwrap());
+            value.extend(text.as_bytes());
+        }
+        Any {
+            type_url: RUNTIME[0].to_owned(),
+            value,
+            ..Any::default()
+        }
+    }
+
+    fn line(error: &Error) -> String {
+        let source = std::error::Error::source(error);
+        format!(
+            "{error}: {}",
+            source.map(ToString::to_string).unwrap_or_default()
+        )
+    }
+
+    #[test]
+    fn no_options_are_the_defaults() {
+        assert_eq!(Options::read(None).unwrap(), Options::default());
+        assert_eq!(
+            Options::read(Some(&Any::default())).unwrap(),
+            Options::default()
+        );
+        assert_eq!(
+            Options::read(Some(&runtime("", ""))).unwrap(),
+            Options::default()
+        );
+    }
+
+    #[test]
+    fn both_messages_say_the_same() {
+        let runc = oci::Options {
+            systemd_cgroup: true,
+            io_uid: 1000,
+            io_gid: 1001,
+            shim_cgroup: "/shims".to_owned(),
+            binary_name: "crun".to_owned(),
+            ..oci::Options::default()
+        };
+        let runc = Any {
+            type_url: format!("types.containerd.io/{RUNC}"),
+            value: runc.write_to_bytes().unwrap(),
+            ..Any::default()
+        };
+        let toml = "SystemdCgroup = true\nIoUid = 1000\nIoGid = 1001\nShimCgroup = '/shims'\n\
+                    BinaryName = 'crun'";
+        let expected = Options {
+            systemd_cgroup: true,
+            io_uid: 1000,
+            io_gid: 1001,
+            shim_cgroup: "/shims".to_owned(),
+        };
+        assert_eq!(Options::read(Some(&runc)).unwrap(), expected);
+        assert_eq!(Options::read(Some(&runtime("", toml))).unwrap(), expected);
+
+        let file = tempfile::NamedTempFile::new().unwrap();
+        fs::write(file.path(), toml).unwrap();
+        let by_path = runtime(file.path().to_str().unwrap(), "");
+        assert_eq!(Options::read(Some(&by_path)).unwrap(), expected);
+    }
+
+    #[test]
+    fn what_is_refused_is_named() {
+        let pivot = oci::Options {
+            no_pivot_root: true,
+            ..oci::Options::default()
+        };
+        let pivot = Any {
+            type_url: RUNC.to_owned(),
+            value: pivot.write_to_bytes().unwrap(),
+            ..Any::default()
+        };
+        let broken = Any {
+            type_url: RUNC.to_owned(),
+            value: vec![0xff],
+            ..Any::default()
+        };
+        let stranger = Any {
+            type_url: "x.y.Options".to_owned(),
+            ..Any::default()
+        };
+        for (any, text) in [
+            (runtime("", "Foo = 'bar'"), "unknown field `Foo`"),
+            (runtime("", "SystemdCgroup = 'yes'"), "SystemdCgroup"),
+            (runtime("", "= ="), "config_body"),
+            (
+                runtime("/nonexistent/duet.toml", ""),
+                "config_path /nonexistent/duet.toml",
+            ),
+            (pivot, "NoPivotRoot"),
+            (broken, RUNC),
+            (stranger, "x.y.Options"),
+        ] {
+            let error = line(&Options::read(Some(&any)).unwrap_err());
+            assert!(error.contains(text), "{error:?} does not say {text:?}");
+        }
+    }
+}

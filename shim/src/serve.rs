@@ -1,0 +1,243 @@
+//! `serve`: is the pod's shim, from the first `start` to the last container's end.
+//!
+//! `start` hands over the listening socket as standard input. The server leaves
+//! containerd's process group and session, answers requests on one thread (one shim per
+//! pod makes threads a cost per pod), and ends when it was told to and nobody lives in
+//! the pod any more.
+
+use std::collections::{BTreeMap, HashMap};
+use std::env;
+use std::fs::{self, File};
+use std::io::{self, ErrorKind};
+use std::os::fd::AsFd as _;
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use containerd_shim::Flags;
+use containerd_shim_protos::shim_async::create_task;
+use duet_pod::{Config, Pod};
+use nix::sys::prctl;
+use nix::unistd;
+use serde::Deserialize;
+use tokio::sync::mpsc;
+use tokio::{runtime, time};
+use tracing::{info, warn};
+use ttrpc::asynchronous::transport::Listener;
+use ttrpc::asynchronous::{Server, Service};
+
+use crate::error::Error;
+use crate::events::Publisher;
+use crate::socket::Socket;
+use crate::task::Tasks;
+use crate::{COMMIT, logging};
+
+/// How long the last answers and events may take to leave: 2 s. containerd waits 3 s for
+/// a shim's end before it kills it.
+const FAREWELL_LIMIT: Duration = Duration::from_secs(2);
+
+/// Where compiled wasm is kept, for the whole node.
+const CACHE: &str = "/var/lib/duet/cache";
+
+/// The part of `config.json` that names the pod.
+#[derive(Debug, Default, Deserialize)]
+struct Annotated {
+    #[serde(default)]
+    annotations: Option<BTreeMap<String, String>>,
+}
+
+/// Plays the role; returns when the pod is over.
+pub(crate) fn run(flags: &Flags) -> Result<(), Error> {
+    let bundle = env::current_dir().map_err(failed("finding the bundle"))?;
+    logging::start(&bundle, flags.debug);
+    let result = prepare().and_then(|listener| serve(listener, flags, &bundle));
+    if let Err(error) = &result {
+        // Standard error is /dev/null: this line is all that anybody will see.
+        tracing::error!(id = flags.id, error = error.chain(), "the shim ends");
+    }
+    result
+}
+
+/// The name of the pod that the bundle's container belongs to: the first grouping
+/// annotation that it has, else its own id.
+pub(crate) fn pod_key(bundle: &Path, id: &str) -> Result<String, Error> {
+    let path = bundle.join("config.json");
+    let json = match fs::read(&path) {
+        Ok(json) => json,
+        // The Sandbox API's bundles have none; for a Task, Create will say so.
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(id.to_owned()),
+        Err(source) => {
+            return Err(Error::File {
+                verb: "reading",
+                path,
+                source,
+            });
+        }
+    };
+    let annotated: Annotated =
+        serde_json::from_slice(&json).map_err(|source| Error::Config { path, source })?;
+    let annotations = annotated.annotations.unwrap_or_default();
+    Ok(duet_spec::annotations::pod_key(&annotations)
+        .unwrap_or(id)
+        .to_owned())
+}
+
+/// Turns the process that `start` left into a server of its own.
+fn prepare() -> Result<UnixListener, Error> {
+    let stdin = io::stdin();
+    let listener = stdin
+        .as_fd()
+        .try_clone_to_owned()
+        .map_err(failed("taking the socket"))?;
+    let null = File::open("/dev/null").map_err(failed("opening /dev/null"))?;
+    unistd::dup2_stdin(&null).map_err(|errno| failed("closing standard input")(errno.into()))?;
+    unistd::setsid().map_err(|errno| failed("leaving the session")(errno.into()))?;
+    prctl::set_child_subreaper(true)
+        .map_err(|errno| failed("becoming the subreaper")(errno.into()))?;
+    // The bundle is containerd's to remove while we still run.
+    env::set_current_dir("/").map_err(failed("leaving the bundle"))?;
+    if let Err(error) = offer_to_oom_killer(Path::new("/proc/self/oom_score_adj")) {
+        warn!(%error, "oom_score_adj is containerd's own: the two are killed alike");
+    }
+    Ok(UnixListener::from(listener))
+}
+
+/// Makes the kernel prefer this process over containerd, which gave us its own score, when
+/// memory runs out: losing a pod is better than losing the node's containerd.
+fn offer_to_oom_killer(file: &Path) -> io::Result<()> {
+    let score: i32 = fs::read_to_string(file)?
+        .trim()
+        .parse()
+        .map_err(io::Error::other)?;
+    // Only ever raised: lowering it takes CAP_SYS_RESOURCE.
+    if score < 1000 {
+        fs::write(file, (score + 1).to_string())?;
+    }
+    Ok(())
+}
+
+fn serve(listener: UnixListener, flags: &Flags, bundle: &Path) -> Result<(), Error> {
+    runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(failed("starting the runtime"))?
+        .block_on(attend(listener, flags, bundle))
+}
+
+/// Answers until the pod is over.
+async fn attend(listener: UnixListener, flags: &Flags, bundle: &Path) -> Result<(), Error> {
+    let (facts, told) = mpsc::unbounded_channel();
+    let ttrpc_address = env::var("TTRPC_ADDRESS").unwrap_or_default();
+    let publisher = tokio::spawn(Publisher::new(&ttrpc_address, &flags.namespace).run(told));
+
+    let config = config(flags, bundle)?;
+    info!(
+        pod = config.id,
+        namespace = config.namespace,
+        version = env!("CARGO_PKG_VERSION"),
+        commit = COMMIT,
+        "the shim serves"
+    );
+    let pod = Pod::new(config, facts).map_err(|source| Error::Pod {
+        id: flags.id.clone(),
+        source,
+    })?;
+    let tasks = Arc::new(Tasks::new(pod));
+    let mut server = Server::new()
+        .add_listener(Listener::try_from(listener).map_err(failed("listening"))?)
+        .register_service(both_versions(&tasks));
+    server
+        .start()
+        .await
+        .map_err(|source| Error::Ttrpc { source })?;
+
+    tasks.over().await;
+
+    // No new request may find the address from here on.
+    let socket = Socket::at(&flags.socket);
+    if let Err(error) = socket.remove() {
+        warn!(path = %socket.path().display(), %error, "socket left behind");
+    }
+    let farewell = async {
+        // Waits for the answers that are under way.
+        drop(server.shutdown().await);
+        // The pod's end is the end of the facts, and that is the publisher's.
+        drop(server);
+        drop(tasks);
+        drop(publisher.await);
+    };
+    if time::timeout(FAREWELL_LIMIT, farewell).await.is_err() {
+        warn!("answers or events are lost: nobody took them in time");
+    }
+    info!("the shim ends");
+    Ok(())
+}
+
+/// The Task service under both its names: v2 and v3 differ in nothing else.
+fn both_versions(tasks: &Arc<Tasks>) -> HashMap<String, Service> {
+    let mut services = create_task(Arc::<Tasks>::clone(tasks) as _);
+    let older = create_task(Arc::<Tasks>::clone(tasks) as _);
+    services.extend(
+        older
+            .into_iter()
+            .map(|(name, service)| (name.replace(".v3.", ".v2."), service)),
+    );
+    services
+}
+
+fn config(flags: &Flags, bundle: &Path) -> Result<Config, Error> {
+    let program = env::current_exe().map_err(failed("finding this program"))?;
+    let beside = |name: &str| program.with_file_name(name);
+    Ok(Config {
+        id: pod_key(bundle, &flags.id)?,
+        namespace: flags.namespace.clone(),
+        bundle: bundle.to_owned(),
+        runner: beside("duet-runner"),
+        compiler: beside("duet-compiler"),
+        cache: PathBuf::from(CACHE),
+    })
+}
+
+fn failed(step: &'static str) -> impl Fn(io::Error) -> Error {
+    move |source| Error::Serve { step, source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_oom_score_is_raised_by_one_and_never_past_the_end() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        for (before, after) in [("-999\n", "-998"), ("0\n", "1"), ("1000\n", "1000\n")] {
+            fs::write(file.path(), before).unwrap();
+            offer_to_oom_killer(file.path()).unwrap();
+            assert_eq!(fs::read_to_string(file.path()).unwrap(), after);
+        }
+    }
+
+    #[test]
+    fn a_pod_is_named_by_its_annotation_or_its_only_container() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(pod_key(dir.path(), "a").unwrap(), "a");
+        for (json, key) in [
+            (r#"{"ociVersion":"1.0.2"}"#, "a"),
+            (r#"{"annotations":null}"#, "a"),
+            (
+                r#"{"annotations":{"io.kubernetes.cri.sandbox-id":"s"}}"#,
+                "s",
+            ),
+            (
+                r#"{"annotations":{"io.containerd.runc.v2.group":"g"}}"#,
+                "g",
+            ),
+        ] {
+            fs::write(dir.path().join("config.json"), json).unwrap();
+            assert_eq!(pod_key(dir.path(), "a").unwrap(), key, "{json}");
+        }
+        fs::write(dir.path().join("config.json"), "{").unwrap();
+        let error = pod_key(dir.path(), "a").unwrap_err().chain();
+        assert!(error.contains("config.json"), "{error}");
+    }
+}

@@ -1,0 +1,231 @@
+//! The pod's socket: its name, who binds it, and whether somebody still answers there.
+
+use std::fs::{self, DirBuilder, File, Permissions};
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use containerd_shim::StartOpts;
+use containerd_shim_protos::api::ConnectRequest;
+use containerd_shim_protos::shim_sync::{Client, TaskClient};
+use nix::fcntl::{Flock, FlockArg};
+use ttrpc::context;
+
+use crate::bootstrap::Bootstrap;
+use crate::error::Error;
+
+/// How long a shim may take to say that it lives: 2 s.
+///
+/// An answer takes well under a millisecond; the rest is for a machine that starts a
+/// hundred pods at once.
+const ANSWER_LIMIT: Duration = Duration::from_secs(2);
+
+/// How long `delete` waits for the same: 500 ms, because all of it may take a second.
+const SWEEP_LIMIT: Duration = Duration::from_millis(500);
+
+/// The longest path a Unix socket address holds, without its NUL.
+const PATH_LIMIT_BYTES: usize = 107;
+
+/// A pod's socket.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Socket {
+    path: PathBuf,
+}
+
+/// Who has the pod's socket.
+#[derive(Debug)]
+pub(crate) enum Claim {
+    /// This process: nobody served the pod.
+    Ours(UnixListener),
+    /// A shim that answers.
+    Served,
+}
+
+// === impl Socket ===
+
+impl Socket {
+    /// The socket of the pod `key`: `<dir>/<sha256 of containerd's socket/namespace/key>`,
+    /// where other shims put theirs too.
+    pub(crate) fn of(told: &Bootstrap, namespace: &str, key: &str) -> Result<Self, Error> {
+        let address = StartOpts {
+            address: told.grpc_address.clone(),
+            namespace: namespace.to_owned(),
+            socket_dir: told.socket_dir.clone(),
+            ..StartOpts::default()
+        }
+        .socket_address(key);
+        let path = PathBuf::from(address.strip_prefix("unix://").unwrap_or(&address));
+        if path.as_os_str().len() > PATH_LIMIT_BYTES {
+            return Err(Error::SocketLength {
+                path,
+                limit_bytes: PATH_LIMIT_BYTES,
+            });
+        }
+        Ok(Self { path })
+    }
+
+    /// The socket at a known path.
+    pub(crate) fn at(path: impl Into<PathBuf>) -> Self {
+        Self { path: path.into() }
+    }
+
+    /// As containerd writes it.
+    pub(crate) fn address(&self) -> String {
+        format!("unix://{}", self.path.display())
+    }
+
+    /// Where it lies.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Binds the socket, unless a living shim has it.
+    ///
+    /// What a dead shim left is removed. All of it happens under a lock on the directory:
+    /// two pods that find the same dead socket must not remove each other's new one.
+    pub(crate) fn claim(&self, id: &str) -> Result<Claim, Error> {
+        let dir = self.path.parent().unwrap_or(Path::new("/"));
+        let file = |verb, path: &Path| {
+            let path = path.to_owned();
+            move |source| Error::File { verb, path, source }
+        };
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(dir)
+            .map_err(file("creating", dir))?;
+        let lock = File::open(dir).map_err(file("opening", dir))?;
+        let _lock = Flock::lock(lock, FlockArg::LockExclusive)
+            .map_err(|(_, errno)| file("locking", dir)(errno.into()))?;
+
+        let listener = match UnixListener::bind(&self.path) {
+            Err(error) if error.kind() == ErrorKind::AddrInUse => {
+                if self.answers(id, ANSWER_LIMIT) {
+                    return Ok(Claim::Served);
+                }
+                fs::remove_file(&self.path).map_err(file("removing", &self.path))?;
+                UnixListener::bind(&self.path)
+            }
+            bound => bound,
+        }
+        .map_err(file("binding", &self.path))?;
+        fs::set_permissions(&self.path, Permissions::from_mode(0o600))
+            .map_err(file("protecting", &self.path))?;
+        Ok(Claim::Ours(listener))
+    }
+
+    /// Whether a shim answers here.
+    ///
+    /// It is asked, because a connection proves nothing: the kernel accepts it for any
+    /// process that still holds the listener.
+    pub(crate) fn answers(&self, id: &str, limit: Duration) -> bool {
+        let request = ConnectRequest {
+            id: id.to_owned(),
+            ..ConnectRequest::default()
+        };
+        Client::connect(&self.address())
+            .and_then(|client| {
+                TaskClient::new(client).connect(context::with_duration(limit), &request)
+            })
+            .is_ok()
+    }
+
+    /// Removes what a dead shim left here; returns whether a living one has the socket.
+    ///
+    /// If another process is about to claim it, it is left to that one.
+    pub(crate) fn sweep(&self, id: &str) -> io::Result<bool> {
+        let dir = match File::open(self.path.parent().unwrap_or(Path::new("/"))) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
+            opened => opened?,
+        };
+        let lock = Flock::lock(dir, FlockArg::LockExclusiveNonblock);
+        if self.answers(id, SWEEP_LIMIT) {
+            return Ok(true);
+        }
+        if lock.is_ok() {
+            self.remove()?;
+        }
+        Ok(false)
+    }
+
+    /// Removes the socket; that it is gone already is fine.
+    pub(crate) fn remove(&self) -> io::Result<()> {
+        match fs::remove_file(&self.path) {
+            Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
+            Ok(()) | Err(_) => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use crate::bootstrap::Reply;
+    use crate::options::Options;
+
+    fn told(socket_dir: Option<&str>) -> Bootstrap {
+        Bootstrap {
+            reply: Reply::Json,
+            ttrpc_address: String::new(),
+            grpc_address: "/run/containerd/containerd.sock".to_owned(),
+            socket_dir: socket_dir.map(ToOwned::to_owned),
+            debug: false,
+            options: Options::default(),
+        }
+    }
+
+    #[test]
+    fn the_name_is_the_hash_that_other_shims_use() {
+        // printf %s /run/containerd/containerd.sock/k8s.io/web-1 | sha256sum
+        let hash = "f584ec2740b3f1866089a3d3cc055d405fab7e0faf16258890f45bf7d733bad4";
+        let socket = Socket::of(&told(None), "k8s.io", "web-1").unwrap();
+        assert_eq!(socket.address(), format!("unix:///run/containerd/s/{hash}"));
+        let socket = Socket::of(&told(Some("/run/k3s/s")), "k8s.io", "web-1").unwrap();
+        assert_eq!(socket.path(), Path::new("/run/k3s/s").join(hash));
+    }
+
+    #[test]
+    fn a_directory_that_is_too_deep_is_refused() {
+        let dir = format!("/{}", "d".repeat(43));
+        let error = Socket::of(&told(Some(&dir)), "k8s.io", "web-1").unwrap_err();
+        assert!(error.to_string().contains(&dir), "{error}");
+    }
+
+    #[test]
+    fn a_dead_socket_is_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = Socket::at(dir.path().join("s/dead"));
+        let Claim::Ours(first) = socket.claim("x").unwrap() else {
+            panic!("nobody was there")
+        };
+        drop(first);
+        assert!(matches!(socket.claim("x").unwrap(), Claim::Ours(_)));
+        let mode = fs::metadata(socket.path()).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        socket.remove().unwrap();
+        socket.remove().unwrap();
+    }
+
+    #[test]
+    fn sweeping_removes_a_dead_socket_and_can_be_repeated() {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = Socket::at(dir.path().join("dead"));
+        drop(UnixListener::bind(socket.path()).unwrap());
+        for _ in 0..2 {
+            assert!(!socket.sweep("x").unwrap());
+            assert!(!socket.path().exists());
+        }
+        assert!(!Socket::at("/nonexistent/duet/s").sweep("x").unwrap());
+    }
+
+    #[test]
+    fn a_listener_that_never_answers_is_dead_too() {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = Socket::at(dir.path().join("mute"));
+        let _mute = UnixListener::bind(socket.path()).unwrap();
+        assert!(!socket.answers("x", Duration::from_millis(50)));
+    }
+}

@@ -1,0 +1,200 @@
+//! `start`: finds the pod's shim or starts one, and answers with its address.
+//!
+//! The socket is bound here and handed to the server as its standard input, so there is
+//! no moment at which the answer is out and nobody listens, and nothing to wait for. No
+//! async runtime is made: this is over in a few milliseconds.
+
+use std::env;
+use std::fs;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use containerd_shim::Flags;
+use duet_cgroup::{Cgroup, Host};
+
+use crate::bootstrap::{self, Bootstrap, Environment};
+use crate::error::Error;
+use crate::options::Options;
+use crate::serve;
+use crate::socket::{Claim, Socket};
+
+/// The oldest kernel Duet runs on: the last of the calls it needs (`mount_setattr` with
+/// id-mappings, `cgroup.kill`) came with it.
+const KERNEL: (u32, u32) = (5, 14);
+const KERNEL_TEXT: &str = "5.14";
+
+/// Plays the role; returns the answer in the form that containerd expects.
+pub(crate) fn run(flags: &Flags) -> Result<Vec<u8>, Error> {
+    let told = Bootstrap::understand(&bootstrap::read()?, flags, Environment::ours())?;
+    refuse_old_kernel()?;
+
+    // containerd starts every role in the bundle.
+    let bundle = env::current_dir().map_err(|source| Error::File {
+        verb: "opening",
+        path: PathBuf::from("."),
+        source,
+    })?;
+    let key = serve::pod_key(&bundle, &flags.id)?;
+    let socket = Socket::of(&told, &flags.namespace, &key)?;
+
+    if let Claim::Ours(listener) = socket.claim(&flags.id)? {
+        hand_over(listener, flags, &told, &socket, &bundle)?;
+    }
+    // containerd 1.6 and 1.7 find the shim by this file after a restart of their own.
+    write(&bundle.join("address"), &socket.address())?;
+    told.reply.encode(&socket.address())
+}
+
+/// Starts the server with the listener; on failure nothing of it is left.
+fn hand_over(
+    listener: UnixListener,
+    flags: &Flags,
+    told: &Bootstrap,
+    socket: &Socket,
+    bundle: &Path,
+) -> Result<(), Error> {
+    let mut server = match spawn(listener, flags, told, socket) {
+        Ok(server) => server,
+        Err(error) => {
+            // The error that is on its way says more than a second one could.
+            drop(socket.remove());
+            return Err(error);
+        }
+    };
+    let settled = settle(&server, &told.options, bundle);
+    if settled.is_err() {
+        drop(server.kill().and_then(|()| server.wait()));
+        drop(socket.remove());
+    }
+    settled
+}
+
+/// Puts the server where the options want it, and its number where people look for it.
+fn settle(server: &Child, options: &Options, bundle: &Path) -> Result<(), Error> {
+    let pid = server.id().to_string();
+    if !options.shim_cgroup.is_empty() {
+        let cgroup = Host::detect()
+            .and_then(|host| shared(&host, Path::new(&options.shim_cgroup)))
+            .map_err(|source| Error::ShimCgroup {
+                path: options.shim_cgroup.clone(),
+                source,
+            })?;
+        for dir in cgroup.own_dirs() {
+            let path = dir.path.join("cgroup.procs");
+            fs::write(&path, &pid).map_err(|source| Error::File {
+                verb: "writing",
+                path,
+                source,
+            })?;
+        }
+    }
+    write(&bundle.join("shim.pid"), &pid)
+}
+
+fn spawn(
+    listener: UnixListener,
+    flags: &Flags,
+    told: &Bootstrap,
+    socket: &Socket,
+) -> Result<Child, Error> {
+    let program = env::current_exe().map_err(|source| Error::File {
+        verb: "reading",
+        path: PathBuf::from("/proc/self/exe"),
+        source,
+    })?;
+    let mut command = Command::new(&program);
+    command
+        .args(["-namespace", &flags.namespace])
+        .args(["-id", &flags.id])
+        .args(["-address", &told.grpc_address])
+        .arg("-socket")
+        .arg(socket.path());
+    if told.debug {
+        command.arg("-debug");
+    }
+    command
+        .arg("serve")
+        .env("TTRPC_ADDRESS", &told.ttrpc_address)
+        .stdin(OwnedFd::from(listener))
+        // containerd reads `start`'s output to its end: the server must not hold it.
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .map_err(|source| Error::Server { program, source })
+}
+
+/// The cgroup at `path`, made if it is missing. Several shims may live in one.
+fn shared(host: &Host, path: &Path) -> Result<Cgroup, duet_cgroup::Error> {
+    match Cgroup::open(host, path) {
+        Err(duet_cgroup::Error::Gone { .. }) => Cgroup::create(host, path),
+        opened => opened,
+    }
+}
+
+/// Writes a file that others read at any time: it is whole or not there.
+fn write(path: &Path, text: &str) -> Result<(), Error> {
+    let new = path.with_extension("new");
+    fs::write(&new, text)
+        .and_then(|()| fs::rename(&new, path))
+        .map_err(|source| Error::File {
+            verb: "writing",
+            path: path.to_owned(),
+            source,
+        })
+}
+
+fn refuse_old_kernel() -> Result<(), Error> {
+    let name = nix::sys::utsname::uname().map_err(|errno| Error::File {
+        verb: "reading",
+        path: PathBuf::from("/proc/sys/kernel/osrelease"),
+        source: errno.into(),
+    })?;
+    let release = name.release().to_string_lossy();
+    // A release that is no number is some vendor's: let the calls themselves decide.
+    match version(&release) {
+        Some(found) if found < KERNEL => Err(Error::Kernel {
+            found: release.into_owned(),
+            needed: KERNEL_TEXT,
+        }),
+        Some(_) | None => Ok(()),
+    }
+}
+
+/// The first two numbers of a kernel release.
+fn version(release: &str) -> Option<(u32, u32)> {
+    let mut numbers = release.split(|byte: char| !byte.is_ascii_digit());
+    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kernel_releases_are_read() {
+        for (release, expected) in [
+            ("6.1.0-18-amd64", Some((6, 1))),
+            ("5.14", Some((5, 14))),
+            ("5.4.0-1103-aws", Some((5, 4))),
+            ("gizmo", None),
+        ] {
+            assert_eq!(version(release), expected, "{release}");
+        }
+        assert!(version("5.4.0").unwrap() < KERNEL);
+        assert!(version("5.14.0").unwrap() >= KERNEL);
+        assert!(version("10.0").unwrap() >= KERNEL);
+    }
+
+    #[test]
+    fn a_written_file_is_whole_and_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        write(&dir.path().join("address"), "unix:///a").unwrap();
+        assert_eq!(
+            fs::read_to_string(dir.path().join("address")).unwrap(),
+            "unix:///a"
+        );
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+}
