@@ -1,3 +1,100 @@
-//! (being written)
+//! `duet`: runs a Kubernetes Pod manifest on one machine, and builds the images for it.
+//!
+//! ```text
+//! duet run pod.yaml
+//!   manifest      what is asked for, or why it is refused
+//!   containerd    a private daemon, unless --address names one
+//!   run           images, sandbox, containers in order, logs, restarts, the end
+//!     cri         the calls, and the manifest in CRI's words
+//! duet image build     an image archive without a daemon
+//! ```
+//!
+//! Exit status: the pod's (0, or the code of the first container that failed), 128 plus the
+//! signal that stopped it, or 125 if `duet` itself failed.
+#![forbid(unsafe_code)]
 
-fn main() {}
+mod containerd;
+mod cri;
+mod environment;
+mod error;
+mod expand;
+mod image;
+mod log;
+mod machine;
+mod manifest;
+mod pause;
+mod program;
+mod quantity;
+mod resources;
+mod restart;
+mod run;
+mod screen;
+mod volumes;
+
+use clap::{Parser, Subcommand};
+use error::Error;
+use std::process::ExitCode;
+
+/// The exit status of Duet's own failures.
+const FAILED: u8 = 125;
+
+/// Runs native and WebAssembly containers in one pod
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Command {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Run the Pod in a manifest, show its output, and end with its result
+    Run(run::Args),
+    /// Work with image archives
+    #[command(subcommand)]
+    Image(ImageVerb),
+    /// Be the first process of a sandbox
+    #[command(hide = true)]
+    Pause,
+}
+
+#[derive(Debug, Subcommand)]
+enum ImageVerb {
+    Build(image::build::Args),
+}
+
+fn main() -> ExitCode {
+    let command = match Command::try_parse() {
+        Ok(command) => command,
+        Err(error) => {
+            let wrong = error.use_stderr();
+            // If neither stream takes the text there is nobody to tell.
+            drop(error.print());
+            return ExitCode::from(if wrong { FAILED } else { 0 });
+        }
+    };
+    let result = match command.verb {
+        Verb::Run(args) => run(args),
+        Verb::Image(ImageVerb::Build(args)) => image::build::build(args).map(|()| 0),
+        Verb::Pause => pause::run(),
+    };
+    match result {
+        Ok(status) => ExitCode::from(status),
+        Err(error) => {
+            screen::step("duet", &error.chain());
+            ExitCode::from(FAILED)
+        }
+    }
+}
+
+/// Runs the pod on a runtime of one thread: it waits far more than it works.
+fn run(args: run::Args) -> Result<u8, Error> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    let runtime = runtime.map_err(|source| Error::System {
+        action: "could not start the runtime",
+        source,
+    })?;
+    runtime.block_on(run::run(args))
+}

@@ -1,0 +1,153 @@
+//! Every field of a Pod that `duet run` honours; all others are refused by name.
+
+use super::Refused;
+use super::shape::{field, item};
+use serde_json::Value;
+
+/// Fields of the pod. `[]` stands for any item of a list, `*` for any key of a mapping.
+/// Fields of containers are in [`CONTAINER`].
+const POD: &[&str] = &[
+    "apiVersion",
+    "kind",
+    "metadata.annotations.*",
+    "metadata.labels.*",
+    "metadata.name",
+    "metadata.namespace",
+    "spec.automountServiceAccountToken",
+    "spec.dnsConfig.nameservers[]",
+    "spec.dnsConfig.options[].name",
+    "spec.dnsConfig.options[].value",
+    "spec.dnsConfig.searches[]",
+    "spec.dnsPolicy",
+    "spec.enableServiceLinks",
+    "spec.hostIPC",
+    "spec.hostNetwork",
+    "spec.hostPID",
+    "spec.hostname",
+    "spec.restartPolicy",
+    "spec.runtimeClassName",
+    "spec.securityContext.fsGroup",
+    "spec.securityContext.runAsGroup",
+    "spec.securityContext.runAsNonRoot",
+    "spec.securityContext.runAsUser",
+    "spec.securityContext.seccompProfile.localhostProfile",
+    "spec.securityContext.seccompProfile.type",
+    "spec.securityContext.supplementalGroups[]",
+    "spec.securityContext.sysctls[].name",
+    "spec.securityContext.sysctls[].value",
+    "spec.shareProcessNamespace",
+    "spec.terminationGracePeriodSeconds",
+    "spec.volumes[].emptyDir.medium",
+    "spec.volumes[].emptyDir.sizeLimit",
+    "spec.volumes[].hostPath.path",
+    "spec.volumes[].hostPath.type",
+    "spec.volumes[].name",
+];
+
+/// Fields of `spec.containers[]` and `spec.initContainers[]`.
+const CONTAINER: &[&str] = &[
+    "args[]",
+    "command[]",
+    "env[].name",
+    "env[].value",
+    "env[].valueFrom.fieldRef.apiVersion",
+    "env[].valueFrom.fieldRef.fieldPath",
+    "image",
+    "imagePullPolicy",
+    "name",
+    "ports[].containerPort",
+    "ports[].hostIP",
+    "ports[].hostPort",
+    "ports[].name",
+    "ports[].protocol",
+    "resources.limits.cpu",
+    "resources.limits.memory",
+    "resources.requests.cpu",
+    "resources.requests.memory",
+    "securityContext.allowPrivilegeEscalation",
+    "securityContext.capabilities.add[]",
+    "securityContext.capabilities.drop[]",
+    "securityContext.privileged",
+    "securityContext.procMount",
+    "securityContext.readOnlyRootFilesystem",
+    "securityContext.runAsGroup",
+    "securityContext.runAsNonRoot",
+    "securityContext.runAsUser",
+    "securityContext.seccompProfile.localhostProfile",
+    "securityContext.seccompProfile.type",
+    "stdin",
+    "tty",
+    "volumeMounts[].mountPath",
+    "volumeMounts[].mountPropagation",
+    "volumeMounts[].name",
+    "volumeMounts[].readOnly",
+    "volumeMounts[].subPath",
+    "workingDir",
+];
+
+/// Fields of `spec.initContainers[]` alone.
+const INIT_CONTAINER: &[&str] = &["restartPolicy"];
+
+/// Refuses the first field of `written` that no list names.
+///
+/// `path` is where `written` stands; an absent field (`null`) asks for nothing.
+pub(super) fn only(written: &Value, path: &str) -> Result<(), Refused> {
+    match written {
+        Value::Object(fields) => {
+            for (name, value) in fields.iter().filter(|(_, value)| !value.is_null()) {
+                let path = field(path, name);
+                if !is_offered(&path) {
+                    return Err(Refused::field(path, "`duet run` does not offer this field"));
+                }
+                // Below a `*` the keys are the user's own and may hold dots.
+                if !matches!(path.as_str(), "metadata.labels" | "metadata.annotations") {
+                    only(value, &path)?;
+                }
+            }
+        }
+        Value::Array(values) => {
+            for (index, value) in values.iter().enumerate() {
+                only(value, &item(path, index))?;
+            }
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+    }
+    Ok(())
+}
+
+/// Whether `path` is offered, or something below it is.
+fn is_offered(path: &str) -> bool {
+    let general = without_indices(path);
+    let among = |rest: &str, fields: &[&str]| fields.iter().any(|offered| reaches(offered, rest));
+    if let Some(rest) = general.strip_prefix("spec.containers[].") {
+        among(rest, CONTAINER)
+    } else if let Some(rest) = general.strip_prefix("spec.initContainers[].") {
+        among(rest, CONTAINER) || among(rest, INIT_CONTAINER)
+    } else {
+        matches!(
+            general.as_str(),
+            "spec.containers" | "spec.initContainers" | "spec"
+        ) || among(&general, POD)
+    }
+}
+
+/// Whether `offered` is `path` or lies below it.
+fn reaches(offered: &str, path: &str) -> bool {
+    offered
+        .strip_prefix(path)
+        .is_some_and(|rest| rest.is_empty() || rest.starts_with('.') || rest.starts_with('['))
+}
+
+/// `a[3].b` as `a[].b`.
+fn without_indices(path: &str) -> String {
+    let mut general = String::with_capacity(path.len());
+    let mut inside = false;
+    for character in path.chars() {
+        inside &= character != ']';
+        if !inside {
+            general.push(character);
+        }
+        inside |= character == '[';
+    }
+    general
+}

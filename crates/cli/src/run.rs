@@ -1,0 +1,237 @@
+//! `duet run`: one pod, from its manifest to its exit status.
+
+mod driver;
+mod images;
+mod signals;
+
+use crate::containerd::{self, Private};
+use crate::cri::sandbox::Placement;
+use crate::cri::{Cri, sandbox};
+use crate::environment::Place;
+use crate::error::Error;
+use crate::log::follow::Follower;
+use crate::screen::{Screen, step};
+use crate::volumes::Volumes;
+use crate::{machine, manifest, restart};
+use driver::{Driver, Ended};
+pub(crate) use images::import;
+use k8s_openapi::api::core::v1::{Pod, PodSpec};
+use signals::{Signals, Stops};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Runs a Kubernetes Pod manifest on this machine.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// The manifest, or `-` for standard input
+    manifest: PathBuf,
+    /// The socket of a containerd to use; without it Duet starts one of its own
+    #[arg(long, value_name = "SOCKET")]
+    address: Option<PathBuf>,
+    /// The runtime handler of a pod without runtimeClassName
+    #[arg(long, value_name = "NAME", default_value = "duet")]
+    runtime: String,
+    /// An image to import first: a tar in OCI or Docker layout
+    #[arg(long = "image", value_name = "TAR")]
+    images: Vec<PathBuf>,
+    /// A directory whose *.tar files are imported first
+    #[arg(long, value_name = "DIR")]
+    images_dir: Vec<PathBuf>,
+    /// Where Duet's own containerd keeps images and state
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/duet")]
+    root: PathBuf,
+    /// The back-off before the second restart, in milliseconds
+    #[arg(long, hide = true, value_name = "MS")]
+    restart_base: Option<u64>,
+}
+
+/// Runs the pod and returns its exit status.
+pub(crate) async fn run(args: Args) -> Result<u8, Error> {
+    let pod = manifest::load(&args.manifest)?;
+    let spec = pod.spec.clone().unwrap_or_default();
+    sandbox::check(&spec).map_err(|source| Error::Manifest {
+        file: args.manifest.clone(),
+        source,
+    })?;
+    let images = images::given(&args.images, &args.images_dir)?;
+    if !rustix::process::geteuid().is_root() {
+        return Err(Error::Missing(
+            "`duet run` makes containers, mounts and cgroups: it has to be run by root".to_owned(),
+        ));
+    }
+    let root = containerd::absolute(&args.root)?;
+    let signals = Signals::listen()?;
+    let mut stops = signals.stops();
+
+    let Some(socket) = &args.address else {
+        let private = Private::enter(&root, &args.runtime).await?;
+        let result = match private.prepare().await {
+            Ok(()) => {
+                let socket = private.socket().to_owned();
+                let site = Site {
+                    socket: &socket,
+                    pods: &private.pods(),
+                    snapshotter: Some(private.snapshotter()),
+                };
+                on(&args, &site, &pod, &spec, &images, &mut stops).await
+            }
+            Err(error) => Err(error),
+        };
+        return both(result, private.leave().await);
+    };
+    let socket = containerd::absolute(socket)?;
+    let site = Site {
+        socket: &socket,
+        pods: &root.join("attached"),
+        snapshotter: None,
+    };
+    on(&args, &site, &pod, &spec, &images, &mut stops).await
+}
+
+/// The containerd a pod runs on.
+#[derive(Debug)]
+struct Site<'a> {
+    socket: &'a Path,
+    /// Volumes and logs of pods.
+    pods: &'a Path,
+    /// Named if images have to be unpacked for another than containerd's default.
+    snapshotter: Option<&'a str>,
+}
+
+/// Imports the images and runs the pod on a containerd that is there.
+async fn on(
+    args: &Args,
+    site: &Site<'_>,
+    pod: &Pod,
+    spec: &PodSpec,
+    images: &[PathBuf],
+    stops: &mut Stops,
+) -> Result<u8, Error> {
+    let mut cri = Cri::connect(site.socket).await?;
+    for image in images {
+        images::import(&mut cri, site.socket, site.snapshotter, image).await?;
+        if let Some(signal) = stops.signal() {
+            return Ok(signal.status());
+        }
+    }
+    let images = images::present(&mut cri, spec).await?;
+
+    let uid = machine::uuid()?;
+    let directory = site.pods.join(&uid);
+    let logs = directory.join("logs");
+    std::fs::create_dir_all(&logs).map_err(Error::at("could not create", &logs))?;
+    let cgroup_parent = cgroup_parent(&mut cri, &uid).await?;
+    let profiles = profiles(&args.manifest)?;
+    let placement = Placement {
+        uid: &uid,
+        logs: &logs,
+        profiles: &profiles,
+        cgroup_parent: &cgroup_parent,
+    };
+    let result = async {
+        let volumes = Volumes::make(spec, directory.join("volumes"))?;
+        let mut driver = Driver {
+            pod,
+            spec,
+            images: &images,
+            volumes: &volumes,
+            profiles: &profiles,
+            place: Place {
+                uid: uid.clone(),
+                pod_ip: String::new(),
+                host_ip: machine::host_ip().to_string(),
+                node_name: machine::node_name(),
+            },
+            config: sandbox::config(pod, spec, placement),
+            sandbox: String::new(),
+            follower: Follower::new(&logs)?,
+            screen: Screen::new(driver::names(spec)),
+            members: driver::members(
+                spec,
+                args.restart_base
+                    .map_or(restart::BASE, Duration::from_millis),
+            ),
+            cri: cri.clone(),
+            stops: stops.clone(),
+        };
+        let handler = spec.runtime_class_name.as_deref().unwrap_or(&args.runtime);
+        let driven = driver.drive(handler).await;
+        if let Err(error) = &driven {
+            step("failed", &error.chain());
+        }
+        let stopped = driver.shut_down().await;
+        let ended = both(driven, stopped)?;
+        Ok(match ended {
+            Ended::Stopped(signal) => signal.status(),
+            Ended::Finished => driver.status(),
+        })
+    }
+    .await;
+    both(
+        result,
+        clean_up(&mut cri, &uid, &directory, &cgroup_parent).await,
+    )
+}
+
+/// Removes whatever the pod has left, by its uid, wherever it failed.
+async fn clean_up(
+    cri: &mut Cri,
+    uid: &str,
+    directory: &Path,
+    cgroup_parent: &str,
+) -> Result<(), Error> {
+    let sandboxes = async {
+        for sandbox in cri.sandboxes(Some(uid)).await? {
+            cri.remove_sandbox(&sandbox.id).await?;
+        }
+        Ok(())
+    };
+    let sandboxes = sandboxes.await;
+    let files = crate::volumes::remove(directory);
+    let cgroup = if cgroup_parent.ends_with(".slice") {
+        Ok(())
+    } else {
+        machine::remove_cgroup(Path::new(cgroup_parent))
+    };
+    both(both(sandboxes, files), cgroup)
+}
+
+/// The first error counts; one that comes while cleaning up after it is shown beside it.
+fn both<T>(first: Result<T, Error>, second: Result<(), Error>) -> Result<T, Error> {
+    match (first, second) {
+        (Ok(value), Ok(())) => Ok(value),
+        (Ok(_), Err(error)) | (Err(error), Ok(())) => Err(error),
+        (Err(error), Err(left)) => {
+            step("left behind", &left.chain());
+            Err(error)
+        }
+    }
+}
+
+/// Where the pod's cgroups go: a slice if containerd's runtimes use systemd's driver.
+async fn cgroup_parent(cri: &mut Cri, uid: &str) -> Result<String, Error> {
+    let status = cri.status().await?;
+    let systemd = status
+        .info
+        .get("config")
+        .and_then(|text| serde_json::from_str::<serde_json::Value>(text).ok())
+        .and_then(|config| {
+            let runtimes = config.pointer("/containerd/runtimes")?.as_object()?.clone();
+            Some(runtimes.values().any(|runtime| {
+                runtime.pointer("/options/SystemdCgroup") == Some(&serde_json::Value::Bool(true))
+            }))
+        });
+    Ok(if systemd == Some(true) {
+        format!("duet-{}.slice", uid.replace('-', ""))
+    } else {
+        format!("/duet/{uid}")
+    })
+}
+
+/// `localhostProfile` is looked up beside the manifest: there is no kubelet's directory here.
+fn profiles(manifest: &Path) -> Result<PathBuf, Error> {
+    let directory = manifest
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty());
+    containerd::absolute(directory.unwrap_or(Path::new(".")))
+}
