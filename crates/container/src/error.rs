@@ -81,7 +81,7 @@ pub enum Error {
     #[error("signal {signal} to process {pid}")]
     Signal {
         /// Its number.
-        signal: u32,
+        signal: i32,
         /// To whom.
         pid: i32,
         /// The errno.
@@ -95,33 +95,44 @@ pub enum Error {
         /// The errno.
         source: io::Error,
     },
+    /// `config.json`, an exec's process or a set of limits cannot be read, or asks for something
+    /// that Duet does not offer.
+    #[error(transparent)]
+    Spec(#[from] duet_spec::Error),
+    /// What is asked for contradicts itself, or the machine.
+    #[error(transparent)]
+    Plan(#[from] duet_plan::Error),
+    /// A cgroup could not be made, limited, read, frozen or removed.
+    #[error("{step}")]
+    Cgroup {
+        /// Which of these.
+        step: &'static str,
+        /// Why.
+        source: duet_cgroup::Error,
+    },
+    /// A process was not born, or could not run its program.
+    #[error(transparent)]
+    Launch(#[from] duet_launch::Error),
     /// The wasm half could not be prepared.
-    #[error("{0}")]
+    #[error(transparent)]
     Wasm(#[from] WasmError),
 }
 
 /// Why a wasm program could not be prepared.
 #[derive(Debug, thiserror::Error)]
 pub enum WasmError {
-    /// The compiler says that the file is no module that could run here.
-    #[error("{file}: {reason}")]
-    Rejected {
+    /// An annotation calls something wasm that is not.
+    #[error("annotations.{annotation}: {file} is no WebAssembly binary")]
+    NotWasm {
+        /// The annotation that says so.
+        annotation: &'static str,
         /// The file as the container names it.
         file: String,
-        /// The compiler's own words.
-        reason: String,
     },
-    /// The compiler could not do its work, which says nothing about the module.
-    #[error("{compiler} failed on {file}: {reason}")]
-    Compiler {
-        /// The program.
-        compiler: PathBuf,
-        /// The file as the container names it.
-        file: String,
-        /// How it ended and what it said.
-        reason: String,
-    },
-    /// A file of the wasm half (the program, the cache, the runner) cannot be used.
+    /// It could not be compiled, or its compiled code could not be kept.
+    #[error(transparent)]
+    Cache(#[from] duet_wasm::Error),
+    /// A file of the wasm half (the program, the runner, the handoff) cannot be used.
     #[error("{step} {path}")]
     File {
         /// What was done with it.
@@ -131,6 +142,15 @@ pub enum WasmError {
         /// The errno.
         source: io::Error,
     },
+}
+
+// === impl Error ===
+
+impl Error {
+    /// The failure of a step about the cgroup, for `map_err`.
+    pub(crate) fn cgroup(step: &'static str) -> impl FnOnce(duet_cgroup::Error) -> Self {
+        move |source| Error::Cgroup { step, source }
+    }
 }
 
 impl From<Denied> for Error {

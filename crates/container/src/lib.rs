@@ -13,10 +13,31 @@
 //! | `error` | why something could not be done, one variant a step |
 #![forbid(unsafe_code)]
 
+mod actor;
+mod body;
+mod copy;
+mod create;
 mod error;
+mod exec;
+mod exit;
+mod ground;
+mod handle;
+mod kind;
 pub mod lifecycle;
+mod oom;
+mod plumbing;
+mod polled;
+mod process;
+mod rootfs;
+mod signal;
+mod stdio;
+mod terminal;
 mod words;
 
+pub use create::{Birth, Prepared};
 pub use error::{Error, WasmError};
+pub use ground::Ground;
+pub use handle::Container;
 pub use lifecycle::Denied;
+pub use rootfs::unmount_all;
 pub use words::{Create, Deleted, Exit, Fact, IoOwner, Phase, RootfsMount, Status, Stdio};

@@ -88,7 +88,7 @@ impl State {
             (Verb::Kill, Created | Starting | Running | Pausing | Paused | Resuming)
             | (Verb::Resize, Created | Starting | Running | Pausing | Paused | Resuming)
             | (Verb::Update, Created | Starting | Running | Paused)
-            | (Verb::Exec, Running) => Ok(self),
+            | (Verb::Exec, Created | Starting | Running) => Ok(self),
             (Verb::Delete, Created | Stopped) => Ok(Stopped),
             (Verb::Kill | Verb::Resize, Stopped) => Err(Denied::AlreadyStopped),
             (verb, state) => Err(Denied::WrongState { verb, state }),
@@ -148,5 +148,117 @@ impl fmt::Display for Verb {
             Verb::Resize => "resize",
             Verb::Delete => "delete",
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const STATES: [State; 7] = [
+        State::Created,
+        State::Starting,
+        State::Running,
+        State::Pausing,
+        State::Paused,
+        State::Resuming,
+        State::Stopped,
+    ];
+
+    const VERBS: [Verb; 8] = [
+        Verb::Start,
+        Verb::Exec,
+        Verb::Kill,
+        Verb::Pause,
+        Verb::Resume,
+        Verb::Update,
+        Verb::Resize,
+        Verb::Delete,
+    ];
+
+    /// Rows are verbs, columns are states: the letter of the state that follows, `-` for the
+    /// same one, `x` for "not now" and `g` for "gone".
+    const TABLE: [(Verb, &str); 8] = [
+        //             C S R p P r S
+        (Verb::Start, "s x x x x x x"),
+        (Verb::Exec, "- - - x x x x"),
+        (Verb::Kill, "- - - - - - g"),
+        (Verb::Pause, "x x p x x x x"),
+        (Verb::Resume, "x x x x r x x"),
+        (Verb::Update, "- - - x - x x"),
+        (Verb::Resize, "- - - - - - g"),
+        (Verb::Delete, "S x x x x x S"),
+    ];
+
+    fn letter(from: State, result: Result<State, Denied>) -> char {
+        match result {
+            Ok(State::Stopped) => 'S',
+            Ok(to) if to == from => '-',
+            Ok(State::Starting) => 's',
+            Ok(State::Pausing) => 'p',
+            Ok(State::Resuming) => 'r',
+            Ok(State::Created | State::Running | State::Paused) => '?',
+            Err(Denied::AlreadyStopped) => 'g',
+            Err(Denied::NotStarted) => 'n',
+            Err(Denied::WrongState { .. }) => 'x',
+        }
+    }
+
+    #[test]
+    fn init_is_allowed_what_the_table_says() {
+        for (verb, row) in TABLE {
+            for (state, expected) in STATES.iter().zip(row.split(' ')) {
+                let got = letter(*state, state.allow(verb)).to_string();
+                assert_eq!(got, expected, "{verb:?} while {state:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_exec_without_a_process_cannot_be_signalled() {
+        for verb in [Verb::Kill, Verb::Resize] {
+            assert_eq!(State::Created.allow_exec(verb), Err(Denied::NotStarted));
+            assert_eq!(State::Running.allow_exec(verb), Ok(State::Running));
+            assert_eq!(State::Stopped.allow_exec(verb), Err(Denied::AlreadyStopped));
+        }
+        for verb in [Verb::Pause, Verb::Resume, Verb::Update, Verb::Exec] {
+            assert!(State::Running.allow_exec(verb).is_err());
+        }
+    }
+
+    #[test]
+    fn a_refusal_says_what_and_when() {
+        let why = State::Running.allow(Verb::Delete).unwrap_err();
+        assert_eq!(why.to_string(), "cannot delete a running process");
+        let why = State::Stopped.allow(Verb::Kill).unwrap_err();
+        assert_eq!(why.to_string(), "process already finished");
+    }
+
+    fn finished(state: State) -> State {
+        match state {
+            State::Starting | State::Resuming => State::Running,
+            State::Pausing => State::Paused,
+            State::Created | State::Running | State::Paused | State::Stopped => state,
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_leaves_stopped_and_nothing_starts_twice(
+            verbs in prop::collection::vec(prop::sample::select(VERBS.to_vec()), 0..40)
+        ) {
+            let (mut state, mut starts) = (State::Created, 0);
+            for verb in verbs {
+                let before = state;
+                if let Ok(next) = state.allow(verb) {
+                    starts += u32::from(next == State::Starting && before == State::Created);
+                    prop_assert!(before != State::Stopped || next == State::Stopped);
+                    state = finished(next);
+                }
+            }
+            prop_assert!(starts <= 1);
+        }
     }
 }

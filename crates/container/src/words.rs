@@ -12,6 +12,26 @@ pub struct Exit {
     pub at: SystemTime,
 }
 
+// === impl Exit ===
+
+impl Exit {
+    /// The end of a process that could not be run: what shells use for "out of range".
+    pub(crate) fn unseen() -> Self {
+        Exit {
+            code: 255,
+            at: SystemTime::now(),
+        }
+    }
+
+    /// The end of a process that was never asked to run.
+    pub(crate) fn never() -> Self {
+        Exit {
+            code: 0,
+            at: SystemTime::now(),
+        }
+    }
+}
+
 /// Where a process's stdio goes, as containerd wrote it.
 ///
 /// Each of the three is empty (`/dev/null`), the path of a FIFO, or a URI.

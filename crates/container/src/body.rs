@@ -1,0 +1,71 @@
+//! What the actor drives: the kernel's half of a container, behind one seam, so that the
+//! rules of the actor can be tested with processes that need no root.
+
+use std::os::fd::OwnedFd;
+
+use duet_cgroup::{OomWatch, Stats};
+use duet_spec::{LinuxResources, Process};
+
+use crate::error::Error;
+use crate::plumbing::Plumbing;
+use crate::words::Stdio;
+
+/// Lets a process run its program. Returns once it does, or with the reason why it does not;
+/// dropped uncalled, it ends the process.
+pub(crate) type Gate = Box<dyn FnOnce() -> Result<(), Error> + Send>;
+
+/// A process that stands at its gate.
+pub(crate) struct Born {
+    /// Its number in the shim's pid namespace.
+    pub(crate) pid: i32,
+    /// The process itself, whatever becomes of the number.
+    pub(crate) pidfd: OwnedFd,
+    /// The master of its terminal.
+    pub(crate) console: Option<OwnedFd>,
+    /// The shim's side of its stdio.
+    pub(crate) plumbing: Plumbing,
+    /// Lets it go.
+    pub(crate) gate: Gate,
+}
+
+/// Whether the kernel ends everything else when init ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum PidNamespace {
+    /// Init is process 1 of its own namespace: nothing in there survives it.
+    Own,
+    /// The host's or another container's: what init leaves behind must be killed.
+    Shared,
+}
+
+/// The kernel's half of a container. Every method may block, for a bounded time.
+pub(crate) trait Body: Send + Sync + 'static {
+    /// Whether init is process 1 of its own namespace.
+    fn pid_namespace(&self) -> PidNamespace;
+
+    /// Makes the process of an exec. On an error nothing of it is left.
+    fn bear(&self, process: &Process, stdio: &Stdio) -> Result<Born, Error>;
+
+    /// Sends a signal to every process; `SIGKILL` returns when they have left.
+    fn signal_all(&self, signal: i32) -> Result<(), Error>;
+
+    /// Stops every process, or none.
+    fn freeze(&self) -> Result<(), Error>;
+
+    /// Resumes them; no error if they were not stopped.
+    fn thaw(&self) -> Result<(), Error>;
+
+    /// Changes limits.
+    fn update(&self, resources: &LinuxResources) -> Result<(), Error>;
+
+    /// Every process.
+    fn pids(&self) -> Result<Vec<i32>, Error>;
+
+    /// What was used.
+    fn stats(&self) -> Result<Stats, Error>;
+
+    /// Hears of OOM kills; `None` where the kernel offers nothing.
+    fn oom(&self) -> Option<OomWatch>;
+
+    /// Removes everything that the container had. May be called again after an error.
+    fn destroy(&self) -> Result<(), Error>;
+}

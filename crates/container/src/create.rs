@@ -1,0 +1,522 @@
+//! From a bundle to a container that stands at its gate: each stage undoes itself.
+//!
+//! ```text
+//!   Prepared::read    config.json, typed
+//!   Prepared::bear    stdio -> rootfs -> native or wasm -> cgroup -> plan -> process
+//!   Birth::begin      the actor takes over
+//! ```
+//!
+//! All of it blocks and belongs on a blocking thread, but for `begin`.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+use duet_cgroup::{Cgroup, OomWatch, Stats};
+use duet_launch::{Ask, Attach, Newborn, Supplies, spawn};
+use duet_plan::{CgroupFacts, Facts, Hierarchy, Program};
+use duet_spec::{CgroupsPath, Container as Spec, LinuxResources, Namespace, Process};
+use duet_wasm::{Handoff, Http};
+use tokio::sync::mpsc::UnboundedSender;
+
+use crate::body::{Body, Born, PidNamespace};
+use crate::error::{Error, WasmError};
+use crate::exec::check_terminal;
+use crate::ground::Ground;
+use crate::handle::{Container, Label};
+use crate::kind::{self, Guest, Kind};
+use crate::plumbing::Plumbing;
+use crate::rootfs::Rootfs;
+use crate::signal;
+use crate::stdio::Ends;
+use crate::words::{Create, Fact, IoOwner, Stdio};
+
+/// How long a birth may wait for its module to be compiled: 100 s.
+///
+/// kubelet gives a Create two minutes; what is compiled later than that is for the next try.
+const COMPILE_LIMIT: Duration = Duration::from_secs(100);
+
+/// A request whose bundle was read; nothing was changed yet.
+#[derive(Debug)]
+pub struct Prepared {
+    request: Create,
+    spec: Spec,
+    cgroup: PathBuf,
+}
+
+/// A container whose init stands at the gate, and that nobody serves yet. Dropping it ends it.
+pub struct Birth {
+    label: Label,
+    born: Born,
+    body: Arc<Linux>,
+}
+
+/// A container's half in the kernel. Dropping it kills and removes what is left of it.
+struct Linux {
+    id: String,
+    spec: Spec,
+    ground: Arc<Ground>,
+    io_owner: Option<IoOwner>,
+    init: OnceLock<OwnedFd>,
+    // In the order in which they must go.
+    confined: Confined,
+    rootfs: Mutex<Rootfs>,
+}
+
+/// A cgroup that is removed with its owner, and whatever lives in it killed.
+struct Confined {
+    cgroup: Cgroup,
+    removed: AtomicBool,
+}
+
+/// What a wasm guest's birth needs besides.
+struct Supplied {
+    module: OwnedFd,
+    handoff: File,
+}
+
+// === impl Prepared ===
+
+impl Prepared {
+    /// Reads the bundle's `config.json`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Spec`], or [`Error::Unsupported`] for systemd's form of `linux.cgroupsPath`.
+    pub fn read(request: Create) -> Result<Self, Error> {
+        let spec = Spec::load(&request.bundle)?;
+        check_terminal(&request.stdio, &spec.process)?;
+        let cgroup = match &spec.cgroups_path {
+            Some(CgroupsPath::Cgroupfs(path)) => path.clone(),
+            // As runc does.
+            None => Path::new("/").join(&request.id),
+            Some(CgroupsPath::Systemd {
+                slice,
+                prefix,
+                name,
+            }) => {
+                let value = format!("{slice}:{prefix}:{name}");
+                return Err(Error::Unsupported {
+                    field: "linux.cgroupsPath",
+                    value,
+                });
+            }
+        };
+        Ok(Prepared {
+            request,
+            spec,
+            cgroup,
+        })
+    }
+
+    /// What the bundle asks for.
+    pub fn spec(&self) -> &Spec {
+        &self.spec
+    }
+
+    /// Where its cgroup will be, below the root of each hierarchy.
+    pub fn cgroup(&self) -> &Path {
+        &self.cgroup
+    }
+
+    /// Puts it elsewhere: below its pod's.
+    pub fn set_cgroup(&mut self, cgroup: PathBuf) {
+        self.cgroup = cgroup;
+    }
+
+    /// Where its root filesystem will be mounted, if there is something to mount.
+    pub fn rootfs(&self) -> PathBuf {
+        self.request.bundle.join("rootfs")
+    }
+
+    /// Makes everything there is to make, and the process last. On an error nothing is left.
+    ///
+    /// # Errors
+    ///
+    /// [`Error`], naming the step.
+    pub fn bear(self, ground: Arc<Ground>) -> Result<Birth, Error> {
+        let Prepared {
+            request,
+            spec,
+            cgroup,
+        } = self;
+        let Create {
+            id,
+            bundle,
+            rootfs: mounts,
+            stdio,
+            io_owner,
+        } = request;
+        let uid = spec.process.user.uid;
+        let (plumbing, ends) = Plumbing::open(&stdio, uid, io_owner)?;
+        let rootfs = Rootfs::mount(&bundle.join("rootfs"), &mounts)?;
+        let (kind, rule) = kind::decide(&spec)?;
+        let confined = Confined::create(&ground, &cgroup)?;
+        confined
+            .cgroup
+            .limit(
+                spec.resources
+                    .as_ref()
+                    .unwrap_or(&LinuxResources::default()),
+            )
+            .map_err(Error::cgroup("limit the container"))?;
+        let linux = Linux {
+            id: id.clone(),
+            spec,
+            ground,
+            io_owner,
+            init: OnceLock::new(),
+            confined,
+            rootfs: Mutex::new(rootfs),
+        };
+        let newborn = linux.first(kind, &ends)?;
+        drop(ends);
+        tracing::info!(container = %id, pid = newborn.pid, rule, "born");
+        let pidfd = newborn
+            .pidfd
+            .try_clone()
+            .map_err(host("keep the process"))?;
+        drop(linux.init.set(pidfd));
+        let born = Born::from(newborn, plumbing);
+        let label = Label {
+            id,
+            bundle,
+            rootfs: mounts,
+            stdio,
+        };
+        Ok(Birth {
+            label,
+            born,
+            body: Arc::new(linux),
+        })
+    }
+}
+
+// === impl Birth ===
+
+impl Birth {
+    /// The init process.
+    pub fn pid(&self) -> i32 {
+        self.born.pid
+    }
+
+    /// Lets the container be served, and says that it was created. The future is its owner and
+    /// must run for as long as the container is to be served. Needs the runtime.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Host`] or [`Error::Terminal`]; nothing of the container is left.
+    pub fn begin(
+        self,
+        facts: UnboundedSender<Fact>,
+    ) -> Result<(Container, impl Future<Output = ()> + Send + 'static), Error> {
+        Container::begin(self.label, self.body, self.born, facts)
+    }
+}
+
+impl std::fmt::Debug for Birth {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Birth")
+            .field("pid", &self.born.pid)
+            .finish_non_exhaustive()
+    }
+}
+
+// === impl Born ===
+
+impl Born {
+    fn from(newborn: Newborn, plumbing: Plumbing) -> Self {
+        let Newborn {
+            pid,
+            pidfd,
+            gate,
+            console,
+        } = newborn;
+        Born {
+            pid,
+            pidfd,
+            console,
+            plumbing,
+            gate: Box::new(move || Ok(gate.open()?)),
+        }
+    }
+}
+
+// === impl Linux ===
+
+impl Linux {
+    /// The birth of init.
+    fn first(&self, kind: Kind, ends: &Ends) -> Result<Newborn, Error> {
+        let facts = duet_launch::facts(self.ask(&self.spec.process, ends))?;
+        let root = duet_launch::root_tree(&self.spec.root.path)?;
+        let supplies = Supplies {
+            root: Some(root.as_fd()),
+            ..Supplies::default()
+        };
+        match kind {
+            Kind::Native => {
+                let plan = duet_plan::container(&self.spec, &facts, Program::Native)?;
+                self.spawn(&plan, ends, supplies)
+            }
+            Kind::Wasm(guest) => {
+                let supplied = self.supply(guest, &facts)?;
+                let plan = duet_plan::container(&self.spec, &facts, Program::Wasm)?;
+                let supplies = Supplies {
+                    runner: Some(self.ground.runner()?),
+                    module: Some(supplied.module.as_fd()),
+                    handoff: Some(supplied.handoff.as_fd()),
+                    ..supplies
+                };
+                self.spawn(&plan, ends, supplies)
+            }
+        }
+    }
+
+    fn supply(&self, guest: Guest, facts: &Facts) -> Result<Supplied, Error> {
+        let options = &self.spec.options;
+        let Guest { name, file, format } = guest;
+        let deadline = Instant::now() + COMPILE_LIMIT;
+        let compiled = self
+            .ground
+            .cache()?
+            .compiled(&file, &name, deadline)
+            .map_err(WasmError::from)?;
+        tracing::info!(container = %self.id, key = %compiled.key, source = ?compiled.source, "compiled");
+        let mut http = Http::default();
+        http.address = options.http_listen.map(|address| address.to_string());
+        http.reuse = options
+            .http_reuse
+            .map_or(http.reuse, std::num::NonZeroU32::get);
+        let process = &self.spec.process;
+        let handoff = Handoff {
+            name: name.clone(),
+            format,
+            argv: process.args.clone(),
+            env: duet_plan::environment(process, facts.home.as_deref()),
+            cwd: process.cwd.clone(),
+            http,
+        };
+        let failed = |step| {
+            let path = PathBuf::from(&name);
+            move |source| WasmError::File { step, path, source }
+        };
+        Ok(Supplied {
+            module: compiled
+                .tree()
+                .map_err(failed("open the compiled code of"))?,
+            handoff: handoff.seal().map_err(failed("write the handoff of"))?,
+        })
+    }
+
+    fn spawn(
+        &self,
+        plan: &duet_plan::Plan,
+        ends: &Ends,
+        supplies: Supplies<'_>,
+    ) -> Result<Newborn, Error> {
+        let cgroup = &self.confined.cgroup;
+        let opened = cgroup.attach().map_err(Error::cgroup("enter the cgroup"))?;
+        let (unified, tasks) = match opened {
+            duet_cgroup::Attach::V1(tasks) => {
+                let unified = cgroup.attach_unified();
+                (unified.map_err(Error::cgroup("enter the cgroup"))?, tasks)
+            }
+            duet_cgroup::Attach::V2(directory) => (Some(directory), Vec::new()),
+        };
+        let dirs: Vec<PathBuf> = cgroup.own_dirs().into_iter().map(|own| own.path).collect();
+        let namespaces = self.ground.given();
+        let supplies = Supplies {
+            stdin: ends.stdin.as_ref().map(AsFd::as_fd),
+            stdout: ends.stdout.as_ref().map(AsFd::as_fd),
+            stderr: ends.stderr.as_ref().map(AsFd::as_fd),
+            cgroup_dirs: &dirs,
+            namespaces: &namespaces,
+            ..supplies
+        };
+        let attach = Attach {
+            unified: unified.as_ref().map(AsFd::as_fd),
+            tasks: &tasks,
+        };
+        Ok(spawn(plan, supplies, attach)?)
+    }
+
+    fn ask<'a>(&'a self, process: &'a Process, ends: &Ends) -> Ask<'a> {
+        Ask {
+            id: &self.id,
+            container: &self.spec,
+            process,
+            cgroup: self.confined.facts(),
+            pod: self.ground.pod(),
+            stdio: duet_plan::Stdio {
+                stdin: ends.stdin.is_some(),
+                stdout: ends.stdout.is_some(),
+                stderr: ends.stderr.is_some(),
+            },
+        }
+    }
+}
+
+impl Body for Linux {
+    fn pid_namespace(&self) -> PidNamespace {
+        match self.spec.namespaces.pid {
+            Namespace::New => PidNamespace::Own,
+            Namespace::Host | Namespace::Path(_) => PidNamespace::Shared,
+        }
+    }
+
+    fn bear(&self, process: &Process, stdio: &Stdio) -> Result<Born, Error> {
+        if let Some(guest) = kind::guest(&self.spec, process) {
+            let field = "exec of a wasm program:";
+            return Err(Error::Unsupported {
+                field,
+                value: guest.name,
+            });
+        }
+        let (plumbing, ends) = Plumbing::open(stdio, process.user.uid, self.io_owner)?;
+        let facts = duet_launch::exec_facts(self.ask(process, &ends))?;
+        let plan = duet_plan::exec(process, &self.spec, &facts)?;
+        let init = self.init.get().ok_or(Error::Gone)?;
+        let supplies = Supplies {
+            init: Some(init.as_fd()),
+            ..Supplies::default()
+        };
+        let newborn = self.spawn(&plan, &ends, supplies)?;
+        Ok(Born::from(newborn, plumbing))
+    }
+
+    fn signal_all(&self, number: i32) -> Result<(), Error> {
+        let cgroup = &self.confined.cgroup;
+        if number == signal::KILL {
+            return cgroup.kill().map_err(Error::cgroup("kill the container"));
+        }
+        for pid in self.pids()? {
+            let sent =
+                duet_linux::process::pidfd_open(pid).and_then(|pidfd| signal::send(pidfd, number));
+            match sent {
+                // It ended meanwhile.
+                Err(error) if error.raw_os_error() == Some(signal::ESRCH) => {}
+                sent => sent.map_err(|source| Error::Signal {
+                    signal: number,
+                    pid,
+                    source,
+                })?,
+            }
+        }
+        Ok(())
+    }
+
+    fn freeze(&self) -> Result<(), Error> {
+        self.confined
+            .cgroup
+            .freeze()
+            .map_err(Error::cgroup("freeze the container"))
+    }
+
+    fn thaw(&self) -> Result<(), Error> {
+        self.confined
+            .cgroup
+            .thaw()
+            .map_err(Error::cgroup("thaw the container"))
+    }
+
+    fn update(&self, resources: &LinuxResources) -> Result<(), Error> {
+        self.confined
+            .cgroup
+            .update(resources)
+            .map_err(Error::cgroup("limit the container"))
+    }
+
+    fn pids(&self) -> Result<Vec<i32>, Error> {
+        let pids = self
+            .confined
+            .cgroup
+            .pids()
+            .map_err(Error::cgroup("list the processes"))?;
+        Ok(pids
+            .into_iter()
+            .filter_map(|pid| i32::try_from(pid).ok())
+            .collect())
+    }
+
+    fn stats(&self) -> Result<Stats, Error> {
+        self.confined
+            .cgroup
+            .stats()
+            .map_err(Error::cgroup("read the statistics"))
+    }
+
+    fn oom(&self) -> Option<OomWatch> {
+        match self.confined.cgroup.oom() {
+            Ok(watch) => Some(watch),
+            Err(error) => {
+                tracing::warn!(container = %self.id, %error, "kills for want of memory are not seen");
+                None
+            }
+        }
+    }
+
+    fn destroy(&self) -> Result<(), Error> {
+        self.confined
+            .remove()
+            .map_err(Error::cgroup("remove the cgroup"))?;
+        // A panic of another thread while it held the lock leaves a count that is still true.
+        self.rootfs
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .unmount()
+    }
+}
+
+// === impl Confined ===
+
+impl Confined {
+    fn create(ground: &Ground, path: &Path) -> Result<Self, Error> {
+        let cgroup =
+            Cgroup::create(ground.host(), path).map_err(Error::cgroup("create the cgroup"))?;
+        Ok(Confined {
+            cgroup,
+            removed: AtomicBool::new(false),
+        })
+    }
+
+    fn facts(&self) -> CgroupFacts {
+        let hierarchies = self.cgroup.own_dirs().into_iter().map(|own| Hierarchy {
+            name: own.name,
+            mountpoint: own.mountpoint,
+            path: own.path,
+        });
+        CgroupFacts {
+            v2: self.cgroup.mode() == duet_cgroup::Mode::V2,
+            hierarchies: hierarchies.collect(),
+        }
+    }
+
+    fn remove(&self) -> Result<(), duet_cgroup::Error> {
+        if self.removed.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        self.cgroup.remove().or_else(|_| {
+            // Something was still in it that nobody knows: it dies with its container.
+            self.cgroup.kill()?;
+            self.cgroup.remove()
+        })?;
+        self.removed.store(true, Ordering::Release);
+        Ok(())
+    }
+}
+
+impl Drop for Confined {
+    fn drop(&mut self) {
+        if let Err(error) = self.remove() {
+            tracing::warn!(cgroup = %self.cgroup.path().display(), %error, "cgroup left behind");
+        }
+    }
+}
+
+fn host(step: &'static str) -> impl FnOnce(io::Error) -> Error {
+    move |source| Error::Host { step, source }
+}

@@ -1,0 +1,130 @@
+//! What every birth in a pod stands on.
+
+use std::io;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+use std::sync::OnceLock;
+
+use std::os::fd::AsFd;
+
+use duet_cgroup::Host;
+use duet_linux::namespace::Kind;
+use duet_plan::PodNamespaces;
+use duet_wasm::Cache;
+
+use crate::error::{Error, WasmError};
+
+/// What every birth in a pod stands on.
+#[derive(Debug)]
+pub struct Ground {
+    host: Host,
+    namespaces: OnceLock<Vec<(Kind, OwnedFd)>>,
+    wasm: Wasm,
+}
+
+/// The wasm half, opened when the first guest needs it.
+#[derive(Debug)]
+struct Wasm {
+    runner_path: PathBuf,
+    compiler_path: PathBuf,
+    cache_path: PathBuf,
+    runner: OnceLock<OwnedFd>,
+    cache: OnceLock<Cache>,
+}
+
+// === impl Ground ===
+
+impl Ground {
+    /// Looks at the host's cgroups; nothing else is opened yet.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Cgroup`] if there are none.
+    pub fn new(runner: PathBuf, compiler: PathBuf, cache: PathBuf) -> Result<Self, Error> {
+        Ok(Ground {
+            host: Host::detect().map_err(Error::cgroup("find the host's cgroups"))?,
+            namespaces: OnceLock::new(),
+            wasm: Wasm {
+                runner_path: runner,
+                compiler_path: compiler,
+                cache_path: cache,
+                runner: OnceLock::new(),
+                cache: OnceLock::new(),
+            },
+        })
+    }
+
+    /// The host's cgroups.
+    pub fn host(&self) -> &Host {
+        &self.host
+    }
+
+    /// Gives the pod namespaces of its own, which its containers get when they ask for new
+    /// ones. Only the first gift counts.
+    pub fn hold(&self, namespaces: Vec<(Kind, OwnedFd)>) {
+        // A second gift is dropped, and with it the namespaces that nobody has entered.
+        drop(self.namespaces.set(namespaces));
+    }
+
+    /// Whether the pod holds namespaces of its own.
+    pub fn holds(&self) -> bool {
+        self.namespaces.get().is_some()
+    }
+
+    pub(crate) fn pod(&self) -> PodNamespaces {
+        let held = |kind| self.held().iter().any(|(held, _)| *held == kind);
+        PodNamespaces {
+            network: held(Kind::Net),
+            ipc: held(Kind::Ipc),
+            uts: held(Kind::Uts),
+        }
+    }
+
+    pub(crate) fn given(&self) -> Vec<(u32, BorrowedFd<'_>)> {
+        self.held()
+            .iter()
+            .map(|(kind, file)| (kind.flag(), file.as_fd()))
+            .collect()
+    }
+
+    fn held(&self) -> &[(Kind, OwnedFd)] {
+        self.namespaces.get().map_or(&[], Vec::as_slice)
+    }
+
+    /// The runner, as a mount of its own that nobody can write to.
+    pub(crate) fn runner(&self) -> Result<BorrowedFd<'_>, WasmError> {
+        let path = &self.wasm.runner_path;
+        open_once(&self.wasm.runner, || {
+            duet_linux::mount::clone_read_only(path).map_err(|source: io::Error| WasmError::File {
+                step: "open the runner",
+                path: path.clone(),
+                source,
+            })
+        })
+        .map(AsFd::as_fd)
+    }
+
+    /// The node's compiled code.
+    pub(crate) fn cache(&self) -> Result<&Cache, WasmError> {
+        let Wasm {
+            cache_path,
+            compiler_path,
+            ..
+        } = &self.wasm;
+        open_once(&self.wasm.cache, || {
+            Ok(Cache::open(cache_path, compiler_path)?)
+        })
+    }
+}
+
+/// As `OnceLock::get_or_try_init`: an error is not remembered.
+fn open_once<T>(
+    lock: &OnceLock<T>,
+    open: impl FnOnce() -> Result<T, WasmError>,
+) -> Result<&T, WasmError> {
+    if let Some(opened) = lock.get() {
+        return Ok(opened);
+    }
+    let opened = open()?;
+    Ok(lock.get_or_init(|| opened))
+}

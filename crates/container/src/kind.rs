@@ -1,0 +1,166 @@
+//! Native or wasm: which of the two a container runs, and which rule said so.
+//!
+//! 1. CRI's sandbox container is native.
+//! 2. An annotation decides: Duet's own, then crun's, then the image variant's.
+//! 3. The first bytes of the entrypoint decide. One that cannot be found is native: its birth
+//!    then fails with the words that a native container's would.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use duet_linux::file;
+use duet_spec::annotations::{self, Handler};
+use duet_spec::{Container, MountKind, Process};
+use duet_wasm::{Format, HEAD, detect};
+
+use crate::error::WasmError;
+
+/// What a container runs.
+#[derive(Debug)]
+pub(crate) enum Kind {
+    /// An executable of its own.
+    Native,
+    /// A guest.
+    Wasm(Guest),
+}
+
+/// A wasm program.
+#[derive(Debug)]
+pub(crate) struct Guest {
+    /// As the container names it.
+    pub(crate) name: String,
+    /// The file.
+    pub(crate) file: File,
+    /// Module or component.
+    pub(crate) format: Format,
+}
+
+/// Decides, and says which rule did: the value of the `CONTAINER_TYPE` annotation, the name of
+/// another annotation, or `bytes`.
+pub(crate) fn decide(spec: &Container) -> Result<(Kind, &'static str), WasmError> {
+    if spec
+        .annotations
+        .get(annotations::CONTAINER_TYPE)
+        .is_some_and(|kind| kind == "sandbox")
+    {
+        return Ok((Kind::Native, annotations::CONTAINER_TYPE));
+    }
+    let (required, rule) = match spec.options.handler {
+        Some((Handler::Native, rule)) => return Ok((Kind::Native, rule)),
+        Some((Handler::Smart, rule)) if !looks_wasm(&spec.process) => {
+            return Ok((Kind::Native, rule));
+        }
+        Some((Handler::Wasm | Handler::Smart, rule)) => (true, rule),
+        None => (false, "bytes"),
+    };
+    match entrypoint(spec, &spec.process) {
+        Ok((name, file)) => match format(&file) {
+            Some(format) => Ok((Kind::Wasm(Guest { name, file, format }), rule)),
+            None if required => Err(WasmError::NotWasm {
+                annotation: rule,
+                file: name,
+            }),
+            None => Ok((Kind::Native, rule)),
+        },
+        Err(source) if required => {
+            let path = PathBuf::from(spec.process.args.first().map_or("", String::as_str));
+            Err(WasmError::File {
+                step: "open",
+                path,
+                source,
+            })
+        }
+        Err(_) => Ok((Kind::Native, rule)),
+    }
+}
+
+/// The guest that an exec's process names, if it names one.
+pub(crate) fn guest(spec: &Container, process: &Process) -> Option<Guest> {
+    let (name, file) = entrypoint(spec, process).ok()?;
+    let format = format(&file)?;
+    Some(Guest { name, file, format })
+}
+
+fn looks_wasm(process: &Process) -> bool {
+    let name = process.args.first().map_or("", String::as_str);
+    name.ends_with(".wasm") || name.ends_with(".wat")
+}
+
+fn format(file: &File) -> Option<Format> {
+    let mut head = [0; HEAD];
+    let read = file.read_at(&mut head, 0).ok()?;
+    detect(&head[..read])
+}
+
+/// Opens what `args[0]` names, as the container would find it.
+fn entrypoint(spec: &Container, process: &Process) -> io::Result<(String, File)> {
+    let mut missing = io::Error::from_raw_os_error(ENOENT);
+    for name in candidates(process) {
+        match open(spec, Path::new(&name)) {
+            Ok(file) => return Ok((name, file)),
+            Err(error) if error.raw_os_error() == Some(ENOENT) => {}
+            Err(error) => missing = error,
+        }
+    }
+    Err(missing)
+}
+
+/// `ENOENT`.
+const ENOENT: i32 = 2;
+
+/// The absolute paths that `args[0]` may mean, in order.
+fn candidates(process: &Process) -> Vec<String> {
+    let name = process.args.first().map_or("", String::as_str);
+    if name.starts_with('/') {
+        return vec![name.to_owned()];
+    }
+    let in_cwd = format!("{}/{name}", process.cwd.trim_end_matches('/'));
+    if name.contains('/') {
+        return vec![in_cwd];
+    }
+    let path = process
+        .env
+        .iter()
+        .find_map(|entry| entry.strip_prefix("PATH="));
+    path.unwrap_or(duet_plan::DEFAULT_PATH)
+        .split(':')
+        .filter(|directory| directory.starts_with('/'))
+        .map(|directory| format!("{}/{name}", directory.trim_end_matches('/')))
+        .collect()
+}
+
+/// Opens a path of the container on the host: in the bind mount that covers it, or in the root
+/// filesystem. Nothing leads out of either.
+fn open(spec: &Container, path: &Path) -> io::Result<File> {
+    let covering = spec
+        .mounts
+        .iter()
+        .filter(|mount| path.starts_with(&mount.destination))
+        .enumerate()
+        // The longest destination, and of equal ones the last: as the mounts lie on each other.
+        .max_by_key(|(index, mount)| (mount.destination.len(), *index));
+    let (root, rest) = match covering {
+        None => (spec.root.path.as_path(), path),
+        Some((_, mount)) => match &mount.kind {
+            MountKind::Bind { source, .. } => {
+                let rest = path.strip_prefix(&mount.destination).unwrap_or(path);
+                if rest.as_os_str().is_empty() {
+                    // The mount is the file itself.
+                    return file::open_in_root(file::place(Path::new("/"))?, source);
+                }
+                (source.as_path(), rest)
+            }
+            // A new file system holds no program.
+            MountKind::Filesystem { .. } | MountKind::Cgroup { .. } => {
+                return Err(io::Error::from_raw_os_error(ENOENT));
+            }
+        },
+    };
+    file::open_in_root(file::place(root)?, rest)
+}
+
+#[cfg(test)]
+#[path = "kind/tests.rs"]
+mod tests;

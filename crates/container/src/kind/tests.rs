@@ -1,0 +1,128 @@
+//! Bundles made by hand, and which kind they are.
+
+use std::fs;
+
+use super::*;
+
+const WASM: &[u8] = b"\0asm\x01\0\0\0";
+
+struct Rig {
+    dir: tempfile::TempDir,
+}
+
+impl Rig {
+    fn new() -> Self {
+        let rig = Rig {
+            dir: tempfile::tempdir().unwrap(),
+        };
+        rig.write("rootfs/app.wasm", WASM);
+        rig.write("rootfs/usr/bin/app", b"\x7fELF");
+        rig.write("rootfs/usr/bin/guest", WASM);
+        rig.write("volume/late.wasm", b"\0asm\x0d\0\x01\0");
+        rig
+    }
+
+    fn write(&self, path: &str, bytes: &[u8]) {
+        let path = self.dir.path().join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, bytes).unwrap();
+    }
+
+    fn decide(&self, arg: &str, annotations: &str) -> Result<(Kind, &'static str), WasmError> {
+        let volume = self.dir.path().join("volume");
+        let json = format!(
+            r#"{{"ociVersion":"1.1.0","root":{{"path":"rootfs"}},
+            "process":{{"args":["{arg}"],"cwd":"/","user":{{"uid":0,"gid":0}},
+                "env":["PATH=/usr/bin"]}},
+            "mounts":[{{"destination":"/data","type":"bind","source":"{}",
+                "options":["rbind"]}}],
+            "annotations":{{{annotations}}},
+            "linux":{{"namespaces":[{{"type":"mount"}}]}}}}"#,
+            volume.display()
+        );
+        decide(&Container::parse(self.dir.path(), json.as_bytes()).unwrap())
+    }
+
+    fn kind(&self, arg: &str, annotations: &str) -> (&'static str, &'static str) {
+        match self.decide(arg, annotations).unwrap() {
+            (Kind::Native, rule) => ("native", rule),
+            (
+                Kind::Wasm(Guest {
+                    format: Format::Module,
+                    ..
+                }),
+                rule,
+            ) => ("module", rule),
+            (
+                Kind::Wasm(Guest {
+                    format: Format::Component,
+                    ..
+                }),
+                rule,
+            ) => ("component", rule),
+        }
+    }
+}
+
+#[test]
+fn the_entrypoint_s_bytes_decide() {
+    let rig = Rig::new();
+    for (arg, kind) in [
+        ("/app.wasm", "module"),
+        ("./app.wasm", "module"),
+        ("guest", "module"),
+        ("app", "native"),
+        ("/usr/bin/app", "native"),
+        ("/data/late.wasm", "component"),
+        ("/nowhere", "native"),
+        ("/data/nowhere", "native"),
+        ("/usr", "native"),
+    ] {
+        assert_eq!(rig.kind(arg, ""), (kind, "bytes"), "{arg}");
+    }
+}
+
+#[test]
+fn links_do_not_lead_out_of_the_root() {
+    let rig = Rig::new();
+    rig.write("outside.wasm", WASM);
+    let outside = rig.dir.path().join("outside.wasm");
+    std::os::unix::fs::symlink(outside, rig.dir.path().join("rootfs/link.wasm")).unwrap();
+    assert_eq!(rig.kind("/link.wasm", ""), ("native", "bytes"));
+    std::os::unix::fs::symlink("/app.wasm", rig.dir.path().join("rootfs/inner.wasm")).unwrap();
+    assert_eq!(rig.kind("/inner.wasm", ""), ("module", "bytes"));
+}
+
+#[test]
+fn annotations_override() {
+    let rig = Rig::new();
+    let handler = annotations::HANDLER;
+    let native = format!(r#""{handler}":"native""#);
+    assert_eq!(rig.kind("/app.wasm", &native), ("native", handler));
+    let smart = r#""module.wasm.image/variant":"compat-smart""#;
+    assert_eq!(
+        rig.kind("app", smart),
+        ("native", annotations::IMAGE_VARIANT)
+    );
+    assert_eq!(
+        rig.kind("/app.wasm", smart),
+        ("module", annotations::IMAGE_VARIANT)
+    );
+    let crun = r#""run.oci.handler":"wasm""#;
+    assert_eq!(
+        rig.kind("guest", crun),
+        ("module", annotations::CRUN_HANDLER)
+    );
+    let error = rig.decide("/usr/bin/app", crun).unwrap_err().to_string();
+    assert_eq!(
+        error,
+        "annotations.run.oci.handler: /usr/bin/app is no WebAssembly binary"
+    );
+    let error = rig.decide("/nowhere.wasm", crun).unwrap_err().to_string();
+    assert_eq!(error, "open /nowhere.wasm");
+    let sandbox = r#""io.kubernetes.cri.container-type":"sandbox""#;
+    assert_eq!(
+        rig.kind("/app.wasm", sandbox),
+        ("native", annotations::CONTAINER_TYPE)
+    );
+}

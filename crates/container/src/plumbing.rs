@@ -1,0 +1,131 @@
+//! A process's stdio from the shim's side: opened before the birth, connected after it.
+
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use crate::error::Error;
+use crate::stdio::{Ends, Input, Pipes};
+use crate::terminal::{self, Terminal};
+use crate::words::{IoOwner, Stdio};
+
+/// How long the exit of a process may wait for the rest of its terminal's output: 2 s.
+///
+/// The kernel hangs up the terminal when its session's leader ends, so that the rest is there
+/// at once; only a reader that does not read makes us wait. The copy goes on after that, until
+/// the process is deleted.
+const DRAIN_LIMIT: Duration = Duration::from_secs(2);
+
+/// What is open before there is a process.
+#[derive(Debug)]
+pub(crate) enum Plumbing {
+    /// Pipes and FIFOs.
+    Pipes(Pipes),
+    /// A terminal, whose master comes with the birth.
+    Terminal(terminal::Ends),
+}
+
+/// What is open while there is one.
+#[derive(Debug, Default)]
+pub(crate) struct Io {
+    /// Dropped when the process has ended: its readers see the end.
+    holds: Vec<OwnedFd>,
+    /// Dropped by CloseIO.
+    input: Option<OwnedFd>,
+    terminal: Option<Terminal>,
+    /// Ends with us.
+    copies: JoinSet<()>,
+}
+
+/// Tells when everything that a process wrote has been passed on.
+#[derive(Debug)]
+pub(crate) struct Drain(Option<watch::Receiver<bool>>);
+
+// === impl Plumbing ===
+
+impl Plumbing {
+    /// Opens what `stdio` names for a process of `user`. Never waits for the other side.
+    ///
+    /// The second half is the process's own: close it once the process is born.
+    pub(crate) fn open(
+        stdio: &Stdio,
+        user: u32,
+        owner: Option<IoOwner>,
+    ) -> Result<(Self, Ends), Error> {
+        if stdio.terminal {
+            return Ok((
+                Plumbing::Terminal(terminal::Ends::open(stdio)?),
+                Ends::default(),
+            ));
+        }
+        let mut pipes = Pipes::open(stdio, user, owner)?;
+        let ends = std::mem::take(&mut pipes.ends);
+        Ok((Plumbing::Pipes(pipes), ends))
+    }
+
+    /// Connects a process that was just born; needs the runtime.
+    pub(crate) fn connect(self, console: Option<OwnedFd>) -> Result<(Io, Drain), Error> {
+        let mut io = Io::default();
+        match (self, console) {
+            (Plumbing::Pipes(pipes), _) => {
+                io.holds = pipes.holds;
+                if let Some(Input { source, pipe }) = pipes.input {
+                    io.input = Some(source.hold);
+                    io.copies.spawn(async move {
+                        if let Err(error) = Input::copy(source.fifo, pipe).await {
+                            tracing::warn!(%error, "input ended early");
+                        }
+                    });
+                }
+                Ok((io, Drain(None)))
+            }
+            (Plumbing::Terminal(ends), Some(console)) => {
+                let connected = ends.connect(console, &mut io.copies)?;
+                let (terminal, input, holds, complete) = connected;
+                io.terminal = Some(terminal);
+                io.input = input;
+                io.holds = holds;
+                Ok((io, Drain(Some(complete))))
+            }
+            (Plumbing::Terminal(_), None) => Err(Error::NoTerminal),
+        }
+    }
+}
+
+// === impl Io ===
+
+impl Io {
+    /// Lets the input end once its writers are gone and it is empty.
+    pub(crate) fn close_input(&mut self) {
+        self.input = None;
+    }
+
+    /// The process has ended: readers of its output may see the end.
+    pub(crate) fn release(&mut self) {
+        self.holds.clear();
+        self.input = None;
+    }
+
+    /// Sets the terminal's size.
+    pub(crate) fn resize(&self, width: u16, height: u16) -> Result<(), Error> {
+        self.terminal
+            .as_ref()
+            .ok_or(Error::NoTerminal)?
+            .resize(width, height)
+    }
+}
+
+// === impl Drain ===
+
+impl Drain {
+    /// Waits until the output is complete, within [`DRAIN_LIMIT`].
+    pub(crate) async fn done(&mut self) {
+        let Some(complete) = &mut self.0 else { return };
+        let waited = tokio::time::timeout(DRAIN_LIMIT, complete.wait_for(|done| *done)).await;
+        if waited.is_err() {
+            tracing::warn!("output of a terminal is still unread after its process ended");
+        }
+    }
+}

@@ -1,0 +1,145 @@
+//! Options as data; mounts for root, in this process's own mount namespace.
+
+use super::*;
+
+fn options(list: &[&str]) -> Vec<String> {
+    list.iter().map(|option| (*option).to_owned()).collect()
+}
+
+#[test]
+fn options_are_sorted_by_who_reads_them() {
+    let parsed = Options::parse(&options(&[
+        "ro",
+        "nosuid",
+        "lowerdir=/a:/b",
+        "index=off",
+        "X-containerd.mkdir.path=/x",
+        "rslave",
+    ]))
+    .unwrap();
+    assert_eq!(parsed.flags, MountFlags::RDONLY | MountFlags::NOSUID);
+    assert_eq!(parsed.data, ["lowerdir=/a:/b", "index=off"]);
+    let slave = MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC;
+    assert_eq!(parsed.propagation, Some(slave));
+}
+
+#[test]
+fn what_is_not_offered_is_refused_by_name() {
+    let error = Options::parse(&options(&["loop"])).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "rootfs mount option \"loop\" is not supported"
+    );
+    let error = Options::parse(&options(&["rbind", "noexec"])).unwrap_err();
+    assert!(error.to_string().contains("rbind,noexec"), "{error}");
+}
+
+#[test]
+fn long_lists_of_layers_become_relative() {
+    let data = options(&[
+        "upperdir=/s/9/fs",
+        "lowerdir=/s/snapshots/12/fs:/s/snapshots/1/fs",
+    ]);
+    let (directory, data) = compact(&data).unwrap();
+    assert_eq!(directory, Path::new("/s/snapshots/"));
+    assert_eq!(data, "upperdir=/s/9/fs,lowerdir=12/fs:1/fs");
+    assert_eq!(compact(&options(&["lowerdir=/a:/b"])), None);
+    assert_eq!(compact(&options(&["lowerdir=/s/a\\:b/fs:/s/c/fs"])), None);
+}
+
+#[test]
+fn mounts_are_made_in_order_and_go_away_with_their_owner() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("skipped: needs root to mount");
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let at = dir.path().join("rootfs");
+    let tmpfs = |target: &str| RootfsMount {
+        fstype: "tmpfs".to_owned(),
+        source: "duet-test".to_owned(),
+        target: target.to_owned(),
+        options: options(&["size=64k", "mode=755"]),
+    };
+    let mut first = Rootfs::mount(&at, &[tmpfs("")]).unwrap();
+    fs::create_dir(at.join("inside")).unwrap();
+    std::os::unix::fs::symlink("/inside", at.join("link")).unwrap();
+    drop(Rootfs {
+        at: at.clone(),
+        layers: 0,
+    });
+    assert!(
+        at.join("inside").exists(),
+        "nothing was mounted, so nothing goes"
+    );
+    let bind = RootfsMount {
+        fstype: "bind".to_owned(),
+        source: at.to_str().unwrap().to_owned(),
+        target: String::new(),
+        options: options(&["rbind", "ro"]),
+    };
+    let other = dir.path().join("other");
+    let second = Rootfs::mount(&other, &[bind, tmpfs("/link")]).unwrap();
+    assert!(other.join("inside").exists());
+    assert!(fs::write(other.join("new"), "").is_err(), "read only");
+    fs::write(other.join("inside/new"), "").expect("a file system of its own, inside");
+    drop(second);
+    assert!(!other.join("inside").exists());
+    first.unmount().unwrap();
+    first.unmount().unwrap();
+    assert!(!at.join("inside").exists());
+}
+
+#[test]
+fn many_layers_are_mounted() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("skipped: needs root to mount");
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let store = dir
+        .path()
+        .join("a-directory-with-a-rather-long-name-for-layers-of-images");
+    let layers: Vec<String> = (0..100)
+        .map(|number| {
+            let layer = store.join(format!("{number}/fs"));
+            fs::create_dir_all(&layer).unwrap();
+            fs::write(layer.join(format!("file-{number}")), "").unwrap();
+            layer.to_str().unwrap().to_owned()
+        })
+        .collect();
+    let mount = RootfsMount {
+        fstype: "overlay".to_owned(),
+        source: "overlay".to_owned(),
+        target: String::new(),
+        options: vec![format!("lowerdir={}", layers.join(":"))],
+    };
+    let before = std::env::current_dir().unwrap();
+    let at = dir.path().join("rootfs");
+    let rootfs = Rootfs::mount(&at, &[mount]).unwrap();
+    assert!(at.join("file-0").exists() && at.join("file-99").exists());
+    assert_eq!(
+        std::env::current_dir().unwrap(),
+        before,
+        "only the thread moved"
+    );
+    drop(rootfs);
+    assert!(!at.join("file-0").exists());
+}
+
+#[test]
+fn a_source_that_is_missing_is_named_and_nothing_stays() {
+    let dir = tempfile::tempdir().unwrap();
+    let mount = RootfsMount {
+        fstype: "bind".to_owned(),
+        source: "/nonexistent".to_owned(),
+        target: String::new(),
+        options: options(&["rbind"]),
+    };
+    let at = dir.path().join("rootfs");
+    let error = Rootfs::mount(&at, &[mount]).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        format!("mount bind /nonexistent on {}", at.display())
+    );
+}

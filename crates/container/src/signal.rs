@@ -1,0 +1,15 @@
+//! The two numbers of the kernel that the rules speak of.
+
+use std::io;
+use std::os::fd::AsFd;
+
+/// `SIGKILL`.
+pub(crate) const KILL: i32 = 9;
+
+/// "No such process": it ended and was reaped.
+pub(crate) const ESRCH: i32 = 3;
+
+/// Sends `signal` to a process, and not to whoever has its number by now.
+pub(crate) fn send(pidfd: impl AsFd, signal: i32) -> io::Result<()> {
+    duet_linux::process::send_signal(pidfd, signal)
+}

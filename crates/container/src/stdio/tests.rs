@@ -1,0 +1,269 @@
+//! Real FIFOs, both sides.
+
+use std::fs::{File, OpenOptions};
+use std::io::{Read, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::time::Duration;
+
+use rustix::fs::{CWD, FileType, mknodat};
+
+use super::*;
+
+fn fifo(dir: &tempfile::TempDir, name: &str) -> String {
+    let path = dir.path().join(name);
+    mknodat(CWD, &path, FileType::Fifo, Mode::from_raw_mode(0o600), 0).unwrap();
+    path.to_str().unwrap().to_owned()
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap()
+}
+
+fn with(stdin: &str, stdout: &str, stderr: &str) -> Stdio {
+    Stdio {
+        stdin: stdin.to_owned(),
+        stdout: stdout.to_owned(),
+        stderr: stderr.to_owned(),
+        terminal: false,
+    }
+}
+
+#[test]
+fn opening_waits_for_nobody() {
+    let dir = tempfile::tempdir().unwrap();
+    let stdio = with(&fifo(&dir, "in"), &fifo(&dir, "out"), &fifo(&dir, "err"));
+    let pipes = Pipes::open(&stdio, 0, None).unwrap();
+    assert!(pipes.ends.stdin.is_some());
+    assert!(pipes.ends.stdout.is_some());
+    assert!(pipes.ends.stderr.is_some());
+    assert_eq!(pipes.holds.len(), 2);
+}
+
+#[test]
+fn nothing_is_opened_for_empty_fields() {
+    let pipes = Pipes::open(&Stdio::default(), 0, None).unwrap();
+    assert!(pipes.ends.stdin.is_none() && pipes.ends.stdout.is_none());
+    assert!(pipes.holds.is_empty() && pipes.input.is_none());
+}
+
+#[test]
+fn the_reader_sees_the_end_only_after_the_hold_is_gone() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = fifo(&dir, "out");
+    let pipes = Pipes::open(&with("", &path, ""), 0, None).unwrap();
+    let mut reader = OpenOptions::new()
+        .read(true)
+        .custom_flags(libc_nonblock())
+        .open(&path)
+        .unwrap();
+    let mut out = File::from(pipes.ends.stdout.unwrap());
+    out.write_all(b"last words").unwrap();
+    drop(out);
+    let mut text = [0; 64];
+    assert_eq!(reader.read(&mut text).unwrap(), 10);
+    let waits = reader.read(&mut text).unwrap_err();
+    assert_eq!(waits.kind(), io::ErrorKind::WouldBlock);
+    drop(pipes.holds);
+    assert_eq!(reader.read(&mut text).unwrap(), 0);
+}
+
+#[test]
+fn a_reader_may_leave_and_another_goes_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = fifo(&dir, "out");
+    let pipes = Pipes::open(&with("", &path, ""), 0, None).unwrap();
+    let mut out = File::from(pipes.ends.stdout.unwrap());
+    let first = OpenOptions::new()
+        .read(true)
+        .custom_flags(libc_nonblock())
+        .open(&path)
+        .unwrap();
+    drop(first);
+    out.write_all(b"kept").unwrap();
+    let mut second = OpenOptions::new()
+        .read(true)
+        .custom_flags(libc_nonblock())
+        .open(&path)
+        .unwrap();
+    let mut text = [0; 64];
+    assert_eq!(second.read(&mut text).unwrap(), 4);
+}
+
+#[test]
+fn a_missing_fifo_is_named_with_the_step() {
+    let error = Pipes::open(&with("", "/nonexistent/out", ""), 0, None).unwrap_err();
+    assert_eq!(error.to_string(), "open stdout /nonexistent/out");
+    let error = Pipes::open(&with("/nonexistent/in", "", ""), 0, None).unwrap_err();
+    assert_eq!(error.to_string(), "open stdin /nonexistent/in");
+}
+
+#[test]
+fn loggers_and_streams_are_refused_by_name() {
+    for value in [
+        "binary:///bin/logger?id=1",
+        "binary-v2:///x",
+        "ttrpc+unix:///s?streaming_id=1",
+    ] {
+        let error = Pipes::open(&with("", value, ""), 0, None).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            format!("stdout {value:?} is not supported")
+        );
+    }
+    let error = Pipes::open(&with("file:///tmp/x", "", ""), 0, None).unwrap_err();
+    assert!(matches!(error, Error::Unsupported { field: "stdin", .. }));
+    let error = Pipes::open(&with("", "out", ""), 0, None).unwrap_err();
+    assert_eq!(error.to_string(), "stdout \"out\": is not an absolute path");
+}
+
+#[test]
+fn a_file_is_made_and_appended_to() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("logs/web.log");
+    let uri = format!("file://{}", path.display());
+    for line in ["one\n", "two\n"] {
+        let pipes = Pipes::open(&with("", &uri, ""), 1234, None).unwrap();
+        File::from(pipes.ends.stdout.unwrap())
+            .write_all(line.as_bytes())
+            .unwrap();
+    }
+    assert_eq!(fs::read_to_string(&path).unwrap(), "one\ntwo\n");
+    assert_ne!(fs::metadata(&path).unwrap().uid(), 1234);
+}
+
+#[test]
+fn the_process_s_user_owns_the_fifo() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("skipped: needs root to change an owner");
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let path = fifo(&dir, "out");
+    let _pipes = Pipes::open(&with("", &path, ""), 1234, None).unwrap();
+    assert_eq!(fs::metadata(&path).unwrap().uid(), 1234);
+    let _pipes = Pipes::open(
+        &with("", &path, ""),
+        1234,
+        Some(IoOwner { uid: 77, gid: 78 }),
+    )
+    .unwrap();
+    assert_eq!(fs::metadata(&path).unwrap().uid(), 77);
+    assert_eq!(fs::metadata(&path).unwrap().gid(), 78);
+}
+
+#[test]
+fn input_ends_after_close_io_and_the_last_writer() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = fifo(&dir, "in");
+    let pipes = Pipes::open(&with(&path, "", ""), 0, None).unwrap();
+    let Input { source, pipe } = pipes.input.unwrap();
+    let mut stdin = File::from(pipes.ends.stdin.unwrap());
+    runtime().block_on(async {
+        let mut tasks = tokio::task::JoinSet::new();
+        tasks.spawn(Input::copy(source.fifo, pipe));
+        // No writer was ever there: not the end.
+        assert!(
+            tokio::time::timeout(Duration::from_millis(50), tasks.join_next())
+                .await
+                .is_err()
+        );
+        let mut writer = OpenOptions::new().write(true).open(&path).unwrap();
+        writer.write_all(b"hello").unwrap();
+        drop(writer);
+        // The client went away, as a restarting containerd does: not the end either.
+        assert!(
+            tokio::time::timeout(Duration::from_millis(50), tasks.join_next())
+                .await
+                .is_err()
+        );
+        let mut writer = OpenOptions::new().write(true).open(&path).unwrap();
+        drop(source.hold);
+        writer.write_all(b" again").unwrap();
+        assert!(
+            tokio::time::timeout(Duration::from_millis(50), tasks.join_next())
+                .await
+                .is_err()
+        );
+        drop(writer);
+        tasks.join_next().await.unwrap().unwrap().unwrap();
+    });
+    let mut text = String::new();
+    stdin.read_to_string(&mut text).unwrap();
+    assert_eq!(text, "hello again");
+}
+
+#[test]
+fn close_io_without_any_client_ends_the_input() {
+    let dir = tempfile::tempdir().unwrap();
+    let pipes = Pipes::open(&with(&fifo(&dir, "in"), "", ""), 0, None).unwrap();
+    let Input { source, pipe } = pipes.input.unwrap();
+    drop(source.hold);
+    runtime().block_on(async {
+        let done = tokio::time::timeout(Duration::from_secs(5), Input::copy(source.fifo, pipe));
+        done.await.unwrap().unwrap();
+    });
+}
+
+#[test]
+fn a_gibibyte_arrives_whole_at_its_reader_s_pace() {
+    const TOTAL: usize = 1 << 30;
+    let dir = tempfile::tempdir().unwrap();
+    let path = fifo(&dir, "in");
+    let pipes = Pipes::open(&with(&path, "", ""), 0, None).unwrap();
+    let Input { source, pipe } = pipes.input.unwrap();
+    let mut stdin = File::from(pipes.ends.stdin.unwrap());
+    let writer = std::thread::spawn(move || {
+        let mut writer = OpenOptions::new().write(true).open(&path).unwrap();
+        let chunk: Vec<u8> = (0..1 << 20).map(|i: u32| i.to_le_bytes()[1]).collect();
+        for _ in 0..TOTAL / chunk.len() {
+            writer.write_all(&chunk).unwrap();
+        }
+    });
+    let reader = std::thread::spawn(move || {
+        let (mut total, mut wrong) = (0_usize, 0_usize);
+        let mut buffer = vec![0; 1 << 16];
+        loop {
+            let count = stdin.read(&mut buffer).unwrap();
+            if count == 0 {
+                return (total, wrong);
+            }
+            for (index, byte) in buffer[..count].iter().enumerate() {
+                let position = u32::try_from((total + index) % (1 << 20)).unwrap();
+                wrong += usize::from(*byte != position.to_le_bytes()[1]);
+            }
+            total += count;
+        }
+    });
+    runtime().block_on(async {
+        let mut tasks = tokio::task::JoinSet::new();
+        tasks.spawn(Input::copy(source.fifo, pipe));
+        while !writer.is_finished() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        drop(source.hold);
+        tasks.join_next().await.unwrap().unwrap().unwrap();
+    });
+    assert_eq!(reader.join().unwrap(), (TOTAL, 0));
+}
+
+#[test]
+fn a_process_that_stops_reading_ends_the_copy() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = fifo(&dir, "in");
+    let pipes = Pipes::open(&with(&path, "", ""), 0, None).unwrap();
+    let Input { source, pipe } = pipes.input.unwrap();
+    drop(pipes.ends);
+    runtime().block_on(async {
+        let mut writer = OpenOptions::new().write(true).open(&path).unwrap();
+        writer.write_all(b"unheard").unwrap();
+        let done = tokio::time::timeout(Duration::from_secs(5), Input::copy(source.fifo, pipe));
+        done.await.unwrap().unwrap();
+    });
+}
+
+fn libc_nonblock() -> i32 {
+    i32::try_from(OFlags::NONBLOCK.bits()).unwrap()
+}

@@ -1,0 +1,130 @@
+//! A process's terminal: the shim keeps the master and copies both ways.
+//!
+//! ```text
+//!   FIFO stdin  --> copy --> master ==== user's end: 0, 1, 2 and /dev/console of the process
+//!   FIFO stdout <-- copy <-- master
+//! ```
+//!
+//! The kernel answers `EIO` on the master when nobody has the user's end open any more and
+//! everything was read: that is how the copy knows that the output is complete.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+
+use rustix::fs::OFlags;
+use rustix::termios::{SpecialCodeIndex, Winsize, tcgetattr, tcsetwinsize};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use crate::copy::{Writer, copy};
+use crate::error::Error;
+use crate::stdio::{Sink, Source, Writes};
+use crate::words::Stdio;
+
+/// What a terminal is connected to, before there is a process.
+#[derive(Debug, Default)]
+pub(crate) struct Ends {
+    input: Option<Source>,
+    output: Option<Sink>,
+}
+
+/// The master's side of a terminal in use.
+#[derive(Debug)]
+pub(crate) struct Terminal {
+    master: OwnedFd,
+}
+
+// === impl Ends ===
+
+impl Ends {
+    /// Opens what `stdio` names. Never waits for the other side.
+    pub(crate) fn open(stdio: &Stdio) -> Result<Self, Error> {
+        Ok(Ends {
+            output: Sink::open("stdout", &stdio.stdout, Writes::Poll)?,
+            input: Source::open(&stdio.stdin)?,
+        })
+    }
+
+    /// Starts both copies in `tasks`. Returns the terminal, the hold whose end means CloseIO,
+    /// the hold of the output, and a flag that turns true when the output is complete.
+    pub(crate) fn connect(
+        self,
+        master: OwnedFd,
+        tasks: &mut JoinSet<()>,
+    ) -> Result<
+        (
+            Terminal,
+            Option<OwnedFd>,
+            Vec<OwnedFd>,
+            watch::Receiver<bool>,
+        ),
+        Error,
+    > {
+        let failed = |step| move |source: io::Error| Error::Terminal { step, source };
+        rustix::fs::fcntl_setfl(&master, OFlags::RDWR | OFlags::NONBLOCK)
+            .map_err(|e| failed("set O_NONBLOCK")(e.into()))?;
+        let clone = || master.try_clone().map_err(failed("duplicate"));
+        let mut input_hold = None;
+        if let Some(Source { fifo, hold }) = self.input {
+            input_hold = Some(hold);
+            let (to, end) = (clone()?, clone()?);
+            tasks.spawn(async move {
+                let copied = async {
+                    copy(fifo, to).await?;
+                    end_of_file(end).await
+                };
+                if let Err(error) = copied.await {
+                    tracing::warn!(%error, "input of a terminal ended early");
+                }
+            });
+        }
+        let (complete, completed) = watch::channel(self.output.is_none());
+        let mut holds = Vec::new();
+        if let Some(Sink { file, hold }) = self.output {
+            holds.extend(hold);
+            let from = clone()?;
+            tasks.spawn(async move {
+                if let Err(error) = copy(from, file).await {
+                    tracing::warn!(%error, "output of a terminal ended early");
+                }
+                complete.send_replace(true);
+            });
+        }
+        Ok((Terminal { master }, input_hold, holds, completed))
+    }
+}
+
+// === impl Terminal ===
+
+impl Terminal {
+    /// Sets the size in characters; the foreground process group gets `SIGWINCH`.
+    pub(crate) fn resize(&self, width: u16, height: u16) -> Result<(), Error> {
+        let size = Winsize {
+            ws_row: height,
+            ws_col: width,
+            ws_xpixel: 0,
+            ws_ypixel: 0,
+        };
+        tcsetwinsize(self.master.as_fd(), size).map_err(|errno| Error::Terminal {
+            step: "resize",
+            source: errno.into(),
+        })
+    }
+}
+
+/// Types the end-of-file character, which is all that a terminal has for a closed input: its
+/// other half is still wanted for the output.
+async fn end_of_file(master: OwnedFd) -> io::Result<()> {
+    let modes = tcgetattr(&master)?;
+    let eof = modes.special_codes[SpecialCodeIndex::VEOF];
+    match Writer::new(master)?.write_all(&[eof]).await {
+        Err(error) if rustix::io::Errno::from_io_error(&error) == Some(rustix::io::Errno::IO) => {
+            Ok(())
+        }
+        done => done,
+    }
+}
+
+#[cfg(test)]
+#[path = "terminal/tests.rs"]
+mod tests;
