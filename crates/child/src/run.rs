@@ -16,8 +16,6 @@ pub(crate) struct Child<'a> {
     pub(crate) null: Option<Fd>,
     /// The program, once it is found.
     pub(crate) found: Option<&'a CStr>,
-    /// The mask that the program is to have.
-    umask: u32,
 }
 
 /// Becomes the program that `code` describes, or sends [`Message::FAILED`] and ends.
@@ -36,7 +34,6 @@ pub unsafe fn run(code: &Code<'_>) -> ! {
         registers: [const { None }; Reg::COUNT],
         null: None,
         found: None,
-        umask: 0o022,
     };
     let mut index = 0_u32;
     if let Err(fault) = child.settle() {
@@ -56,7 +53,7 @@ pub unsafe fn run(code: &Code<'_>) -> ! {
 
 impl Child<'_> {
     /// Leaves the parent's world: signals, descriptors, dumpability, file mode mask.
-    fn settle(&mut self) -> Result<(), Fault> {
+    fn settle(&self) -> Result<(), Fault> {
         syscalls::prctl(libc::PR_SET_DUMPABLE, 0, 0)?;
         let mut ignored = self.code.ignored;
         while ignored != 0 {
@@ -76,10 +73,8 @@ impl Child<'_> {
             from = number.wrapping_add(1);
         }
         syscalls::close_range(from, u32::MAX)?;
-        // Modes are meant as they are written; the mask is set for the program alone.
-        let inherited = plain(Op::Step, PlainCall::Umask, [0, 0, 0])?;
-        self.umask = u32::try_from(inherited).unwrap_or(0o022);
-        Ok(())
+        // Modes are meant as they are written, until the plan sets the program's mask.
+        plain(Op::Step, PlainCall::Umask, [0; 3]).map(|_| ())
     }
 
     fn fail(&self, step: u32, fault: Fault) -> ! {
@@ -139,10 +134,7 @@ impl Child<'_> {
             Step::Mask(path) => self.mask(path),
             Step::Hostname(name) => syscalls::sethostname(self.code.text(name)?.to_bytes()),
             Step::Domainname(name) => syscalls::setdomainname(self.code.text(name)?.to_bytes()),
-            Step::Umask(mask) => {
-                self.umask = mask;
-                Ok(())
-            }
+            Step::Umask(mask) => plain(Op::Step, PlainCall::Umask, [mask, 0, 0]).map(|_| ()),
             Step::Rlimit {
                 resource,
                 soft,
@@ -192,7 +184,7 @@ impl Child<'_> {
     }
 
     fn exec(&self, exec: Exec) -> Result<(), Fault> {
-        plain(Op::Step, PlainCall::Umask, [self.umask, 0, 0])?;
+        // Nothing but exec: a seccomp filter may already be in force that allows no more.
         match exec {
             Exec::Path => {
                 let path = self.found.ok_or(Fault::check(libc::EINVAL))?;

@@ -8,7 +8,7 @@
 //! | `mount_attr.rs` | `mount_setattr(2)` | not wrapped | Linux 5.12 |
 //! | `bpf.rs` | `bpf(2)`: load, attach, detach, query | not wrapped | Linux 4.15 |
 //! | `pidfd_signal.rs` | `pidfd_send_signal(2)` | rustix takes no real-time signals | Linux 5.1 |
-//! | `dispositions.rs` | `sigaction(2)`, to ask | nix and rustix only set | – |
+//! | `dispositions.rs` | `rt_sigaction(2)`, to ask | nix and rustix only set, libc hides two signals | – |
 //!
 //! The other `unsafe` code of the workspace is the child half of a birth (`duet-child`), which
 //! may call no library at all, and the one call in `duet-launch` that starts it.
@@ -21,7 +21,7 @@ pub mod channel;
 pub mod clone;
 #[expect(
     unsafe_code,
-    reason = "sigaction(2) has no safe wrapper that only asks"
+    reason = "rt_sigaction(2) has no safe wrapper that only asks"
 )]
 mod dispositions;
 pub mod file;

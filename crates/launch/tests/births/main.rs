@@ -1,0 +1,7 @@
+//! What a process finds when it is born by a plan. Needs root.
+#![expect(clippy::unwrap_used, reason = "a test may fail loudly")]
+
+mod attacks;
+mod budget;
+mod lives;
+mod stage;
