@@ -2,11 +2,19 @@
 //! with or without a cgroup namespace.
 
 use crate::{Descriptor, Facts, Given, mounts, writer::Writer};
-use duet_spec::{Attributes, Container, Mount, MountKind, Namespace, attr};
-use duet_step::{Destination, Mount as MountStep, Reg, Source, Step};
+use duet_spec::{
+    Attributes, Container, Mount, MountKind, Namespace, Propagation, PropagationKind, attr,
+};
+use duet_step::{Reg, Source, Step};
 
 /// What each of the mounts below the tmpfs of v1 has besides what is asked for, as under runc.
 const V1: u64 = attr::NOSUID | attr::NODEV | attr::NOEXEC;
+
+/// A copy of one of the host's mounts that neither hears of it nor is heard by it.
+const APART: Propagation = Propagation {
+    kind: PropagationKind::Private,
+    recursive: true,
+};
 
 /// Makes a `cgroup` mount.
 pub(crate) fn mount(
@@ -60,15 +68,17 @@ fn v1(writer: &mut Writer, spec: &Container, facts: &Facts, mount: &Mount) {
             .file_name()
             .unwrap_or_default()
             .to_string_lossy();
-        let source = if spec.namespaces.cgroup == Namespace::Host {
-            // Only the container's own part, without which it would see the host's.
-            Source::Tree(writer.slot(Descriptor::Given(Given::CgroupTree(number))))
+        let (source, propagation) = if spec.namespaces.cgroup == Namespace::Host {
+            // Only the container's own part: the file system anew would be all of the host's.
+            let tree = writer.slot(Descriptor::Given(Given::CgroupTree(number)));
+            (Source::Tree(tree), mount.propagation.or(Some(APART)))
         } else {
-            Source::Filesystem {
+            let source = Source::Filesystem {
                 fstype: writer.text("cgroup"),
                 source: writer.text("cgroup"),
                 options: writer.texts(hierarchy.name.split(',')),
-            }
+            };
+            (source, mount.propagation)
         };
         let below = Mount {
             index: mount.index,
@@ -82,13 +92,8 @@ fn v1(writer: &mut Writer, spec: &Container, facts: &Facts, mount: &Mount) {
             },
             propagation: None,
         };
-        // A copy of the host's mount must not hear of the host's, or be heard.
-        let propagation = mount.propagation.or_else(|| mounts::inherited(spec));
         let step = mounts::step(writer, source, &below, below.attributes, propagation);
-        writer.step(Step::Mount(MountStep {
-            kind: Destination::Directory,
-            ..step
-        }));
+        writer.step(Step::Mount(step));
     }
     for hierarchy in &facts.cgroup.hierarchies {
         let name = hierarchy

@@ -48,8 +48,10 @@ pub fn container(spec: &Container, facts: &Facts, kind: Program) -> Result<Plan,
     mounts::all(&mut writer, spec, facts, kind)?;
     // While the root can still be written to. As root, like runc: a missing working directory
     // belongs to nobody in particular.
-    let cwd = writer.text(&spec.process.cwd);
-    writer.step(Step::MakeDir(cwd, 0, 0));
+    if spec.process.cwd != "/" {
+        let cwd = writer.text(&spec.process.cwd);
+        writer.step(Step::MakeDir(cwd, 0, 0));
+    }
     if let Some(size) = spec.process.terminal {
         dev::console(&mut writer, spec, size, kind);
     }

@@ -174,7 +174,7 @@ fn bits(kind: PropagationKind) -> u32 {
 /// The propagation of a bind that asks for none: that of the tree it would have been copied
 /// from under runc, which sets the root's on everything first. The parent's copies are peers
 /// of the host's mounts, so nothing needs to be done for a shared one.
-pub(crate) fn inherited(spec: &Container) -> Option<Propagation> {
+fn inherited(spec: &Container) -> Option<Propagation> {
     let kind = match spec.root.propagation.map(|propagation| propagation.kind) {
         None | Some(PropagationKind::Slave) => PropagationKind::Slave,
         Some(PropagationKind::Private | PropagationKind::Unbindable) => PropagationKind::Private,

@@ -235,6 +235,9 @@ fn namespaces(flags: u64) -> String {
         .into_iter()
         .filter(|(flag, _)| flags & u64::from(*flag) != 0);
     let words: Vec<&str> = known.map(|(_, name)| name).collect();
+    if words.is_empty() {
+        return "no new namespace".to_owned();
+    }
     format!("{} namespace", words.join("+"))
 }
 

@@ -293,3 +293,43 @@ fn asks(value: &Value) -> bool {
         Value::Object(members) => members.values().any(asks),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use oci_spec::runtime::Spec;
+
+    /// A document with every offered field, none of them empty.
+    const EVERYTHING: &str = include_str!("../tests/fixtures/everything.json");
+
+    /// Checks that a document has every member that a shape offers.
+    fn covers(value: &Value, shape: &Shape, path: &str) {
+        match shape {
+            Any => assert!(asks(value), "{path} asks for nothing"),
+            List(inner) => covers(&value[0], inner, &format!("{path}[0]")),
+            Map(inner) => {
+                let (name, member) = value.as_object().unwrap().iter().next().unwrap();
+                covers(member, inner, &format!("{path}.{name}"));
+            }
+            Object(members) => {
+                for (name, inner) in *members {
+                    covers(&value[*name], inner, &format!("{path}.{name}"));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn nothing_that_is_offered_is_dropped_by_the_types() {
+        let document: Value = serde_json::from_str(EVERYTHING).unwrap();
+        covers(&document, &CONFIG, "");
+        let typed: Spec = serde_json::from_value(document.clone()).unwrap();
+        assert_eq!(serde_json::to_value(typed).unwrap(), document);
+    }
+
+    #[test]
+    fn everything_that_is_offered_is_read() {
+        let bundle = std::path::Path::new("/b");
+        crate::Container::parse(bundle, EVERYTHING.as_bytes()).unwrap();
+    }
+}

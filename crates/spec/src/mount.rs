@@ -148,25 +148,72 @@ impl Mount {
         if destination == "/" {
             return Err(document.value(&field("destination"), &written, "is the root itself"));
         }
-        if mount
-            .uid_mappings()
-            .as_ref()
-            .is_some_and(|list| !list.is_empty())
-        {
-            return Err(document.not_offered(&field("uidMappings"), "a mapping"));
-        }
-
-        let fstype = mount.typ().clone().unwrap_or_default();
         let source = match mount.source() {
             Some(source) => text("source", source)?,
             None => String::new(),
         };
-        let mut attributes = Attributes::default();
-        let mut propagation = None;
-        let mut bind = (fstype == "bind").then_some(false);
-        let mut options = Vec::new();
-        let mut superblock = Vec::new();
-        for (number, option) in mount.options().iter().flatten().enumerate() {
+        let fstype = mount.typ().clone().unwrap_or_default();
+        let written = mount.options().as_deref().unwrap_or_default();
+        let options = Options::read(document, index, written)?;
+        let (attributes, propagation) = (options.attributes, options.propagation);
+        let bind = options.bind.or((fstype == "bind").then_some(false));
+        let kind = match (bind, fstype.as_str()) {
+            (Some(_), _) if source.is_empty() => return Err(document.missing(&field("source"))),
+            (Some(recursive), _) => {
+                options.refuse_the_rest(document, index)?;
+                // A relative source is relative to the bundle, says the specification.
+                let source = bundle.join(source);
+                MountKind::Bind { source, recursive }
+            }
+            (None, "" | "none") => return Err(document.missing(&field("type"))),
+            (None, "cgroup") => MountKind::Cgroup {
+                options: options.rest(),
+            },
+            (None, _) => {
+                let mut options = options.rest();
+                if attributes.set & attr::RDONLY != 0 && has_medium(&fstype) {
+                    options.push("ro".to_owned());
+                }
+                let source = if source.is_empty() {
+                    fstype.clone()
+                } else {
+                    source
+                };
+                MountKind::Filesystem {
+                    fstype,
+                    source,
+                    options,
+                }
+            }
+        };
+        Ok(Self {
+            index,
+            destination,
+            kind,
+            attributes,
+            propagation,
+        })
+    }
+}
+
+/// The options of one mount, sorted by what they are about.
+#[derive(Default)]
+struct Options {
+    attributes: Attributes,
+    propagation: Option<Propagation>,
+    /// Whether a bind is asked for, and whether a recursive one.
+    bind: Option<bool>,
+    /// For the file system: the place in the list, and the option.
+    rest: Vec<(usize, String)>,
+}
+
+// === impl Options ===
+
+impl Options {
+    fn read(document: Document<'_>, index: usize, written: &[String]) -> Result<Self, Error> {
+        let mut options = Self::default();
+        let attributes = &mut options.attributes;
+        for (number, option) in written.iter().enumerate() {
             let field = || format!("mounts[{index}].options[{number}]");
             match meaning(option) {
                 Meaning::Attributes {
@@ -186,71 +233,41 @@ impl Mount {
                     recursive: true,
                 } => {
                     attributes.set_recursive = (attributes.set_recursive & !clear) | set;
-                    attributes.clear_recursive = (attributes.clear_recursive & !set) | clear;
+                    attributes.clear_recursive &= !set;
+                    attributes.clear_recursive |= clear & (attr::ATIME | !set);
                 }
-                Meaning::Bind { recursive } => bind = Some(bind == Some(true) || recursive),
+                Meaning::Bind { recursive } => {
+                    options.bind = Some(options.bind == Some(true) || recursive);
+                }
                 Meaning::Propagation(asked) => {
-                    if propagation.is_some_and(|before| before != asked) {
+                    if options.propagation.is_some_and(|before| before != asked) {
                         let why = "contradicts another propagation option";
                         return Err(document.value(&field(), option, why));
                     }
-                    propagation = Some(asked);
+                    options.propagation = Some(asked);
                 }
-                Meaning::Superblock => superblock.push((number, option.clone())),
                 Meaning::Data if option.is_empty() => {}
-                Meaning::Data => options.push((number, option.clone())),
+                Meaning::Superblock | Meaning::Data => options.rest.push((number, option.clone())),
                 Meaning::Default => {}
                 Meaning::Refused => return Err(document.not_offered(&field(), option)),
             }
         }
+        Ok(options)
+    }
 
-        let kind = if let Some(recursive) = bind {
-            // What cannot take effect on a bind is refused: the superblock is the host's.
-            if let Some((number, option)) = superblock.first().or(options.first()) {
+    /// Refuses what cannot take effect on a bind: the superblock is the host's.
+    fn refuse_the_rest(&self, document: Document<'_>, index: usize) -> Result<(), Error> {
+        match self.rest.first() {
+            None => Ok(()),
+            Some((number, option)) => {
                 let field = format!("mounts[{index}].options[{number}]");
-                return Err(document.value(&field, option, "has no meaning on a bind mount"));
+                Err(document.value(&field, option, "has no meaning on a bind mount"))
             }
-            if source.is_empty() {
-                return Err(document.missing(&field("source")));
-            }
-            // A relative source is relative to the bundle, says the specification.
-            MountKind::Bind {
-                source: bundle.join(source),
-                recursive,
-            }
-        } else {
-            let mut options: Vec<String> = superblock
-                .into_iter()
-                .chain(options)
-                .map(|(_, option)| option)
-                .collect();
-            match fstype.as_str() {
-                "" | "none" => return Err(document.missing(&field("type"))),
-                "cgroup" => MountKind::Cgroup { options },
-                _ => {
-                    if attributes.set & attr::RDONLY != 0 && has_medium(&fstype) {
-                        options.push("ro".to_owned());
-                    }
-                    let source = if source.is_empty() {
-                        fstype.clone()
-                    } else {
-                        source
-                    };
-                    MountKind::Filesystem {
-                        fstype,
-                        source,
-                        options,
-                    }
-                }
-            }
-        };
-        Ok(Self {
-            index,
-            destination,
-            kind,
-            attributes,
-            propagation,
-        })
+        }
+    }
+
+    fn rest(self) -> Vec<String> {
+        self.rest.into_iter().map(|(_, option)| option).collect()
     }
 }
 

@@ -1,0 +1,131 @@
+//! Whole plans as text.
+
+use crate::support::{facts, facts_v2, process, spec};
+use duet_plan::{Facts, Plan, PodNamespaces, Program, Stdio, container, exec};
+use std::path::Path;
+
+#[track_caller]
+fn check(name: &str, plan: &Plan) {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/golden")
+        .join(name);
+    let shown = plan.show();
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        std::fs::write(&file, &shown).unwrap();
+    }
+    let expected = std::fs::read_to_string(&file).unwrap_or_default();
+    assert!(
+        shown == expected,
+        "{} differs; the plan is now:\n{shown}",
+        file.display()
+    );
+}
+
+#[test]
+fn the_default_of_ctr() {
+    let spec = spec("ctr-default.json");
+    check(
+        "ctr-default.txt",
+        &container(&spec, &facts(&spec), Program::Native).unwrap(),
+    );
+}
+
+#[test]
+fn a_terminal_in_a_pod_of_ctr() {
+    let spec = spec("ctr-terminal.json");
+    let pod = PodNamespaces {
+        network: true,
+        ipc: true,
+        uts: true,
+    };
+    let facts = Facts {
+        pod,
+        ..facts(&spec)
+    };
+    check(
+        "ctr-terminal.txt",
+        &container(&spec, &facts, Program::Native).unwrap(),
+    );
+}
+
+#[test]
+fn the_default_of_cri() {
+    let spec = spec("cri-default.json");
+    check(
+        "cri-default.txt",
+        &container(&spec, &facts(&spec), Program::Native).unwrap(),
+    );
+}
+
+#[test]
+fn restricted_by_cri_on_cgroup_v2() {
+    let spec = spec("cri-restricted.json");
+    check(
+        "cri-restricted.txt",
+        &container(&spec, &facts_v2(&spec), Program::Native).unwrap(),
+    );
+}
+
+#[test]
+fn privileged_on_the_hosts_network() {
+    let spec = spec("cri-privileged.json");
+    check(
+        "cri-privileged.txt",
+        &container(&spec, &facts(&spec), Program::Native).unwrap(),
+    );
+}
+
+#[test]
+fn the_sandbox_of_cri() {
+    let spec = spec("cri-sandbox.json");
+    check(
+        "cri-sandbox.txt",
+        &container(&spec, &facts(&spec), Program::Native).unwrap(),
+    );
+}
+
+#[test]
+fn a_wasm_guest_of_cri() {
+    let spec = spec("cri-default.json");
+    check(
+        "wasm-cri.txt",
+        &container(&spec, &facts(&spec), Program::Wasm).unwrap(),
+    );
+}
+
+#[test]
+fn a_wasm_guest_with_a_terminal() {
+    let spec = spec("ctr-terminal.json");
+    check(
+        "wasm-terminal.txt",
+        &container(&spec, &facts(&spec), Program::Wasm).unwrap(),
+    );
+}
+
+#[test]
+fn an_exec() {
+    let spec = spec("cri-default.json");
+    let stdio = Stdio {
+        stdin: true,
+        stdout: true,
+        stderr: true,
+    };
+    let facts = Facts {
+        stdio,
+        ..facts(&spec)
+    };
+    check(
+        "exec.txt",
+        &exec(&process("exec.json"), &spec, &facts).unwrap(),
+    );
+}
+
+#[test]
+fn an_exec_with_a_terminal() {
+    let spec = spec("cri-restricted.json");
+    let facts = facts_v2(&spec);
+    check(
+        "exec-terminal.txt",
+        &exec(&process("exec-terminal.json"), &spec, &facts).unwrap(),
+    );
+}

@@ -1,0 +1,223 @@
+//! What must hold of every plan, whatever was asked for.
+
+use duet_plan::{Descriptor, Given, Plan};
+use duet_step::{Exec, Mount, Program, Reg, Slot, Source, Step, Text, Texts};
+
+/// Checks that every index is in its table, and that the order is one that can work.
+#[track_caller]
+pub(crate) fn check(plan: &Plan) {
+    tables(plan);
+    order(plan);
+    registers(plan);
+}
+
+fn tables(plan: &Plan) {
+    let text = |text: Text| {
+        let at = text.0 as usize;
+        assert!(at < plan.text.len(), "{text:?}");
+        assert!(
+            at == 0 || plan.text[at - 1] == 0,
+            "{text:?} is inside of another string"
+        );
+    };
+    let texts = |texts: Texts| {
+        let range = texts.first as usize..(texts.first + texts.len) as usize;
+        assert!(range.end <= plan.texts.len(), "{texts:?}");
+        plan.texts[range].iter().copied().for_each(text);
+    };
+    let slot = |slot: Slot| assert!(usize::from(slot.0) < plan.slots.len(), "{slot:?}");
+    assert_eq!(plan.text.last(), Some(&0));
+    texts(plan.argv);
+    texts(plan.envp);
+    assert!(plan.argv.len > 0);
+    if let Some(namespace) = plan.pid_namespace {
+        slot(namespace);
+    }
+    for step in &plan.steps {
+        match *step {
+            Step::JoinCgroup(at) | Step::Setns(at, _) | Step::Dup(at, _) => slot(at),
+            Step::AttachRoot { tree, at, .. } => {
+                slot(tree);
+                text(at);
+            }
+            Step::Mount(Mount { source, target, .. }) => {
+                text(target);
+                match source {
+                    Source::Tree(tree) => slot(tree),
+                    Source::Filesystem {
+                        fstype,
+                        source,
+                        options,
+                    } => {
+                        text(fstype);
+                        text(source);
+                        texts(options);
+                    }
+                }
+            }
+            Step::Node(node) => text(node.path),
+            Step::Symlink(_, one, two) | Step::Sysctl(one, two) => {
+                text(one);
+                text(two);
+            }
+            Step::FindProgram(candidates) => texts(candidates),
+            Step::Seccomp(Program { first, len }, _) => {
+                assert!(len > 0 && first as usize + usize::from(len) <= plan.programs.len());
+            }
+            Step::Groups { first, len } => {
+                assert!((first + len) as usize <= plan.groups.len());
+            }
+            Step::Exec(Exec::Slot(runner)) => slot(runner),
+            Step::Open(one, _)
+            | Step::MakeDir(one, ..)
+            | Step::Remount(one, ..)
+            | Step::ReadOnly(one)
+            | Step::Mask(one)
+            | Step::Hostname(one)
+            | Step::Domainname(one)
+            | Step::OomScoreAdj(one)
+            | Step::Keyring(one)
+            | Step::Chdir(one) => text(one),
+            Step::Unshare(_)
+            | Step::Setsid
+            | Step::Propagation(_)
+            | Step::PrivateProc
+            | Step::Console { .. }
+            | Step::BindConsole
+            | Step::ReadOnlyRoot
+            | Step::Pivot
+            | Step::Umask(_)
+            | Step::Rlimit { .. }
+            | Step::IoPriority(_)
+            | Step::ControllingTerminal
+            | Step::Null(_)
+            | Step::NoNewPrivileges
+            | Step::User { .. }
+            | Step::Bounding(_)
+            | Step::Capabilities(_)
+            | Step::CloseFrom(_)
+            | Step::Gate
+            | Step::Exec(Exec::Path) => {}
+        }
+    }
+}
+
+/// Where the steps of a kind are.
+fn places(plan: &Plan, kind: impl Fn(&Step) -> bool) -> Vec<usize> {
+    plan.steps
+        .iter()
+        .enumerate()
+        .filter(|(_, step)| kind(step))
+        .map(|(at, _)| at)
+        .collect()
+}
+
+fn order(plan: &Plan) {
+    let one = |name: &str, kind: &dyn Fn(&Step) -> bool| {
+        let found = places(plan, kind);
+        assert_eq!(found.len(), 1, "{name} in\n{}", plan.show());
+        found[0]
+    };
+    let exec = one("exec", &|step| matches!(step, Step::Exec(_)));
+    let gate = one("gate", &|step| matches!(step, Step::Gate));
+    let bounding = one("bounding", &|step| matches!(step, Step::Bounding(_)));
+    let groups = one("groups", &|step| matches!(step, Step::Groups { .. }));
+    let user = one("user", &|step| matches!(step, Step::User { .. }));
+    let sets = one("capabilities", &|step| {
+        matches!(step, Step::Capabilities(_))
+    });
+    let close = one("close", &|step| matches!(step, Step::CloseFrom(_)));
+    assert_eq!(exec + 1, plan.steps.len());
+    assert!(bounding < groups && groups < user && user < sets && sets < gate && gate < exec);
+    assert!(close < gate);
+    for seccomp in places(plan, |step| matches!(step, Step::Seccomp(..))) {
+        let promised = places(plan, |step| matches!(step, Step::NoNewPrivileges));
+        match promised.first() {
+            Some(promise) => assert!(*promise < seccomp && gate < seccomp && seccomp + 1 == exec),
+            None => assert!(seccomp < bounding),
+        }
+    }
+    for path in places(plan, |step| matches!(step, Step::FindProgram(_))) {
+        assert!(user < path && path < gate);
+    }
+    let pivot = places(plan, |step| matches!(step, Step::Pivot));
+    let touches_the_host = |step: &Step| matches!(step, Step::Mount(_) | Step::AttachRoot { .. });
+    for pivot in pivot {
+        assert!(
+            places(plan, touches_the_host)
+                .into_iter()
+                .all(|at| at < pivot)
+        );
+    }
+    let dups = places(plan, |step| matches!(step, Step::Dup(..)));
+    assert!(dups.into_iter().all(|at| at < close));
+}
+
+/// Checks that a register is filled before it is used, and a tree is used once.
+fn registers(plan: &Plan) {
+    let mut filled = Vec::new();
+    let mut trees = Vec::new();
+    for step in &plan.steps {
+        let needs: &[Reg] = match step {
+            Step::Mount(_)
+            | Step::MakeDir(..)
+            | Step::Remount(..)
+            | Step::ReadOnlyRoot
+            | Step::Pivot
+            | Step::ReadOnly(_) => &[Reg::Root],
+            Step::Open(_, register) if *register != Reg::Root => &[Reg::Root],
+            Step::Mask(_) => &[Reg::Root, Reg::Dev],
+            Step::Node(node) => match node.base {
+                Reg::Dev => &[Reg::Dev],
+                _ => &[Reg::Root],
+            },
+            Step::Symlink(Reg::Dev, ..) => &[Reg::Dev],
+            Step::Symlink(..) | Step::Null(_) => &[Reg::Root],
+            Step::Console { .. } => &[Reg::Pts],
+            Step::BindConsole => &[Reg::Console, Reg::Dev],
+            Step::ControllingTerminal => &[Reg::Console],
+            Step::Sysctl(..) | Step::OomScoreAdj(_) => &[Reg::Proc],
+            _ => &[],
+        };
+        for register in needs {
+            assert!(
+                filled.contains(register),
+                "{step:?} needs {register:?}\n{}",
+                plan.show()
+            );
+        }
+        match step {
+            Step::AttachRoot { tree, .. } => {
+                filled.push(Reg::Root);
+                trees.push(*tree);
+            }
+            Step::Open(_, register) => filled.push(*register),
+            Step::PrivateProc => filled.push(Reg::Proc),
+            Step::Console { .. } => filled.push(Reg::Console),
+            Step::Mount(mount) => {
+                filled.extend(mount.keep);
+                if let Source::Tree(tree) = mount.source {
+                    trees.push(tree);
+                }
+            }
+            _ => {}
+        }
+    }
+    let used = trees.len();
+    trees.sort_unstable();
+    trees.dedup();
+    assert_eq!(trees.len(), used, "a tree is attached twice");
+    for (number, descriptor) in plan.slots.iter().enumerate() {
+        let tree = matches!(
+            descriptor,
+            Descriptor::Tree { .. } | Descriptor::Given(Given::RootTree | Given::CgroupTree(_))
+        );
+        let slot = Slot(u16::try_from(number).unwrap());
+        assert_eq!(
+            tree,
+            trees.contains(&slot),
+            "slot {number} of\n{}",
+            plan.show()
+        );
+    }
+}

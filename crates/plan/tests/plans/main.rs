@@ -1,0 +1,17 @@
+//! Whole plans, compared with the files in `golden/`, and what each kind of plan promises.
+//!
+//! `UPDATE_GOLDEN=1 cargo test -p duet-plan` rewrites the files; read the difference.
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test that cannot read its fixture has failed"
+)]
+#![expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "most checks are about a few kinds of step"
+)]
+
+mod golden;
+mod invariants;
+mod promises;
+mod random;
+mod support;

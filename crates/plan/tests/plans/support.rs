@@ -1,0 +1,82 @@
+//! Specs and facts that the tests of plans share.
+
+use duet_plan::{
+    Arch, CgroupFacts, Facts, Filesystem, Hierarchy, PodNamespaces, SourceFacts, SourceKind, Stdio,
+};
+use duet_spec::{Container, MountKind, Process};
+use std::{collections::BTreeMap, path::Path};
+
+fn read(name: &str) -> Vec<u8> {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../spec/tests/fixtures")
+        .join(name);
+    std::fs::read(file).unwrap()
+}
+
+pub(crate) fn spec(name: &str) -> Container {
+    Container::parse(Path::new("/run/bundle"), &read(name)).unwrap()
+}
+
+pub(crate) fn process(name: &str) -> Process {
+    Process::parse(&read(name)).unwrap()
+}
+
+/// A machine with three cgroup v1 hierarchies, on which every source of the spec exists:
+/// those with a dot, a `host` or a `log` in their last part are files.
+pub(crate) fn facts(spec: &Container) -> Facts {
+    let sources = spec.mounts.iter().filter_map(|mount| match &mount.kind {
+        MountKind::Bind { source, .. } => {
+            let name = source.file_name().unwrap_or_default().to_string_lossy();
+            let file = name.contains('.') || name.contains("host") || name == "log";
+            let kind = if file {
+                SourceKind::File
+            } else {
+                SourceKind::Directory
+            };
+            let found = SourceFacts {
+                kind,
+                filesystem: Filesystem::Other,
+                below: None,
+            };
+            Some((source.clone(), found))
+        }
+        MountKind::Cgroup { .. } | MountKind::Filesystem { .. } => None,
+    });
+    let hierarchies = ["memory", "cpu,cpuacct", "name=systemd"].map(|name| {
+        let mountpoint = Path::new("/sys/fs/cgroup").join(name.trim_start_matches("name="));
+        let path = mountpoint.join("default/one");
+        Hierarchy {
+            name: name.to_owned(),
+            mountpoint,
+            path,
+        }
+    });
+    Facts {
+        id: "one".to_owned(),
+        cgroup: CgroupFacts {
+            v2: false,
+            hierarchies: hierarchies.to_vec(),
+        },
+        sources: sources.collect::<BTreeMap<_, _>>(),
+        pod: PodNamespaces::default(),
+        last_capability: 40,
+        stdio: Stdio {
+            stdin: false,
+            stdout: true,
+            stderr: true,
+        },
+        home: Some("/root".to_owned()),
+        arch: Arch::X86_64,
+    }
+}
+
+/// The same machine with cgroup v2.
+pub(crate) fn facts_v2(spec: &Container) -> Facts {
+    Facts {
+        cgroup: CgroupFacts {
+            v2: true,
+            hierarchies: Vec::new(),
+        },
+        ..facts(spec)
+    }
+}

@@ -1,0 +1,128 @@
+//! The documents that containerd writes all load, and mean what they say.
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test that cannot read its fixture has failed"
+)]
+
+use duet_spec::{
+    CgroupsPath, Container, MountKind, Namespace, Process, Propagation, PropagationKind,
+    annotations, attr,
+};
+use std::path::{Path, PathBuf};
+
+fn load(name: &str) -> Container {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/fixtures")
+        .join(name);
+    let json = std::fs::read(file).unwrap();
+    Container::parse(Path::new("/run/bundle"), &json).unwrap()
+}
+
+#[test]
+fn the_default_of_ctr_loads() {
+    let spec = load("ctr-default.json");
+    assert_eq!(spec.root.path, Path::new("/run/bundle/rootfs"));
+    assert_eq!(spec.process.args, ["/bin/sh", "-c", "exit 7"]);
+    assert_eq!(spec.namespaces.network, Namespace::New);
+    assert_eq!(spec.namespaces.cgroup, Namespace::Host);
+    assert_eq!(
+        spec.cgroups_path,
+        Some(CgroupsPath::Cgroupfs(PathBuf::from("/default/one")))
+    );
+    let dev = &spec.mounts[1];
+    assert_eq!(dev.attributes.set, attr::NOSUID | attr::STRICTATIME);
+    let MountKind::Filesystem { options, .. } = &dev.kind else {
+        panic!("{dev:?}")
+    };
+    assert_eq!(options, &["mode=755", "size=65536k"]);
+    let sys = spec
+        .mounts
+        .iter()
+        .find(|mount| mount.destination == "/sys")
+        .unwrap();
+    let MountKind::Filesystem { options, .. } = &sys.kind else {
+        panic!("{sys:?}")
+    };
+    assert!(
+        options.is_empty(),
+        "the superblock of sysfs belongs to the whole pod"
+    );
+}
+
+#[test]
+fn what_cri_writes_for_a_container_loads() {
+    let spec = load("cri-default.json");
+    assert_eq!(
+        spec.namespaces.network,
+        Namespace::Path("/proc/4242/ns/net".into())
+    );
+    assert_eq!(annotations::pod_key(&spec.annotations), Some("pod"));
+    assert_eq!(spec.process.user.additional_gids, [0, 10]);
+    assert_eq!(spec.process.oom_score_adj, Some(1000));
+    assert!(!spec.process.no_new_privileges);
+    let hosts = spec
+        .mounts
+        .iter()
+        .find(|mount| mount.destination == "/etc/hosts")
+        .unwrap();
+    assert_eq!(
+        hosts.propagation,
+        Some(Propagation {
+            kind: PropagationKind::Private,
+            recursive: true
+        })
+    );
+    assert_eq!(
+        hosts.attributes.clear, 0,
+        "rw must not make a read-only source writable"
+    );
+    assert_eq!(spec.masked_paths.len(), 11);
+    assert!(spec.seccomp.is_some());
+}
+
+#[test]
+fn what_cri_writes_for_a_restricted_container_loads() {
+    let spec = load("cri-restricted.json");
+    let config = spec
+        .mounts
+        .iter()
+        .find(|mount| mount.destination == "/config")
+        .unwrap();
+    assert_eq!(config.attributes.set, 0);
+    assert_eq!(config.attributes.set_recursive, attr::RDONLY);
+    assert_eq!(spec.process.rlimits[0].resource, 7);
+    assert_eq!(spec.process.rlimits[1].hard, u64::MAX);
+    assert_eq!(spec.process.io_priority.unwrap().0, (2 << 13) | 6);
+    assert_eq!(spec.process.capabilities.unwrap().ambient, 1 << 10);
+    assert_eq!(spec.process.user.umask, Some(0o027));
+}
+
+#[test]
+fn a_capability_of_a_newer_kernel_is_reported_and_not_fatal() {
+    let spec = load("cri-privileged.json");
+    assert_eq!(spec.process.unknown_capabilities, ["CAP_FROM_THE_FUTURE"]);
+    assert_eq!(spec.process.capabilities.unwrap().bounding, (1 << 41) - 1);
+    assert_eq!(spec.devices.len(), 5);
+    assert_eq!(spec.namespaces.network, Namespace::Host);
+}
+
+#[test]
+fn what_cri_writes_for_a_sandbox_loads() {
+    let spec = load("cri-sandbox.json");
+    assert_eq!(spec.hostname.as_deref(), Some("web"));
+    assert_eq!(spec.sysctl["net/ipv4/ip_unprivileged_port_start"], "0");
+    let systemd = CgroupsPath::Systemd {
+        slice: "kubepods-besteffort-pod7.slice".to_owned(),
+        prefix: "cri-containerd".to_owned(),
+        name: "pause".to_owned(),
+    };
+    assert_eq!(spec.cgroups_path, Some(systemd));
+}
+
+#[test]
+fn an_exec_loads() {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/exec-terminal.json");
+    let process = Process::parse(&std::fs::read(file).unwrap()).unwrap();
+    let size = process.terminal.unwrap();
+    assert_eq!((size.rows, size.cols), (50, 132));
+}

@@ -1,0 +1,402 @@
+//! What is not offered or makes no sense is refused by its full path.
+
+use duet_spec::{Container, Error, Process, resources};
+use serde_json::{Value, json};
+use std::{error::Error as _, path::Path};
+
+fn base() -> Value {
+    json!({
+        "ociVersion": "1.2.1",
+        "process": { "user": { "uid": 0, "gid": 0 }, "args": ["/bin/true"], "cwd": "/" },
+        "root": { "path": "rootfs" },
+        "mounts": [{ "destination": "/proc", "type": "proc", "source": "proc" }],
+        "linux": { "namespaces": [{ "type": "mount" }] }
+    })
+}
+
+fn parse(value: &Value) -> Result<Container, Error> {
+    Container::parse(Path::new("/b"), value.to_string().as_bytes())
+}
+
+/// Puts `value` at a JSON pointer, making objects on the way, and says what is answered.
+#[track_caller]
+fn refusal(pointer: &str, value: Value) -> String {
+    let mut document = base();
+    let mut place = &mut document;
+    for part in pointer.trim_start_matches('/').split('/') {
+        let part = part.replace("~1", "/");
+        place = match part.parse::<usize>() {
+            Ok(index) if place.is_array() => &mut place[index],
+            _ => &mut place[part.as_str()],
+        };
+    }
+    *place = value;
+    let error = parse(&document).expect_err("was taken");
+    let source = error
+        .source()
+        .map(|source| format!(": {source}"))
+        .unwrap_or_default();
+    format!("{error}{source}")
+}
+
+#[test]
+fn the_smallest_document_is_taken() {
+    parse(&base()).unwrap();
+}
+
+#[test]
+fn fields_that_are_not_offered_are_named() {
+    let cases = [
+        (
+            "/hooks",
+            json!({ "prestart": [{ "path": "/bin/hook" }] }),
+            "hooks",
+        ),
+        ("/vm", json!({ "hypervisor": { "path": "/x" } }), "vm"),
+        (
+            "/linux/intelRdt",
+            json!({ "closID": "gold" }),
+            "linux.intelRdt",
+        ),
+        (
+            "/linux/personality",
+            json!({ "domain": "LINUX32" }),
+            "linux.personality",
+        ),
+        (
+            "/linux/timeOffsets",
+            json!({ "monotonic": { "secs": 1 } }),
+            "linux.timeOffsets",
+        ),
+        (
+            "/linux/netDevices",
+            json!({ "eth0": { "name": "net0" } }),
+            "linux.netDevices",
+        ),
+        (
+            "/linux/memoryPolicy",
+            json!({ "mode": "MPOL_BIND" }),
+            "linux.memoryPolicy",
+        ),
+        (
+            "/linux/mountLabel",
+            json!("system_u:object_r:x"),
+            "linux.mountLabel",
+        ),
+        (
+            "/linux/uidMappings",
+            json!([{ "containerID": 0, "hostID": 1, "size": 1 }]),
+            "linux.uidMappings",
+        ),
+        (
+            "/linux/somethingNew",
+            json!({ "deep": [0, { "x": true }] }),
+            "linux.somethingNew",
+        ),
+        (
+            "/linux/seccomp",
+            json!({ "defaultAction": "SCMP_ACT_ALLOW", "listenerPath": "/s" }),
+            "linux.seccomp.listenerPath",
+        ),
+        (
+            "/linux/resources",
+            json!({ "memory": { "limit": 1, "extra": 5 } }),
+            "linux.resources.memory.extra",
+        ),
+        (
+            "/process/apparmorProfile",
+            json!("strict"),
+            "process.apparmorProfile",
+        ),
+        (
+            "/process/selinuxLabel",
+            json!("system_u"),
+            "process.selinuxLabel",
+        ),
+        (
+            "/process/scheduler",
+            json!({ "policy": "SCHED_FIFO" }),
+            "process.scheduler",
+        ),
+        (
+            "/process/execCPUAffinity",
+            json!({ "initial": "0" }),
+            "process.execCPUAffinity",
+        ),
+        (
+            "/process/user/username",
+            json!("root"),
+            "process.user.username",
+        ),
+        (
+            "/mounts/0/uidMappings",
+            json!([{ "containerID": 0, "hostID": 1, "size": 1 }]),
+            "mounts[0].uidMappings",
+        ),
+    ];
+    for (pointer, value, field) in cases {
+        let text = refusal(pointer, value);
+        assert!(text.contains(&format!(": {field}: ")), "{text}");
+        assert!(text.starts_with("/b/config.json: "), "{text}");
+        assert!(text.ends_with("is asked for and not offered"), "{text}");
+    }
+}
+
+#[test]
+fn fields_that_ask_for_nothing_are_passed_over() {
+    let mut document = base();
+    document["hooks"] = json!({ "prestart": [], "poststop": null });
+    document["linux"]["intelRdt"] = json!({});
+    document["linux"]["mountLabel"] = json!("");
+    document["process"]["selinuxLabel"] = json!("");
+    document["process"]["scheduler"] = Value::Null;
+    document["linux"]["resources"] = json!({ "network": { "classID": 0 }, "extra": 0 });
+    document["linux"]["timeOffsets"] = json!({ "monotonic": { "secs": 0 } });
+    parse(&document).unwrap();
+}
+
+#[test]
+fn namespaces_that_are_not_offered_are_named() {
+    let text = refusal(
+        "/linux/namespaces",
+        json!([{ "type": "mount" }, { "type": "user" }]),
+    );
+    assert_eq!(
+        text,
+        "/b/config.json: linux.namespaces[1].type: user is asked for and not offered"
+    );
+    let text = refusal(
+        "/linux/namespaces",
+        json!([{ "type": "time", "path": "/x" }]),
+    );
+    assert!(text.contains("linux.namespaces[0].type: time"), "{text}");
+}
+
+#[test]
+fn wrong_values_are_named_with_their_field() {
+    let cases = [
+        (
+            "/process/cwd",
+            json!("tmp"),
+            "process.cwd: tmp: is not absolute",
+        ),
+        ("/process/args", json!([]), "process.args is missing"),
+        (
+            "/process/env",
+            json!(["A=1", "secret"]),
+            "process.env[1]: (hidden): is not NAME=value",
+        ),
+        (
+            "/process/oomScoreAdj",
+            json!(1001),
+            "process.oomScoreAdj: 1001: is not in -1000..=1000",
+        ),
+        (
+            "/process/rlimits",
+            json!([{ "type": "RLIMIT_CPU", "soft": 2, "hard": 1 }]),
+            "process.rlimits[0]: RLIMIT_CPU 2 > 1: the soft limit is above the hard limit",
+        ),
+        (
+            "/process/ioPriority",
+            json!({ "class": "IOPRIO_CLASS_RT", "priority": 9 }),
+            "process.ioPriority.priority: 9",
+        ),
+        (
+            "/process/capabilities",
+            json!({ "effective": ["CAP_KILL"] }),
+            "process.capabilities.effective: CAP_KILL: is not permitted",
+        ),
+        (
+            "/mounts/0/destination",
+            json!("/a/.."),
+            "mounts[0].destination: /a/..: is the root itself",
+        ),
+        ("/mounts/0/type", json!("none"), "mounts[0].type is missing"),
+        (
+            "/mounts/0",
+            json!({ "destination": "/x", "source": "/y", "options": ["bind", "size=1"] }),
+            "mounts[0].options[1]: size=1: has no meaning on a bind mount",
+        ),
+        (
+            "/mounts/0",
+            json!({ "destination": "/x", "source": "/y", "options": ["rbind", "rslave", "rshared"] }),
+            "mounts[0].options[2]: rshared: contradicts another propagation option",
+        ),
+        (
+            "/mounts/0",
+            json!({ "destination": "/x", "type": "bind" }),
+            "mounts[0].source is missing",
+        ),
+        (
+            "/mounts/0",
+            json!({ "destination": "/x", "type": "tmpfs", "options": ["idmap"] }),
+            "mounts[0].options[0]: idmap is asked for and not offered",
+        ),
+        (
+            "/linux/rootfsPropagation",
+            json!("loud"),
+            "linux.rootfsPropagation: loud: is none of the mount propagations",
+        ),
+        (
+            "/linux/cgroupsPath",
+            json!("/../"),
+            "linux.cgroupsPath: /../: is the root cgroup",
+        ),
+        (
+            "/linux/maskedPaths",
+            json!(["/proc/a", "sys"]),
+            "linux.maskedPaths[1]: sys: is not absolute",
+        ),
+        (
+            "/linux/sysctl",
+            json!({ "net/../kernel/x": "1" }),
+            "is no name of a kernel parameter",
+        ),
+        (
+            "/linux/devices",
+            json!([{ "path": "/dev/x", "type": "c", "major": -1, "minor": 0 }]),
+            "linux.devices[0].major: -1",
+        ),
+        (
+            "/hostname",
+            json!("a\u{0}b"),
+            "hostname: (hidden): holds a NUL byte",
+        ),
+        ("/root/path", json!(""), "root.path is missing"),
+    ];
+    for (pointer, value, words) in cases {
+        let text = refusal(pointer, value);
+        assert!(text.contains(words), "{text}");
+    }
+}
+
+#[test]
+fn wrong_types_are_named_with_their_field() {
+    let cases = [
+        (
+            "/process/user/uid",
+            json!("root"),
+            "process.user.uid: invalid type: string \"root\"",
+        ),
+        (
+            "/linux/namespaces/0/type",
+            json!("mnt"),
+            "linux.namespaces[0].type: unknown variant `mnt`",
+        ),
+        (
+            "/process/rlimits",
+            json!([{ "type": "RLIMIT_X", "soft": 1, "hard": 1 }]),
+            "process.rlimits[0].type: unknown variant",
+        ),
+        ("/mounts", json!({ "a": 1 }), "mounts: invalid type: map"),
+        (
+            "/process/capabilities",
+            json!("all"),
+            "process.capabilities",
+        ),
+    ];
+    for (pointer, value, words) in cases {
+        let text = refusal(pointer, value);
+        assert!(text.contains(words), "{text}");
+    }
+}
+
+#[test]
+fn a_missing_or_broken_file_is_named() {
+    let error = Container::load(Path::new("/nonexistent")).unwrap_err();
+    assert_eq!(error.to_string(), "read /nonexistent/config.json");
+    let error = Container::parse(Path::new("/b"), b"{ nope").unwrap_err();
+    assert_eq!(error.to_string(), "/b/config.json is not JSON");
+}
+
+#[test]
+fn annotations_of_duets_own_are_checked() {
+    let cases = [
+        (
+            "io.containerd.duet.v1.handler",
+            "docker",
+            "is neither native nor wasm",
+        ),
+        (
+            "io.containerd.duet.v1.http.listen",
+            "8080",
+            "is not address:port",
+        ),
+        (
+            "io.containerd.duet.v1.http.reuse",
+            "0",
+            "is not a number above 0",
+        ),
+        (
+            "io.containerd.duet.v1.listen",
+            "127.0.0.1:1,x",
+            "is no list of address:port",
+        ),
+        (
+            "io.containerd.duet.v1.typo",
+            "1",
+            "is no annotation that Duet knows",
+        ),
+        ("run.oci.handler", "krun", "is neither wasm nor wasm-smart"),
+    ];
+    for (name, value, why) in cases {
+        let text = refusal("/annotations", json!({ name: value }));
+        assert_eq!(
+            text,
+            format!("/b/config.json: annotations.{name}: {value}: {why}")
+        );
+    }
+}
+
+#[test]
+fn duets_own_handler_wins_over_others() {
+    use duet_spec::annotations::{HANDLER, Handler};
+    let mut document = base();
+    document["annotations"] = json!({
+        HANDLER: "native", "run.oci.handler": "wasm", "module.wasm.image/variant": "compat"
+    });
+    let spec = parse(&document).unwrap();
+    assert_eq!(spec.options.handler, Some((Handler::Native, HANDLER)));
+}
+
+#[test]
+fn of_a_variable_given_twice_the_last_value_counts() {
+    let mut document = base();
+    document["process"]["env"] = json!(["A=1", "B=2", "A=3"]);
+    assert_eq!(parse(&document).unwrap().process.env, ["A=3", "B=2"]);
+}
+
+#[test]
+fn sysctls_have_two_spellings() {
+    let mut document = base();
+    document["linux"]["sysctl"] = json!({
+        "net.ipv4.conf.eth0/100.rp_filter": "1", "net/ipv4/conf/eth0.200/rp_filter": "2"
+    });
+    let spec = parse(&document).unwrap();
+    let names: Vec<&String> = spec.sysctl.keys().collect();
+    assert_eq!(
+        names,
+        [
+            "net/ipv4/conf/eth0.100/rp_filter",
+            "net/ipv4/conf/eth0.200/rp_filter"
+        ]
+    );
+}
+
+#[test]
+fn an_update_names_its_fields() {
+    assert!(resources(br#"{"memory":{"limit":1},"cpu":{"shares":2}}"#).is_ok());
+    let error = resources(br#"{"memory":{"limit":"1"}}"#).unwrap_err();
+    assert_eq!(error.to_string(), "resources: memory.limit");
+    let error = resources(br#"{"gpu":1}"#).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "resources: gpu: 1 is asked for and not offered"
+    );
+}
+
+#[test]
+fn an_exec_names_its_fields() {
+    let error = Process::parse(br#"{"user":{},"args":["a"],"cwd":"x"}"#).unwrap_err();
+    assert_eq!(error.to_string(), "exec process: cwd: x: is not absolute");
+}
