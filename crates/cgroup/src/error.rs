@@ -92,6 +92,14 @@ pub enum Error {
         /// How long was waited.
         after: Duration,
     },
+    /// The device program of v2 could not be loaded or attached.
+    #[error("linux.resources.devices: {step} the device program")]
+    Devices {
+        /// What was tried, as a verb.
+        step: &'static str,
+        /// What the kernel said.
+        source: Errno,
+    },
     /// The descriptor for OOM events could not be had.
     #[error("watch for OOM")]
     Watch {

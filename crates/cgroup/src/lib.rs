@@ -41,6 +41,8 @@ mod stats_v2;
 
 pub use attach::Attach;
 pub use create::{Cgroup, OwnDir};
+pub use devices::{Access, DeviceType, Policy, Rule};
+pub use devices_bpf::program;
 pub use error::Error;
 pub use host::{Hierarchy, Host, Mode};
 pub use oom::OomWatch;

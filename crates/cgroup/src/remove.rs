@@ -53,10 +53,12 @@ fn remove_tree(dir: &Path, deadline: Instant) -> Result<(), Error> {
         let Err(error) = fs::remove_dir(dir) else {
             return Ok(());
         };
-        match errno(&error) {
-            Errno::ENOENT => return Ok(()),
-            Errno::EBUSY | Errno::ENOTEMPTY => {}
-            _ => return Err(Error::on("remove", dir, &error)),
+        let cause = errno(&error);
+        if cause == Errno::ENOENT {
+            return Ok(());
+        }
+        if !matches!(cause, Errno::EBUSY | Errno::ENOTEMPTY) {
+            return Err(Error::on("remove", dir, &error));
         }
         let below = match children(dir) {
             Err(Error::Gone { .. }) => return Ok(()),
