@@ -1,7 +1,7 @@
 //! Words for a step that failed.
 
 use crate::Plan;
-use duet_step::{Op, Step};
+use duet_step::{Exec, Op, Step};
 use nix::errno::Errno;
 
 /// The operations in the order of their numbers.
@@ -73,7 +73,7 @@ impl Plan {
             .and_then(|step| self.steps.get(step));
         match found {
             None => format!("after the last step: {code} ({place})"),
-            Some(Step::FindProgram(_) | Step::Exec(_)) => {
+            Some(Step::FindProgram(_) | Step::Exec(Exec::Path)) => {
                 let name = self.texts(self.argv).into_iter().next().unwrap_or_default();
                 let why = error.desc().to_lowercase();
                 if name.contains('/') || error != Errno::ENOENT {

@@ -38,6 +38,43 @@ pub(crate) fn become_program(
     kind: Program,
     seccomp: Option<Step>,
 ) {
+    surroundings(writer, process, facts);
+    descriptors(writer, kind);
+    // After everything that opens files, before CAP_SYS_RESOURCE goes.
+    for limit in &process.rlimits {
+        let (resource, soft, hard) = (limit.resource, limit.soft, limit.hard);
+        writer.step(Step::Rlimit {
+            resource,
+            soft,
+            hard,
+        });
+    }
+    // A runner never execs: for it the promise costs nothing.
+    let no_new_privileges = process.no_new_privileges || kind == Program::Wasm;
+    let (early, late) = if no_new_privileges {
+        writer.step(Step::NoNewPrivileges);
+        (None, seccomp)
+    } else {
+        (seccomp, None)
+    };
+    writer.plan.steps.extend(early);
+    user(writer, process, facts);
+    let exec = match kind {
+        // As the user, for what root can execute the user perhaps cannot.
+        Program::Native => {
+            let candidates = program::candidates(writer, process);
+            writer.step(Step::FindProgram(candidates));
+            Exec::Path
+        }
+        Program::Wasm => Exec::Slot(writer.slot(Descriptor::Given(Given::Runner))),
+    };
+    writer.step(Step::Gate);
+    writer.plan.steps.extend(late);
+    writer.step(Step::Exec(exec));
+}
+
+/// What the program finds around it, made while the process may still do everything.
+fn surroundings(writer: &mut Writer, process: &Process, facts: &Facts) {
     // The shim's session keyring must not be the container's.
     let keyring = writer.text(&format!("_ses.{}", facts.id));
     writer.step(Step::Keyring(keyring));
@@ -53,6 +90,10 @@ pub(crate) fn become_program(
     // As root, like runc: an image may send a user to a directory that only root may enter.
     let cwd = writer.text(&process.cwd);
     writer.step(Step::Chdir(cwd));
+}
+
+/// The program's descriptors beyond 2, and nothing else (CVE-2024-21626).
+fn descriptors(writer: &mut Writer, kind: Program) {
     match kind {
         Program::Native => writer.step(Step::CloseFrom(3)),
         Program::Wasm => {
@@ -63,29 +104,10 @@ pub(crate) fn become_program(
             writer.step(Step::CloseFrom(5));
         }
     }
-    // After everything that opens files, before CAP_SYS_RESOURCE goes.
-    for limit in &process.rlimits {
-        let (resource, soft, hard) = (limit.resource, limit.soft, limit.hard);
-        writer.step(Step::Rlimit {
-            resource,
-            soft,
-            hard,
-        });
-    }
+}
 
-    // A runner never execs: for it the promise costs nothing.
-    let no_new_privileges = process.no_new_privileges || kind == Program::Wasm;
-    if no_new_privileges {
-        writer.step(Step::NoNewPrivileges);
-    }
-    let (early, late) = if no_new_privileges {
-        (None, seccomp)
-    } else {
-        (seccomp, None)
-    };
-    if let Some(seccomp) = early {
-        writer.step(seccomp);
-    }
+/// User, groups and capabilities.
+fn user(writer: &mut Writer, process: &Process, facts: &Facts) {
     let sets = capabilities(process, facts);
     // Needs CAP_SETPCAP, which goes with the next steps.
     writer.step(Step::Bounding(sets.bounding));
@@ -97,21 +119,6 @@ pub(crate) fn become_program(
         gid: process.user.gid,
     });
     writer.step(Step::Capabilities(sets));
-
-    let exec = match kind {
-        // As the user, for what root can execute the user perhaps cannot.
-        Program::Native => {
-            let candidates = program::candidates(writer, process);
-            writer.step(Step::FindProgram(candidates));
-            Exec::Path
-        }
-        Program::Wasm => Exec::Slot(writer.slot(Descriptor::Given(Given::Runner))),
-    };
-    writer.step(Step::Gate);
-    if let Some(seccomp) = late {
-        writer.step(seccomp);
-    }
-    writer.step(Step::Exec(exec));
 }
 
 /// The sets as the kernel can take them: without what it does not know, and ambient only what

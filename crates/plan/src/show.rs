@@ -86,40 +86,27 @@ impl Plan {
         match *step {
             Step::JoinCgroup(slot) => format!("join cgroup by {}", self.slot(slot)),
             Step::Setns(slot, kinds) => {
-                format!(
-                    "join {} of {}",
-                    namespaces(u64::from(kinds)),
-                    self.slot(slot)
-                )
+                let kinds = namespaces(u64::from(kinds));
+                format!("join {kinds} of {}", self.slot(slot))
             }
             Step::Unshare(kinds) => format!("new {}", namespaces(u64::from(kinds))),
             Step::Setsid => "new session".to_owned(),
             Step::Propagation(bits) => format!("propagation {}", propagation(bits)),
             Step::AttachRoot {
-                tree,
-                propagation: bits,
-                ..
+                tree, propagation, ..
             } => {
-                format!(
-                    "{} from {}, {}",
-                    subject(),
-                    self.slot(tree),
-                    propagation(bits)
-                )
+                let kind = self::propagation(propagation);
+                format!("{} from {}, {kind}", subject(), self.slot(tree))
             }
             Step::Open(path, register) => format!("open {} as {register:?}", self.text(path)),
             Step::PrivateProc => "private procfs".to_owned(),
             Step::Mount(ref mount) => format!("{}{}", subject(), self.mount(mount)),
             Step::MakeDir(_, uid, gid) => format!("{} {uid}:{gid}", subject()),
-            Step::Node(ref node) => format!(
-                "{} {:o} {}:{} {}:{}",
-                subject(),
-                node.mode,
-                node.major,
-                node.minor,
-                node.uid,
-                node.gid
-            ),
+            Step::Node(ref node) => {
+                let (mode, major, minor) = (node.mode, node.major, node.minor);
+                let (uid, gid) = (node.uid, node.gid);
+                format!("{} {mode:o} {major}:{minor} {uid}:{gid}", subject())
+            }
             Step::Symlink(_, target, _) => format!("{} -> {}", subject(), self.text(target)),
             Step::Console { uid, rows, cols } => format!("console {rows}x{cols} of user {uid}"),
             Step::BindConsole => "bind console".to_owned(),
@@ -144,12 +131,7 @@ impl Plan {
             Step::NoNewPrivileges => "no new privileges".to_owned(),
             // Not the program's length: that is the compiler's business.
             Step::Seccomp(_, flags) => format!("seccomp flags {flags:#x}"),
-            Step::Groups { first, len } => {
-                let first = usize::try_from(first).unwrap_or(usize::MAX);
-                let len = usize::try_from(len).unwrap_or(usize::MAX);
-                let groups: Vec<&u32> = self.groups.iter().skip(first).take(len).collect();
-                format!("groups {groups:?}")
-            }
+            Step::Groups { first, len } => format!("groups {:?}", self.group_ids(first, len)),
             Step::User { uid, gid } => format!("user {uid}:{gid}"),
             Step::Bounding(mask) => format!("bounding {}", capabilities(mask)),
             Step::Capabilities(ref sets) => format!(
@@ -167,6 +149,13 @@ impl Plan {
             Step::Exec(Exec::Path) => "exec".to_owned(),
             Step::Exec(Exec::Slot(slot)) => format!("exec {}", self.slot(slot)),
         }
+    }
+
+    fn group_ids(&self, first: u32, len: u32) -> Vec<u32> {
+        let first = usize::try_from(first).unwrap_or(usize::MAX);
+        let len = usize::try_from(len).unwrap_or(usize::MAX);
+        let groups = self.groups.iter().skip(first).take(len);
+        groups.copied().collect()
     }
 
     fn mount(&self, mount: &Mount) -> String {
