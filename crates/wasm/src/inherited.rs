@@ -50,8 +50,8 @@ impl Inherited {
         Handoff::read(&self.handoff)
     }
 
-    /// Opens the machine code and steps out of the entry's directory again.
-    fn enter<T>(self, load: impl FnOnce() -> wasmtime::Result<T>) -> wasmtime::Result<T> {
+    /// Opens the machine code and steps out of its directory again.
+    fn enter<T>(&self, load: impl FnOnce() -> wasmtime::Result<T>) -> wasmtime::Result<T> {
         // wasmtime loads a component from a path only. A relative path finds the entry although it
         // is outside of the container's root: the descriptor is a mount of its own.
         rustix::process::fchdir(&self.entry)?;
@@ -65,7 +65,7 @@ impl Inherited {
     /// # Errors
     ///
     /// When the entry was compiled by another engine or for another CPU, or cannot be mapped.
-    pub fn module(self, engine: &Engine) -> wasmtime::Result<Module> {
+    pub fn module(&self, engine: &Engine) -> wasmtime::Result<Module> {
         self.enter(|| {
             // SAFETY: descriptor 3 is an entry of the cache, which only root can write and only our
             // compiler fills; whoever can pass us another could have exec'd another program.
@@ -78,7 +78,7 @@ impl Inherited {
     /// # Errors
     ///
     /// As for [`Inherited::module`].
-    pub fn component(self, engine: &Engine) -> wasmtime::Result<Component> {
+    pub fn component(&self, engine: &Engine) -> wasmtime::Result<Component> {
         self.enter(|| {
             // SAFETY: as for a module.
             unsafe { Component::deserialize_file(engine, CODE) }

@@ -6,7 +6,7 @@
 //! | `handoff.rs` | what the shim tells the runner: a sealed file at descriptor 4 |
 //! | `cache.rs`, `cache/` | each module is compiled once per node, and only what our compiler wrote is ever run |
 //! | `engine.rs` | the one engine configuration (feature `engine`) |
-//! | `inherited.rs` | the runner's end of descriptors 3 and 4 (feature `engine`) |
+//! | `inherited.rs` | the runner's end of descriptors 3 and 4 (feature `load`) |
 //!
 //! ```text
 //!  shim                                     | compiler, short-lived      | runner, in the container
@@ -27,15 +27,15 @@ mod handoff;
 
 #[cfg(feature = "engine")]
 mod engine;
-#[cfg(feature = "engine")]
+#[cfg(feature = "load")]
 mod inherited;
 
 pub use cache::{Cache, Compiled, Error, Key, Source};
 pub use detect::{Format, HEAD, detect};
 #[cfg(feature = "engine")]
-pub use engine::{VERSION, engine_config};
+pub use engine::engine_config;
 pub use handoff::{Handoff, Http};
-#[cfg(feature = "engine")]
+#[cfg(feature = "load")]
 pub use inherited::Inherited;
 
 /// The name of the machine code inside a cache entry's directory.
@@ -43,3 +43,9 @@ pub use inherited::Inherited;
 /// The runner is handed the directory, not the file: `wasmtime` loads a component
 /// from a path only, and a container has no `/proc/self/fd` to name a descriptor by.
 pub const CODE: &str = "code";
+
+/// Names the engine in every piece of compiled code, patch level included.
+///
+/// wasmtime's own check compares the major version only, so code from a patch release with a
+/// known hole would still be loaded by the next one.
+pub const VERSION: &str = concat!("duet ", env!("CARGO_PKG_VERSION"), ", wasmtime 48.0.8");

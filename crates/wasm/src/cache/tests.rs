@@ -1,1 +1,346 @@
+//! The cache with a shell script for a compiler.
 
+use std::fs::Permissions;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
+
+use super::*;
+
+/// A cache in a directory of its own, filled by `script`.
+struct Node {
+    root: tempfile::TempDir,
+}
+
+impl Node {
+    /// The script `write` copies the module and notes that it ran.
+    fn new(script: &str) -> Self {
+        let root = tempfile::tempdir().unwrap();
+        let compiler = root.path().join("compiler");
+        let runs = root.path().join("runs");
+        let script = script.replace("RUNS", runs.to_str().unwrap());
+        std::fs::write(&compiler, format!("#!/bin/sh\n{script}\n")).unwrap();
+        std::fs::set_permissions(&compiler, Permissions::from_mode(0o755)).unwrap();
+        Self { root }
+    }
+
+    fn copying() -> Self {
+        Self::new("echo run >> RUNS; printf 'code of '; cat")
+    }
+
+    fn cache(&self) -> Cache {
+        Cache::open(
+            &self.root.path().join("cache"),
+            &self.root.path().join("compiler"),
+        )
+        .unwrap()
+    }
+
+    fn runs(&self) -> usize {
+        std::fs::read_to_string(self.root.path().join("runs"))
+            .unwrap_or_default()
+            .lines()
+            .count()
+    }
+
+    fn module(&self, content: &str) -> File {
+        let path = self.root.path().join("module");
+        std::fs::write(&path, content).unwrap();
+        File::open(path).unwrap()
+    }
+
+    fn compiled(&self, content: &str) -> Result<Compiled, Error> {
+        self.cache()
+            .compiled(&self.module(content), "/app.wasm", soon())
+    }
+
+    fn code(&self, key: Key) -> PathBuf {
+        self.root
+            .path()
+            .join("cache")
+            .join(key.to_string())
+            .join(CODE)
+    }
+
+    fn names(&self) -> Vec<String> {
+        let entries = std::fs::read_dir(self.root.path().join("cache")).unwrap();
+        let mut names: Vec<_> = entries
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        names
+    }
+}
+
+fn soon() -> Instant {
+    Instant::now() + Duration::from_secs(20)
+}
+
+/// What an entry's reader would see, without the trailer.
+fn content(compiled: &Compiled) -> String {
+    let code = openat(&compiled.directory, CODE, OFlags::CLOEXEC, Mode::empty()).unwrap();
+    let code = File::from(code);
+    let mut bytes = vec![0; usize::try_from(code.metadata().unwrap().len()).unwrap()];
+    code.read_exact_at(&mut bytes, 0).unwrap();
+    let text = String::from_utf8_lossy(&bytes);
+    text.split("duetcode").next().unwrap().to_owned()
+}
+
+/// An error and its causes, as they are shown to the user.
+fn chain(error: &dyn std::error::Error) -> String {
+    std::iter::successors(error.source(), |e| e.source())
+        .fold(error.to_string(), |all, e| format!("{all}: {e}"))
+}
+
+#[test]
+fn a_module_is_compiled_once() {
+    let node = Node::copying();
+    let first = node.compiled("one").unwrap();
+    assert!(matches!(first.source, Source::Fresh(_)));
+    let second = node.compiled("one").unwrap();
+    assert_eq!((second.source, second.key), (Source::Cached, first.key));
+    let other = node.compiled("two").unwrap();
+    assert!(matches!(other.source, Source::Fresh(_)) && other.key != first.key);
+    assert_eq!(node.runs(), 2);
+    let code = std::fs::metadata(node.code(first.key)).unwrap();
+    assert_eq!(code.permissions().mode() & 0o777, 0o444);
+}
+
+#[test]
+fn another_build_of_the_compiler_does_not_use_its_predecessors_code() {
+    let node = Node::copying();
+    let first = node.compiled("one").unwrap();
+    let compiler = node.root.path().join("compiler");
+    let script = std::fs::read_to_string(&compiler).unwrap();
+    std::fs::write(&compiler, format!("{script}# a security fix\n")).unwrap();
+    let second = node.compiled("one").unwrap();
+    assert!(matches!(second.source, Source::Fresh(_)) && second.key != first.key);
+}
+
+#[test]
+fn an_unfit_entry_is_thrown_away_and_made_again() {
+    type Spoil = fn(&Path);
+    let unlock = |code: &Path| {
+        std::fs::set_permissions(code, Permissions::from_mode(0o644)).unwrap();
+    };
+    let lock = |code: &Path| {
+        std::fs::set_permissions(code, Permissions::from_mode(0o444)).unwrap();
+    };
+    let table: [(&str, Spoil); 8] = [
+        ("cut off", |code| {
+            let file = File::options().write(true).open(code).unwrap();
+            file.set_len(file.metadata().unwrap().len() - 1).unwrap();
+        }),
+        ("empty", |code| {
+            File::options()
+                .write(true)
+                .open(code)
+                .unwrap()
+                .set_len(0)
+                .unwrap()
+        }),
+        ("one bit", |code| {
+            File::options()
+                .write(true)
+                .open(code)
+                .unwrap()
+                .write_all_at(b"d", 0)
+                .unwrap();
+        }),
+        ("replaced", |code| {
+            std::fs::remove_file(code).unwrap();
+            std::fs::write(code, "evil").unwrap();
+        }),
+        ("missing", |code| std::fs::remove_file(code).unwrap()),
+        ("a link", |code| {
+            std::fs::rename(code, code.with_file_name("x")).unwrap();
+            symlink("x", code).unwrap();
+            std::fs::rename(code, code.with_file_name("y")).unwrap();
+            std::fs::remove_file(code.with_file_name("x")).unwrap();
+            std::fs::rename(code.with_file_name("y"), code).unwrap();
+        }),
+        ("writable", |code| {
+            std::fs::set_permissions(code, Permissions::from_mode(0o664)).unwrap();
+        }),
+        ("a file for a directory", |code| {
+            let entry = code.parent().unwrap();
+            std::fs::remove_dir_all(entry).unwrap();
+            std::fs::write(entry, "evil").unwrap();
+        }),
+    ];
+    for (how, spoil) in table {
+        let node = Node::copying();
+        let first = node.compiled("one").unwrap();
+        let code = node.code(first.key);
+        unlock(&code);
+        spoil(&code);
+        if how != "writable" && code.is_file() {
+            lock(&code);
+        }
+        let second = node.compiled("one").unwrap();
+        assert!(
+            matches!(second.source, Source::Fresh(_)),
+            "{how}: {:?}",
+            second.source
+        );
+        assert_eq!(content(&second), "code of one", "{how}");
+        assert_eq!(
+            node.compiled("one").unwrap().source,
+            Source::Cached,
+            "{how}"
+        );
+        assert_eq!(node.runs(), 2, "{how}");
+    }
+}
+
+#[test]
+fn code_of_another_module_is_not_run() {
+    let node = Node::copying();
+    let (one, two) = (node.compiled("one").unwrap(), node.compiled("two").unwrap());
+    std::fs::remove_file(node.code(one.key)).unwrap();
+    std::fs::rename(node.code(two.key), node.code(one.key)).unwrap();
+    let again = node.compiled("one").unwrap();
+    assert!(matches!(again.source, Source::Fresh(_)));
+    assert_eq!(content(&again), "code of one");
+}
+
+#[test]
+fn an_entry_that_was_touched_but_not_changed_is_kept() {
+    let node = Node::copying();
+    let first = node.compiled("one").unwrap();
+    std::fs::set_permissions(node.code(first.key), Permissions::from_mode(0o444)).unwrap();
+    assert_eq!(node.compiled("one").unwrap().source, Source::Cached);
+    assert_eq!(node.runs(), 1);
+}
+
+#[test]
+fn many_starts_at_once_compile_once() {
+    let node = Node::new("echo run >> RUNS; sleep 0.3; printf 'code of '; cat");
+    let module = node.module("one");
+    let sources = std::thread::scope(|scope| {
+        let starts: Vec<_> = (0..8)
+            .map(|_| scope.spawn(|| node.cache().compiled(&module, "/app.wasm", soon()).unwrap()))
+            .collect();
+        starts
+            .into_iter()
+            .map(|start| start.join().unwrap().source)
+            .collect::<Vec<_>>()
+    });
+    assert_eq!(node.runs(), 1, "{sources:?}");
+    assert_eq!(
+        sources
+            .iter()
+            .filter(|s| matches!(s, Source::Fresh(_)))
+            .count(),
+        1,
+        "{sources:?}"
+    );
+}
+
+#[test]
+fn a_deadline_ends_the_compiler_and_those_who_wait_for_it() {
+    let node = Node::new("exec sleep 60");
+    let module = node.module("one");
+    let began = Instant::now();
+    let texts = std::thread::scope(|scope| {
+        let start = || {
+            let deadline = began + Duration::from_millis(400);
+            node.cache()
+                .compiled(&module, "/app.wasm", deadline)
+                .unwrap_err()
+                .to_string()
+        };
+        let (one, two) = (scope.spawn(start), scope.spawn(start));
+        [one.join().unwrap(), two.join().unwrap()]
+    });
+    assert!(began.elapsed() < Duration::from_secs(10));
+    assert!(
+        texts
+            .iter()
+            .any(|t| t.ends_with("the compiler is still at it")),
+        "{texts:?}"
+    );
+    let modules: Vec<_> = node
+        .names()
+        .into_iter()
+        .filter(|name| !name.ends_with(".lock"))
+        .collect();
+    assert_eq!(modules, Vec::<String>::new(), "nothing half-made is left");
+}
+
+#[test]
+fn what_a_killed_shim_left_is_cleared_away() {
+    let node = Node::copying();
+    let first = node.compiled("one").unwrap();
+    let entry = node.code(first.key).parent().unwrap().to_owned();
+    std::fs::rename(&entry, entry.with_extension("new")).unwrap();
+    let second = node.compiled("one").unwrap();
+    assert!(matches!(second.source, Source::Fresh(_)));
+    assert_eq!(
+        node.names(),
+        [first.key.to_string(), format!("{}.lock", first.key)]
+    );
+}
+
+#[test]
+fn what_the_compiler_says_reaches_the_user() {
+    let table = [
+        (
+            "echo 'invalid at byte 0x8' >&2; exit 1",
+            "/app.wasm: invalid at byte 0x8",
+        ),
+        (
+            "echo 'jail: EPERM' >&2; exit 2",
+            "/app.wasm: the compiler ended with 2: jail: EPERM",
+        ),
+        (
+            "kill -ABRT $$",
+            "/app.wasm: the compiler was ended by signal 6: it said nothing",
+        ),
+        (
+            "kill -XCPU $$",
+            "/app.wasm: the compiler was ended by signal 24 (out of time or memory): it said nothing",
+        ),
+        ("cat > /dev/null", "code: the compiler wrote nothing"),
+        (
+            "exit 1",
+            "/app.wasm: the compiler ended with 1: it said nothing",
+        ),
+    ];
+    for (script, expected) in table {
+        let node = Node::new(script);
+        let text = chain(&node.compiled("one").unwrap_err());
+        assert!(
+            text.ends_with(expected.trim_start_matches("code")),
+            "{script}: {text}"
+        );
+        assert!(
+            node.names().iter().all(|name| name.ends_with(".lock")),
+            "{script}"
+        );
+    }
+}
+
+#[test]
+fn a_cache_that_others_can_write_to_is_refused() {
+    let node = Node::copying();
+    drop(node.cache());
+    let directory = node.root.path().join("cache");
+    std::fs::set_permissions(&directory, Permissions::from_mode(0o777)).unwrap();
+    let error = Cache::open(&directory, &node.root.path().join("compiler")).unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .ends_with("mode 777, expected our own and 700"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_missing_compiler_is_named() {
+    let node = Node::copying();
+    let error =
+        Cache::open(&node.root.path().join("cache"), Path::new("/no/compiler")).unwrap_err();
+    assert_eq!(
+        chain(&error),
+        "wasm compiler /no/compiler: No such file or directory (os error 2)"
+    );
+}

@@ -1,0 +1,193 @@
+//! Does anything provide what a module asks for?
+//!
+//! Linking happens much later, in a running container; a module that can never link is refused
+//! when its container is created, with the import's name and world.
+
+use duet_wasm::{Format, HEAD};
+use wasmparser::{Chunk, Encoding, Parser, Payload, Validator, WasmFeatures};
+
+/// The functions of WASI preview 1.
+const PREVIEW1: &str = "args_get args_sizes_get clock_res_get clock_time_get environ_get \
+    environ_sizes_get fd_advise fd_allocate fd_close fd_datasync fd_fdstat_get fd_fdstat_set_flags \
+    fd_fdstat_set_rights fd_filestat_get fd_filestat_set_size fd_filestat_set_times fd_pread \
+    fd_prestat_dir_name fd_prestat_get fd_pwrite fd_read fd_readdir fd_renumber fd_seek fd_sync \
+    fd_tell fd_write path_create_directory path_filestat_get path_filestat_set_times path_link \
+    path_open path_readlink path_remove_directory path_rename path_symlink path_unlink_file \
+    poll_oneoff proc_exit proc_raise random_get sched_yield sock_accept sock_recv sock_send \
+    sock_shutdown";
+
+/// The packages of preview 2 that are provided, in version 0.2.
+const PREVIEW2: [&str; 7] = [
+    "wasi:cli/",
+    "wasi:clocks/",
+    "wasi:filesystem/",
+    "wasi:http/",
+    "wasi:io/",
+    "wasi:random/",
+    "wasi:sockets/",
+];
+
+/// Validates `wasm` and checks what it imports and exports.
+pub(crate) fn check(wasm: &[u8], format: Format) -> Result<(), String> {
+    Validator::new_with_features(features())
+        .validate_all(wasm)
+        .map_err(|error| {
+            if is_cut_off(wasm) {
+                format!("cut off after {} bytes", wasm.len())
+            } else {
+                format!("invalid at byte {:#x}: {}", error.offset(), error.message())
+            }
+        })?;
+    let names = names(wasm).map_err(|error| format!("unreadable: {error}"))?;
+    match format {
+        Format::Module => check_module(&names),
+        Format::Component => check_component(&names),
+    }
+}
+
+/// Do the sections of `wasm` promise more bytes than there are?
+fn is_cut_off(wasm: &[u8]) -> bool {
+    let mut parser = Parser::new(0);
+    let mut rest = wasm;
+    loop {
+        match parser.parse(rest, false) {
+            Ok(Chunk::NeedMoreData(_)) => return !rest.is_empty() || wasm.len() < HEAD,
+            Ok(Chunk::Parsed { consumed, payload }) => {
+                rest = rest.get(consumed..).unwrap_or_default();
+                if let Payload::ModuleSection {
+                    unchecked_range: range,
+                    ..
+                }
+                | Payload::ComponentSection {
+                    unchecked_range: range,
+                    ..
+                } = payload
+                {
+                    // What is in it does not matter here: on to the next section.
+                    let Some(next) = wasm.get(range.end..) else {
+                        return true;
+                    };
+                    rest = next;
+                }
+            }
+            Err(_) => return false,
+        }
+    }
+}
+
+/// What wasmtime enables in a build and a configuration like ours.
+fn features() -> WasmFeatures {
+    WasmFeatures::all()
+        - WasmFeatures::GC
+        - WasmFeatures::EXCEPTIONS
+        - WasmFeatures::LEGACY_EXCEPTIONS
+        - WasmFeatures::THREADS
+}
+
+/// The outermost imports and exports.
+#[derive(Default)]
+struct Names {
+    imports: Vec<(String, String)>,
+    exports: Vec<String>,
+}
+
+fn names(wasm: &[u8]) -> Result<Names, wasmparser::BinaryReaderError> {
+    let mut names = Names::default();
+    // Modules and components inside a component are its own affair.
+    let mut depth = 0_usize;
+    let mut outermost = None;
+    for payload in Parser::new(0).parse_all(wasm) {
+        match payload? {
+            Payload::Version { encoding, .. } => {
+                depth += 1;
+                outermost.get_or_insert(encoding);
+            }
+            Payload::End(_) => depth = depth.saturating_sub(1),
+            Payload::ImportSection(section) if depth == 1 => {
+                for import in section.into_imports() {
+                    let import = import?;
+                    names
+                        .imports
+                        .push((import.module.to_owned(), import.name.to_owned()));
+                }
+            }
+            Payload::ExportSection(section) if depth == 1 => {
+                for export in section {
+                    names.exports.push(export?.name.to_owned());
+                }
+            }
+            Payload::ComponentImportSection(section) if depth == 1 => {
+                for import in section {
+                    names
+                        .imports
+                        .push((import?.name.name.to_owned(), String::new()));
+                }
+            }
+            Payload::ComponentExportSection(section) if depth == 1 => {
+                for export in section {
+                    names.exports.push(export?.name.name.to_owned());
+                }
+            }
+            _ => {}
+        }
+    }
+    debug_assert!(matches!(
+        outermost,
+        Some(Encoding::Module | Encoding::Component)
+    ));
+    Ok(names)
+}
+
+fn check_module(names: &Names) -> Result<(), String> {
+    for (module, name) in &names.imports {
+        let known = module == "wasi_snapshot_preview1"
+            && PREVIEW1.split_ascii_whitespace().any(|known| known == name);
+        if !known {
+            return Err(format!(
+                "imports {name:?} from {module:?}, which nothing provides: a module gets \
+                 WASI preview 1, \"wasi_snapshot_preview1\"{}",
+                hint(module)
+            ));
+        }
+    }
+    if names.exports.iter().any(|name| name == "_start") {
+        return Ok(());
+    }
+    Err("exports no \"_start\": a library or a reactor, not a command".to_owned())
+}
+
+fn check_component(names: &Names) -> Result<(), String> {
+    for (name, _) in &names.imports {
+        let known =
+            PREVIEW2.iter().any(|package| name.starts_with(package)) && name.contains("@0.2.");
+        if !known {
+            return Err(format!(
+                "imports {name:?}, which nothing provides: a component gets WASI preview 2 \
+                 (cli, clocks, filesystem, http, io, random, sockets, all 0.2){}",
+                hint(name)
+            ));
+        }
+    }
+    let runs = |name: &String| {
+        name.starts_with("wasi:cli/run@0.2.") || name.starts_with("wasi:http/incoming-handler@0.2.")
+    };
+    if names.exports.iter().any(runs) {
+        return Ok(());
+    }
+    Err(format!(
+        "exports neither \"wasi:cli/run@0.2\" nor \"wasi:http/incoming-handler@0.2\", only {:?}",
+        names.exports
+    ))
+}
+
+/// What the import is known for elsewhere.
+fn hint(name: &str) -> &'static str {
+    match name {
+        "wasi_unstable" => "; this is preview 0, of compilers from before 2020",
+        "wasi" => "; this is wasi-threads",
+        "env" => "; it was compiled for a host of its own, such as emscripten",
+        _ if name.contains("@0.3") => "; this is preview 3",
+        _ if name.starts_with("wasi:") => "; a proposal or another version of WASI",
+        _ => "",
+    }
+}

@@ -1,0 +1,96 @@
+//! WASI preview 2: commands; and which components are servers.
+
+use duet_wasm::{Handoff, Inherited, engine_config};
+use wasmtime::component::{Component, Linker};
+use wasmtime::{Engine, Store};
+use wasmtime_wasi::p2::bindings::CommandPre;
+use wasmtime_wasi_http::p2::bindings::ProxyPre;
+
+use crate::end::End;
+use crate::guest::{Guest, STACK};
+use crate::module::unfit;
+use crate::serve;
+use crate::signals::Signals;
+
+/// Runs the component to its end.
+pub(crate) fn run(inherited: Inherited, handoff: &Handoff, signals: Signals) -> End {
+    let loaded = Engine::new(engine_config().async_stack_size(STACK))
+        .and_then(|engine| inherited.component(&engine));
+    let component = match loaded {
+        Ok(component) => component,
+        Err(error) => return unfit(&error),
+    };
+    if exports(&component, "wasi:http/incoming-handler@0.2.") {
+        return serve::run(inherited, handoff, signals);
+    }
+    drop(inherited);
+    let pre = linker(&component)
+        .and_then(|linker| linker.instantiate_pre(&component))
+        .and_then(CommandPre::new);
+    let pre = match pre {
+        Ok(pre) => pre,
+        Err(error) => return End::Unstarted(format!("{error:#}")),
+    };
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    runtime.enable_time();
+    // An epoll instance and its friends only for those who can name a socket.
+    if imports(&component, "wasi:sockets/") || imports(&component, "wasi:http/") {
+        runtime.enable_io();
+    }
+    let runtime = match runtime.build() {
+        Ok(runtime) => runtime,
+        Err(error) => return End::Unfit(error.to_string()),
+    };
+    let end = runtime.block_on(command(&pre, handoff));
+    runtime.shutdown_background();
+    end
+}
+
+async fn command(pre: &CommandPre<Guest>, handoff: &Handoff) -> End {
+    let mut store = match Guest::new(handoff) {
+        Ok(guest) => Store::new(pre.engine(), guest),
+        Err(error) => return unfit(&error),
+    };
+    let command = match pre.instantiate_async(&mut store).await {
+        Ok(command) => command,
+        Err(error) => return End::of_instantiation(&error),
+    };
+    match command.wasi_cli_run().call_run(&mut store).await {
+        Ok(Ok(())) => End::Exit(0),
+        Ok(Err(())) => End::Exit(1),
+        Err(error) => End::of(&error),
+    }
+}
+
+/// Everything this runner offers that `component` could ask for.
+pub(crate) fn linker(component: &Component) -> wasmtime::Result<Linker<Guest>> {
+    let mut linker = Linker::new(component.engine());
+    // Servers get the whole of `wasi:cli` and not only what their world lists: every language's
+    // library asks for the environment.
+    wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
+    if imports(component, "wasi:http/") {
+        wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker)?;
+    }
+    Ok(linker)
+}
+
+/// Prepares a server.
+pub(crate) fn proxy(component: &Component) -> wasmtime::Result<ProxyPre<Guest>> {
+    linker(component)?
+        .instantiate_pre(component)
+        .and_then(ProxyPre::new)
+}
+
+fn imports(component: &Component, prefix: &str) -> bool {
+    component
+        .component_type()
+        .imports(component.engine())
+        .any(|(name, _)| name.starts_with(prefix))
+}
+
+fn exports(component: &Component, prefix: &str) -> bool {
+    component
+        .component_type()
+        .exports(component.engine())
+        .any(|(name, _)| name.starts_with(prefix))
+}

@@ -1,0 +1,79 @@
+//! The guest's world: arguments, environment, files, network.
+//!
+//! Its files are the container's root, as it is mounted: volumes, read-only mounts and tmpfs come along
+//! by themselves, and permissions are the kernel's, for the container's user. The plan gives wasm
+//! containers no procfs, sysfs or devices, so there is nothing else to keep from it.
+
+use duet_wasm::Handoff;
+use wasmtime_wasi::{FsPerms, WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
+use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
+
+use wasmtime::component::ResourceTable;
+
+use crate::outgoing::Outgoing;
+
+/// How much native stack the fiber of a guest has: its own 1 MiB and as much for host calls below.
+pub(crate) const STACK: usize = 2 << 20;
+
+/// What a store holds for a component.
+pub(crate) struct Guest {
+    wasi: WasiCtx,
+    http: WasiHttpCtx,
+    outgoing: Outgoing,
+    table: ResourceTable,
+}
+
+/// The part of the world that previews 1 and 2 share.
+///
+/// Fails only if `/` cannot be opened.
+pub(crate) fn world(handoff: &Handoff) -> wasmtime::Result<WasiCtxBuilder> {
+    let mut world = WasiCtxBuilder::new();
+    world
+        // One guest has this thread to itself; handing each read of a file to another thread would only cost.
+        .allow_blocking_current_thread(true)
+        .args(&handoff.argv)
+        .inherit_stdio()
+        .initial_cwd(&handoff.cwd)
+        .inherit_network()
+        .allow_tcp(true)
+        .allow_udp(true)
+        .allow_ip_name_lookup(true);
+    for (name, value) in handoff.variables() {
+        world.env(name, value);
+    }
+    world.preopened_dir("/", "/", FsPerms::ReadWrite)?;
+    Ok(world)
+}
+
+// === impl Guest ===
+
+impl Guest {
+    /// A world of its own for one instance of a component.
+    pub(crate) fn new(handoff: &Handoff) -> wasmtime::Result<Self> {
+        Ok(Self {
+            wasi: world(handoff)?.build(),
+            http: WasiHttpCtx::new(),
+            outgoing: Outgoing,
+            table: ResourceTable::new(),
+        })
+    }
+}
+
+impl WasiView for Guest {
+    fn ctx(&mut self) -> WasiCtxView<'_> {
+        WasiCtxView {
+            ctx: &mut self.wasi,
+            table: &mut self.table,
+        }
+    }
+}
+
+impl WasiHttpView for Guest {
+    fn http(&mut self) -> WasiHttpCtxView<'_> {
+        WasiHttpCtxView {
+            ctx: &mut self.http,
+            table: &mut self.table,
+            hooks: &mut self.outgoing,
+        }
+    }
+}

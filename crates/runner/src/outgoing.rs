@@ -1,0 +1,177 @@
+//! The guest's own http requests: plain HTTP/1.1, one connection each.
+
+use std::error::Error as _;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::uri::{PathAndQuery, Scheme};
+use http::{Request, Response, Uri};
+use http_body::{Body, Frame, SizeHint};
+use http_body_util::BodyExt as _;
+use hyper::body::Incoming;
+use hyper::client::conn::http1;
+use tokio::net::TcpStream;
+use tokio::time::{Instant, Sleep, sleep, timeout};
+use wasmtime_wasi_http::io::TokioIo;
+use wasmtime_wasi_http::p2::bindings::http::types::ErrorCode;
+use wasmtime_wasi_http::{Error, RequestOptions, WasiBody, WasiHttpHooks};
+
+use crate::end::say;
+
+/// How long each stage of a request may take unless the guest says otherwise: 10 minutes, as in wasmtime.
+const PATIENCE: Duration = Duration::from_secs(600);
+
+/// Sends the guest's requests.
+#[derive(Debug)]
+pub(crate) struct Outgoing;
+
+type Sent = (
+    Response<WasiBody>,
+    Box<dyn Future<Output = Result<(), Error>> + Send>,
+);
+
+// === impl Outgoing ===
+
+impl WasiHttpHooks for Outgoing {
+    fn send_request(
+        &mut self,
+        request: Request<WasiBody>,
+        options: Option<RequestOptions>,
+        _: Box<dyn Future<Output = Result<(), Error>> + Send>,
+    ) -> Box<dyn Future<Output = Result<Sent, Error>> + Send> {
+        Box::new(send(request, options.unwrap_or_default()))
+    }
+
+    // The defaults write to a log that nobody reads.
+    fn p2_error_from_hyper(&mut self, error: &hyper::Error) -> ErrorCode {
+        if error.is_incomplete_message() {
+            return ErrorCode::HttpResponseIncomplete;
+        }
+        match error
+            .source()
+            .and_then(|cause| cause.downcast_ref::<std::io::Error>())
+        {
+            Some(_) => ErrorCode::ConnectionTerminated,
+            None => ErrorCode::HttpProtocolError,
+        }
+    }
+
+    fn p2_error_from_connect(&mut self, error: &std::io::Error) -> ErrorCode {
+        use std::io::ErrorKind;
+        match error.kind() {
+            ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable => {
+                ErrorCode::DestinationUnavailable
+            }
+            ErrorKind::TimedOut => ErrorCode::ConnectionTimeout,
+            _ => ErrorCode::ConnectionRefused,
+        }
+    }
+}
+
+async fn send(mut request: Request<WasiBody>, options: RequestOptions) -> Result<Sent, Error> {
+    let authority = request
+        .uri()
+        .authority()
+        .ok_or(Error::HttpRequestUriInvalid)?
+        .clone();
+    if request.uri().scheme() == Some(&Scheme::HTTPS) {
+        // Once per request and not once per process: whoever reads the log may come late.
+        say(&format!(
+            "duet: https://{authority} was asked for, and outgoing https is not offered yet"
+        ));
+        return Err(Error::InternalError(Some(
+            "outgoing https is not offered".into(),
+        )));
+    }
+    let port = authority.port_u16().unwrap_or(80);
+    // An IPv6 address has brackets in a URI and none in a lookup.
+    let host = authority
+        .host()
+        .trim_start_matches('[')
+        .trim_end_matches(']');
+
+    let connect = async {
+        let stream = TcpStream::connect((host, port))
+            .await
+            .map_err(lookup_or_connect)?;
+        stream.set_nodelay(true).map_err(Error::Connect)?;
+        Ok(http1::handshake(TokioIo::new(stream)).await?)
+    };
+    let limit = options.connect_timeout.unwrap_or(PATIENCE);
+    let (mut sender, connection) = timeout(limit, connect)
+        .await
+        .unwrap_or(Err(Error::ConnectionTimeout))?;
+    // It ends with the response's body, or when the guest drops it.
+    let driver =
+        wasmtime_wasi::runtime::spawn(async move { connection.await.map_err(Error::from) });
+
+    // Only a proxy is sent the whole URI; for everybody else the host is in its header.
+    let path = request.uri().path_and_query().cloned();
+    *request.uri_mut() = Uri::from(path.unwrap_or(PathAndQuery::from_static("/")));
+
+    let limit = options.first_byte_timeout.unwrap_or(PATIENCE);
+    let response = timeout(limit, sender.send_request(request))
+        .await
+        .map_err(|_| Error::ConnectionReadTimeout)??;
+    let limit = options.between_bytes_timeout.unwrap_or(PATIENCE);
+    let response = response.map(|body| Patient::new(body, limit).boxed_unsync());
+    Ok((response, Box::new(driver)))
+}
+
+/// A failed lookup comes out of `connect` as an error without a number.
+fn lookup_or_connect(error: std::io::Error) -> Error {
+    if error.raw_os_error().is_some() {
+        return Error::Connect(error);
+    }
+    Error::DnsError {
+        rcode: Some(error.to_string()),
+        info_code: None,
+    }
+}
+
+/// A body that may not be silent for too long.
+struct Patient {
+    body: Incoming,
+    limit: Duration,
+    over: Pin<Box<Sleep>>,
+}
+
+// === impl Patient ===
+
+impl Patient {
+    fn new(body: Incoming, limit: Duration) -> Self {
+        Self {
+            body,
+            limit,
+            over: Box::pin(sleep(limit)),
+        }
+    }
+}
+
+impl Body for Patient {
+    type Data = Bytes;
+    type Error = Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        if let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(context) {
+            let again = Instant::now() + self.limit;
+            self.over.as_mut().reset(again);
+            return Poll::Ready(frame.map(|frame| frame.map_err(Error::from)));
+        }
+        ready!(self.over.as_mut().poll(context));
+        Poll::Ready(Some(Err(Error::ConnectionReadTimeout)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}

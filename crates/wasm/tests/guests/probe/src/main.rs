@@ -1,0 +1,72 @@
+//! Tells a test what a guest sees. The first argument is a verb; compiled for previews 1 and 2.
+
+use std::io::{Read, Write};
+use std::time::Duration;
+
+fn main() {
+    let mut args = std::env::args().skip(1);
+    let verb = args.next().unwrap_or_default();
+    let rest: Vec<String> = args.collect();
+    match verb.as_str() {
+        "args" => println!("{:?}", std::env::args().collect::<Vec<_>>()),
+        "env" => std::env::vars().for_each(|(name, value)| println!("{name}={value}")),
+        "exit" => std::process::exit(rest[0].parse().unwrap()),
+        "cat" => print!("{}", std::fs::read_to_string(&rest[0]).unwrap()),
+        "write" => std::fs::write(&rest[0], &rest[1]).unwrap(),
+        "open" => match std::fs::File::options().read(true).write(true).open(&rest[0]) {
+            Ok(_) => println!("opened"),
+            Err(error) => println!("{error}"),
+        },
+        "ls" => {
+            let mut names: Vec<_> = std::fs::read_dir(&rest[0])
+                .unwrap()
+                .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+                .collect();
+            names.sort();
+            println!("{}", names.join(" "));
+        }
+        "upper" => {
+            let mut text = String::new();
+            std::io::stdin().read_to_string(&mut text).unwrap();
+            print!("{}", text.to_uppercase());
+        }
+        "sleep" => {
+            println!("asleep");
+            std::thread::sleep(Duration::from_millis(rest[0].parse().unwrap()));
+            println!("awake");
+        }
+        "spin" => {
+            println!("spinning");
+            let mut n = 0_u64;
+            loop {
+                n = std::hint::black_box(n.wrapping_add(1));
+            }
+        }
+        "panic" => panic!("as told"),
+        "recurse" => println!("{}", recurse(1)),
+        "connect" => {
+            let mut stream = std::net::TcpStream::connect(&rest[0]).unwrap();
+            stream.write_all(rest[1].as_bytes()).unwrap();
+            let mut answer = [0; 64];
+            let read = stream.read(&mut answer).unwrap();
+            println!("{}", String::from_utf8_lossy(&answer[..read]));
+        }
+        "listen" => {
+            let listener = std::net::TcpListener::bind(&rest[0]).unwrap();
+            println!("{}", listener.local_addr().unwrap());
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut heard = [0; 64];
+            let read = stream.read(&mut heard).unwrap();
+            stream.write_all(&heard[..read].to_ascii_uppercase()).unwrap();
+        }
+        other => {
+            eprintln!("probe: no verb {other:?}");
+            std::process::exit(2);
+        }
+    }
+}
+
+fn recurse(n: u64) -> u64 {
+    let here = std::hint::black_box([n; 64]);
+    if here[0] == 0 { 0 } else { recurse(n + 1) + here[1] }
+}

@@ -1,0 +1,252 @@
+//! Commands: what they are given, what they see, how they end.
+
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+
+use crate::harness::{Guest, descriptors, root};
+
+const HELLO: &str = r#"(module
+    (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
+    (memory (export "memory") 1)
+    (data (i32.const 0) "\08\00\00\00\06\00\00\00hello\n")
+    (func (export "_start") (drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 20)))))"#;
+
+/// A preview 2 command that ends with the given code.
+fn exits_with(code: u8) -> Guest {
+    Guest::wat(&format!(
+        r#"(component
+            (import "wasi:cli/exit@0.2.12" (instance $exit
+                (export "exit-with-code" (func (param "status-code" u8)))))
+            (core func $exit (canon lower (func $exit "exit-with-code")))
+            (core module $m
+                (import "host" "exit" (func $exit (param i32)))
+                (func (export "run") (result i32) (call $exit (i32.const {code})) (i32.const 0)))
+            (core instance $i (instantiate $m (with "host" (instance (export "exit" (func $exit))))))
+            (func $run (result (result)) (canon lift (core func $i "run")))
+            (instance $run (export "run" (func $run)))
+            (export "wasi:cli/run@0.2.12" (instance $run)))"#
+    ))
+}
+
+fn probes() -> [Guest; 2] {
+    [Guest::named("probe-p1.wasm"), Guest::named("probe-p2.wasm")]
+}
+
+#[test]
+fn a_hello_says_hello() {
+    if !root() {
+        return;
+    }
+    let ended = Guest::wat(HELLO).run();
+    assert_eq!(
+        (ended.code, ended.stdout.as_str(), ended.stderr.as_str()),
+        (0, "hello\n", "")
+    );
+}
+
+#[test]
+fn every_exit_code_of_preview_1_is_kept() {
+    if !root() {
+        return;
+    }
+    for code in 0..=255 {
+        assert_eq!(
+            Guest::named("probe-p1.wasm")
+                .args(["exit", &code.to_string()])
+                .run()
+                .code,
+            code
+        );
+    }
+}
+
+#[test]
+fn preview_2_keeps_the_codes_it_can_say() {
+    if !root() {
+        return;
+    }
+    for code in [0, 1, 42, 126, 255] {
+        assert_eq!(exits_with(code).run().code, i32::from(code));
+    }
+    // Rust's library says only that it did not go well.
+    assert_eq!(
+        Guest::named("probe-p2.wasm").args(["exit", "7"]).run().code,
+        1
+    );
+}
+
+#[test]
+fn arguments_environment_and_stdin_arrive() {
+    if !root() {
+        return;
+    }
+    for probe in probes() {
+        let ended = probe.args(["args", "ä b", ""]).run();
+        assert_eq!(ended.stdout, "[\"guest\", \"args\", \"ä b\", \"\"]\n");
+    }
+    for probe in probes() {
+        let ended = probe
+            .args(["env"])
+            .env("A=1=2")
+            .env("EMPTY=")
+            .env("PWD=/there")
+            .run();
+        assert_eq!(ended.stdout, "A=1=2\nEMPTY=\nPWD=/there\n");
+    }
+    for probe in probes() {
+        assert_eq!(probe.args(["upper"]).stdin(b"quiet").run().stdout, "QUIET");
+    }
+    let ended = Guest::named("probe-p1.wasm").args(["env"]).run();
+    assert_eq!(
+        ended.stdout, "PWD=/\n",
+        "preview 1 knows its directory by the environment only"
+    );
+}
+
+#[test]
+fn files_are_the_containers() {
+    if !root() {
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();
+    for (n, probe) in probes().into_iter().enumerate() {
+        let file = path(&format!("file{n}"));
+        assert_eq!(probe.args(["write", &file, "written"]).run().code, 0);
+        assert_eq!(std::fs::read_to_string(&file).unwrap(), "written");
+    }
+    for probe in probes() {
+        assert_eq!(probe.args(["cat", &path("file0")]).run().stdout, "written");
+    }
+    for probe in probes() {
+        let listed = probe.args(["ls", directory.path().to_str().unwrap()]).run();
+        assert_eq!(listed.stdout, "file0 file1\n");
+    }
+}
+
+#[test]
+fn a_trap_is_134_with_its_words_on_stderr() {
+    if !root() {
+        return;
+    }
+    let ended = Guest::wat(
+        r#"(module (memory (export "memory") 1)
+            (func $deep unreachable) (func $middle (call $deep))
+            (func (export "_start") (call $middle)))"#,
+    )
+    .run();
+    assert_eq!(ended.code, 134);
+    assert!(
+        ended
+            .stderr
+            .starts_with("/guest.wasm: wasm trap: wasm `unreachable`"),
+        "{}",
+        ended.stderr
+    );
+    for name in ["wasm backtrace:", "deep", "middle"] {
+        assert!(ended.stderr.contains(name), "{name} in {}", ended.stderr);
+    }
+    let ended =
+        Guest::wat(r#"(module (func $s unreachable) (start $s) (func (export "_start")))"#).run();
+    assert_eq!(
+        ended.code, 134,
+        "a start function traps like any other: {}",
+        ended.stderr
+    );
+    for probe in probes() {
+        let ended = probe.args(["panic"]).run();
+        assert_eq!(ended.code, 134);
+        assert!(ended.stderr.contains("as told"), "{}", ended.stderr);
+    }
+    let ended =
+        Guest::wat(r#"(module (func $f (call $f)) (func (export "_start") (call $f)))"#).run();
+    assert_eq!(ended.code, 134);
+    assert!(
+        ended.stderr.contains("call stack exhausted"),
+        "{}",
+        ended.stderr
+    );
+    // A component's trap comes through its adapter with the same words.
+    let ended = Guest::named("probe-p2.wasm").args(["recurse"]).run();
+    assert_eq!(ended.code, 134);
+    assert!(ended.stderr.contains("wasm backtrace:"), "{}", ended.stderr);
+}
+
+#[test]
+fn term_ends_a_guest_at_once_even_if_it_spins() {
+    if !root() {
+        return;
+    }
+    for (signal, code) in [(Signal::TERM, 143), (Signal::INT, 130), (Signal::QUIT, 131)] {
+        for probe in probes() {
+            let mut guest = probe.args(["spin"]).start();
+            assert_eq!(guest.line(), "spinning");
+            let told = Instant::now();
+            guest.signal(signal);
+            assert_eq!(guest.wait().code, code);
+            assert!(
+                told.elapsed() < Duration::from_millis(500),
+                "{:?}",
+                told.elapsed()
+            );
+        }
+        for probe in probes() {
+            let mut guest = probe.args(["sleep", "60000"]).start();
+            assert_eq!(guest.line(), "asleep");
+            guest.signal(signal);
+            assert_eq!(guest.wait().code, code);
+        }
+    }
+}
+
+#[test]
+fn components_have_the_network() {
+    if !root() {
+        return;
+    }
+    let mut server = Guest::named("probe-p2.wasm")
+        .args(["listen", "127.0.0.1:0"])
+        .start();
+    let address = server.line();
+    let client = Guest::named("probe-p2.wasm")
+        .args(["connect", &address, "to you"])
+        .run();
+    assert_eq!(client.stdout, "TO YOU\n", "{}", client.stderr);
+    assert_eq!(server.wait().code, 0);
+    // Names go through the container's own files and resolver.
+    let mut server = Guest::named("probe-p2.wasm")
+        .args(["listen", "127.0.0.1:0"])
+        .start();
+    let port = server.line().split_off("127.0.0.1:".len());
+    let client =
+        Guest::named("probe-p2.wasm").args(["connect", &format!("localhost:{port}"), "hi"]);
+    assert_eq!(client.run().stdout, "HI\n");
+}
+
+#[test]
+fn the_runner_keeps_nothing_of_the_host_open() {
+    if !root() {
+        return;
+    }
+    for probe in probes() {
+        let mut guest = probe.args(["sleep", "60000"]).start();
+        assert_eq!(guest.line(), "asleep");
+        let open = descriptors(guest.pid());
+        assert!(
+            !open
+                .iter()
+                .any(|to| to.contains("memfd") || to.contains("cache")),
+            "{open:?}"
+        );
+        // The code itself, where the initial memory comes from; nobody can write through it.
+        assert!(
+            open.iter().filter(|to| to.ends_with("/code")).count() <= 1,
+            "{open:?}"
+        );
+        let cwd = std::fs::read_link(format!("/proc/{}/cwd", guest.pid())).unwrap();
+        assert_eq!(cwd.to_str(), Some("/"));
+        let status = std::fs::read_to_string(format!("/proc/{}/status", guest.pid())).unwrap();
+        assert!(status.contains("Threads:\t1\n"), "{status}");
+    }
+}

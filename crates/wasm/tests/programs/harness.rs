@@ -1,0 +1,260 @@
+//! Compiles a guest, runs it, and tells what became of it.
+
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::os::fd::AsRawFd as _;
+use std::os::unix::process::ExitStatusExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+use duet_wasm::{Cache, Compiled, Error, Handoff, Http, detect};
+
+/// How long anything here may take before it counts as hung.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A guest that is about to run.
+pub(crate) struct Guest {
+    wasm: Vec<u8>,
+    pub(crate) handoff: Handoff,
+    stdin: Vec<u8>,
+}
+
+/// A guest that runs. Killed when it is dropped.
+pub(crate) struct Running {
+    child: Child,
+    stdout: BufReader<std::process::ChildStdout>,
+}
+
+/// A guest that has ended.
+#[derive(Debug)]
+pub(crate) struct Ended {
+    pub(crate) code: i32,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+}
+
+/// False, and a line that says so, if this process may not mount.
+pub(crate) fn root() -> bool {
+    let root = rustix::process::geteuid().is_root();
+    if !root {
+        let required = std::env::var("DUET_TEST_REQUIRE").unwrap_or_default();
+        assert!(
+            !required.contains("root"),
+            "this test needs root, and DUET_TEST_REQUIRE says so"
+        );
+        eprintln!("skipped: needs root");
+    }
+    root
+}
+
+/// The binary of `package`, in a cargo invocation of its own: the runner must not be linked with what
+/// the compiler needs.
+pub(crate) fn binary(package: &'static str) -> PathBuf {
+    let variable = package.to_uppercase().replace('-', "_");
+    if let Some(path) = std::env::var_os(variable) {
+        return path.into();
+    }
+    let status = Command::new(env!("CARGO"))
+        .args(["build", "--quiet", "--release", "--package", package])
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .status()
+        .unwrap();
+    assert!(status.success(), "{package} does not build");
+    // target/<triple>/debug/deps/<this test>
+    let here = std::env::current_exe().unwrap();
+    here.ancestors()
+        .nth(3)
+        .unwrap()
+        .join("release")
+        .join(package)
+}
+
+pub(crate) fn runner() -> &'static Path {
+    static PATH: OnceLock<PathBuf> = OnceLock::new();
+    PATH.get_or_init(|| binary("duet-runner"))
+}
+
+/// One cache for all tests of this process.
+pub(crate) fn cache() -> &'static Cache {
+    static CACHE: OnceLock<(Cache, tempfile::TempDir)> = OnceLock::new();
+    let (cache, _) = CACHE.get_or_init(|| {
+        let directory = tempfile::tempdir().unwrap();
+        let cache = Cache::open(&directory.path().join("cache"), &binary("duet-compiler"));
+        (cache.unwrap(), directory)
+    });
+    cache
+}
+
+pub(crate) fn compile(wasm: &[u8]) -> Result<Compiled, Error> {
+    let mut file = tempfile::tempfile().unwrap();
+    file.write_all(wasm).unwrap();
+    cache().compiled(&file, "/guest.wasm", Instant::now() + PATIENCE)
+}
+
+/// A port that nobody listens on just now.
+pub(crate) fn free_port() -> u16 {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap().port()
+}
+
+/// Tries until it works or [`PATIENCE`] ends.
+pub(crate) fn eventually<T>(what: &str, mut attempt: impl FnMut() -> Option<T>) -> T {
+    let began = Instant::now();
+    loop {
+        if let Some(result) = attempt() {
+            return result;
+        }
+        assert!(
+            began.elapsed() < PATIENCE,
+            "{what}: not within {PATIENCE:?}"
+        );
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+// === impl Guest ===
+
+impl Guest {
+    /// A guest in the text format.
+    pub(crate) fn wat(text: &str) -> Self {
+        Self::wasm(&wat::parse_str(text).unwrap())
+    }
+
+    /// One of the committed guests.
+    pub(crate) fn named(name: &str) -> Self {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("tests/guests")
+            .join(name);
+        Self::wasm(&std::fs::read(path).unwrap())
+    }
+
+    fn wasm(wasm: &[u8]) -> Self {
+        let handoff = Handoff {
+            name: "/guest.wasm".into(),
+            format: detect(wasm).unwrap(),
+            argv: vec!["guest".into()],
+            env: Vec::new(),
+            cwd: "/".into(),
+            http: Http::default(),
+        };
+        Self {
+            wasm: wasm.to_owned(),
+            handoff,
+            stdin: Vec::new(),
+        }
+    }
+
+    pub(crate) fn args<S: ToString>(mut self, args: impl IntoIterator<Item = S>) -> Self {
+        self.handoff
+            .argv
+            .extend(args.into_iter().map(|arg| arg.to_string()));
+        self
+    }
+
+    pub(crate) fn env(mut self, entry: &str) -> Self {
+        self.handoff.env.push(entry.to_owned());
+        self
+    }
+
+    pub(crate) fn stdin(mut self, bytes: &[u8]) -> Self {
+        self.stdin = bytes.to_owned();
+        self
+    }
+
+    pub(crate) fn http(mut self, set: impl FnOnce(&mut Http)) -> Self {
+        set(&mut self.handoff.http);
+        self
+    }
+
+    pub(crate) fn start(self) -> Running {
+        let entry = compile(&self.wasm).unwrap().tree().unwrap();
+        let handoff = self.handoff.seal().unwrap();
+        let path = |fd: i32| format!("/proc/{}/fd/{fd}", std::process::id());
+        let mut child = Command::new("sh")
+            .args(["-c", "exec \"$@\" 3<\"$ENTRY\" 4<\"$HANDOFF\"", "sh"])
+            .arg(runner())
+            .args(self.handoff.argv.iter().skip(1))
+            .env_clear()
+            .env("ENTRY", path(entry.as_raw_fd()))
+            .env("HANDOFF", path(handoff.as_raw_fd()))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        // The shell opens our descriptors by name: they must still be there when it does.
+        let comm = format!("/proc/{}/comm", child.id());
+        eventually("the shell to become the runner", || {
+            let comm = std::fs::read_to_string(&comm).unwrap_or_default();
+            (comm.trim() == "duet-runner" || child.try_wait().unwrap().is_some()).then_some(())
+        });
+        child.stdin.take().unwrap().write_all(&self.stdin).ok();
+        let stdout = BufReader::new(child.stdout.take().unwrap());
+        Running { child, stdout }
+    }
+
+    pub(crate) fn run(self) -> Ended {
+        self.start().wait()
+    }
+}
+
+// === impl Running ===
+
+impl Running {
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// The next line of its stdout.
+    pub(crate) fn line(&mut self) -> String {
+        let mut line = String::new();
+        self.stdout.read_line(&mut line).unwrap();
+        line.trim_end().to_owned()
+    }
+
+    pub(crate) fn signal(&self, signal: rustix::process::Signal) {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, signal).unwrap();
+    }
+
+    pub(crate) fn is_running(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
+    }
+
+    pub(crate) fn wait(mut self) -> Ended {
+        let (mut stdout, mut stderr) = (String::new(), String::new());
+        self.stdout.read_to_string(&mut stdout).unwrap();
+        self.child
+            .stderr
+            .take()
+            .unwrap()
+            .read_to_string(&mut stderr)
+            .unwrap();
+        let status = self.child.wait().unwrap();
+        let code = status
+            .code()
+            .unwrap_or_else(|| 1000 + status.signal().unwrap());
+        Ended {
+            code,
+            stdout,
+            stderr,
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}
+
+/// Where the descriptors of a process lead.
+pub(crate) fn descriptors(pid: u32) -> Vec<String> {
+    let directory = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap();
+    let link = |entry: std::io::Result<std::fs::DirEntry>| {
+        std::fs::read_link(entry.unwrap().path()).map(|to| to.to_string_lossy().into_owned())
+    };
+    directory.filter_map(|entry| link(entry).ok()).collect()
+}

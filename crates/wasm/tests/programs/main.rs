@@ -1,0 +1,9 @@
+//! The real compiler and the real runner, outside of a container: how guests start, see the world, and end.
+//!
+//! Needs root, because descriptor 3 of a runner is a mount. The binaries are those in `DUET_COMPILER` and
+//! `DUET_RUNNER`; if these are not set, they are built with optimisation first, which takes minutes once.
+
+mod commands;
+mod harness;
+mod refusals;
+mod servers;
