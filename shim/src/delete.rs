@@ -33,7 +33,7 @@ pub(crate) fn run(flags: &Flags) -> Result<Vec<u8>, Error> {
     let only = shim_lives(&bundle, &flags.id)?.then_some(flags.id.as_str());
     let cleaned = clean::clean(&bundle, only).map_err(|source| Error::Delete {
         id: flags.id.clone(),
-        source,
+        source: Box::new(source),
     })?;
     // The pod's other members went with it; the answer is about the one that was named.
     let ours = cleaned.into_iter().find(|cleaned| cleaned.id == flags.id);

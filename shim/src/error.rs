@@ -130,7 +130,7 @@ pub(crate) enum Error {
         /// The container it was started for.
         id: String,
         /// Which step failed.
-        source: duet_pod::Error,
+        source: Box<duet_pod::Error>,
     },
     /// The pod's leftovers could not be removed.
     #[error("delete {id}")]
@@ -138,7 +138,7 @@ pub(crate) enum Error {
         /// Whose.
         id: String,
         /// What could not be removed.
-        source: duet_pod::Error,
+        source: Box<duet_pod::Error>,
     },
     /// A reply could not be put into its wire form.
     #[error("encoding the reply")]

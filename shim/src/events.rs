@@ -265,3 +265,204 @@ fn io(stdio: Stdio) -> wire::TaskIO {
         ..wire::TaskIO::default()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use std::path::{Path, PathBuf};
+    use std::sync::{Arc, Mutex};
+
+    use async_trait::async_trait;
+    use containerd_shim_protos::api::Empty;
+    use containerd_shim_protos::shim_async::{Events, create_events};
+    use protobuf::Message as _;
+    use tokio::sync::mpsc;
+    use ttrpc::asynchronous::{Server, TtrpcContext};
+
+    /// A containerd that only listens to events.
+    #[derive(Default)]
+    struct Sink {
+        heard: Mutex<Vec<Envelope>>,
+        /// The code it answers with before it takes an event, once each.
+        moods: Mutex<Vec<ttrpc::Code>>,
+    }
+
+    #[async_trait]
+    impl Events for Sink {
+        async fn forward(&self, _: &TtrpcContext, request: ForwardRequest) -> ttrpc::Result<Empty> {
+            if let Some(code) = self.moods.lock().unwrap().pop() {
+                return Err(ttrpc::Error::RpcStatus(ttrpc::get_status(code, "not now")));
+            }
+            self.heard.lock().unwrap().push(request.envelope.unwrap());
+            Ok(Empty::new())
+        }
+    }
+
+    async fn listen(sink: &Arc<Sink>, path: &Path) -> Server {
+        let mut server = Server::new()
+            .bind(&format!("unix://{}", path.display()))
+            .unwrap()
+            .register_service(create_events(Arc::<Sink>::clone(sink) as _));
+        server.start().await.unwrap();
+        server
+    }
+
+    fn exit() -> Exit {
+        Exit {
+            code: 137,
+            at: SystemTime::UNIX_EPOCH + Duration::from_secs(5),
+        }
+    }
+
+    fn life(id: &str) -> Vec<Fact> {
+        let id = || id.to_owned();
+        vec![
+            Fact::Created {
+                id: id(),
+                bundle: PathBuf::from("/bundle"),
+                rootfs: vec![RootfsMount {
+                    fstype: "overlay".to_owned(),
+                    ..Default::default()
+                }],
+                stdio: Stdio {
+                    stdout: "/out".to_owned(),
+                    terminal: true,
+                    ..Default::default()
+                },
+                pid: 7,
+            },
+            Fact::Started { id: id(), pid: 7 },
+            Fact::ExecAdded {
+                id: id(),
+                exec: "e".to_owned(),
+            },
+            Fact::ExecStarted {
+                id: id(),
+                exec: "e".to_owned(),
+                pid: 8,
+            },
+            Fact::Paused { id: id() },
+            Fact::Resumed { id: id() },
+            Fact::Oom { id: id() },
+            Fact::Exited {
+                id: id(),
+                process: "e".to_owned(),
+                pid: 8,
+                exit: exit(),
+            },
+            Fact::Exited {
+                id: id(),
+                process: id(),
+                pid: 7,
+                exit: exit(),
+            },
+            Fact::Deleted {
+                id: id(),
+                pid: 7,
+                exit: exit(),
+            },
+        ]
+    }
+
+    #[tokio::test]
+    async fn events_arrive_in_order_through_refusals_and_a_late_containerd() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("ttrpc");
+        let (facts, told) = mpsc::unbounded_channel();
+        for fact in life("web") {
+            facts.send(fact).unwrap();
+        }
+        drop(facts);
+        let publisher =
+            tokio::spawn(Publisher::new(&path.display().to_string(), "k8s.io").run(told));
+        // The first tries find nobody.
+        time::sleep(Duration::from_millis(20)).await;
+        let sink = Arc::new(Sink::default());
+        sink.moods.lock().unwrap().push(ttrpc::Code::UNAVAILABLE);
+        let _server = listen(&sink, &path).await;
+        publisher.await.unwrap();
+
+        let heard = sink.heard.lock().unwrap();
+        let topics: Vec<&str> = heard
+            .iter()
+            .map(|envelope| envelope.topic.as_str())
+            .collect();
+        assert_eq!(
+            topics,
+            [
+                "/tasks/create",
+                "/tasks/start",
+                "/tasks/exec-added",
+                "/tasks/exec-started",
+                "/tasks/paused",
+                "/tasks/resumed",
+                "/tasks/oom",
+                "/tasks/exit",
+                "/tasks/exit",
+                "/tasks/delete",
+            ]
+        );
+        for envelope in heard.iter() {
+            assert_eq!(envelope.namespace, "k8s.io");
+            assert!(envelope.timestamp.is_some());
+            assert!(
+                envelope
+                    .event
+                    .type_url
+                    .starts_with("containerd.events.Task")
+            );
+        }
+        let created = wire::TaskCreate::parse_from_bytes(&heard[0].event.value).unwrap();
+        assert_eq!(created.bundle, "/bundle");
+        assert_eq!(created.rootfs[0].type_, "overlay");
+        assert_eq!(
+            (created.io.stdout.as_str(), created.io.terminal),
+            ("/out", true)
+        );
+        let exited = wire::TaskExit::parse_from_bytes(&heard[7].event.value).unwrap();
+        assert_eq!(
+            (exited.container_id.as_str(), exited.id.as_str()),
+            ("web", "e")
+        );
+        assert_eq!((exited.exit_status, exited.exited_at.seconds), (137, 5));
+    }
+
+    #[tokio::test]
+    async fn an_event_that_containerd_refuses_for_good_does_not_hold_up_the_next() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("ttrpc");
+        let sink = Arc::new(Sink::default());
+        sink.moods
+            .lock()
+            .unwrap()
+            .push(ttrpc::Code::INVALID_ARGUMENT);
+        let _server = listen(&sink, &path).await;
+        let (facts, told) = mpsc::unbounded_channel();
+        facts
+            .send(Fact::Started {
+                id: "a".to_owned(),
+                pid: 1,
+            })
+            .unwrap();
+        facts.send(Fact::Oom { id: "a".to_owned() }).unwrap();
+        drop(facts);
+        let address = format!("unix://{}", path.display());
+        Publisher::new(&address, "k8s.io").run(told).await;
+        let heard = sink.heard.lock().unwrap();
+        assert_eq!(heard.len(), 1);
+        assert_eq!(heard[0].topic, "/tasks/oom");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_containerd_that_never_comes_back_costs_no_more_than_the_events() {
+        let (facts, told) = mpsc::unbounded_channel();
+        for fact in life("a") {
+            facts.send(fact).unwrap();
+        }
+        drop(facts);
+        Publisher::new("/nonexistent/ttrpc", "k8s.io")
+            .run(told)
+            .await;
+    }
+}

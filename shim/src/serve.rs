@@ -18,6 +18,7 @@ use std::time::Duration;
 use containerd_shim::Flags;
 use containerd_shim_protos::shim_async::create_task;
 use duet_pod::{Config, Pod};
+use duet_wasm::Cache;
 use nix::sys::prctl;
 use nix::unistd;
 use serde::Deserialize;
@@ -36,9 +37,6 @@ use crate::{COMMIT, logging};
 /// How long the last answers and events may take to leave: 2 s. containerd waits 3 s for
 /// a shim's end before it kills it.
 const FAREWELL_LIMIT: Duration = Duration::from_secs(2);
-
-/// Where compiled wasm is kept, for the whole node.
-const CACHE: &str = "/var/lib/duet/cache";
 
 /// The part of `config.json` that names the pod.
 #[derive(Debug, Default, Deserialize)]
@@ -141,7 +139,7 @@ async fn attend(listener: UnixListener, flags: &Flags, bundle: &Path) -> Result<
     );
     let pod = Pod::new(config, facts).map_err(|source| Error::Pod {
         id: flags.id.clone(),
-        source,
+        source: Box::new(source),
     })?;
     let tasks = Arc::new(Tasks::new(pod));
     let mut server = Server::new()
@@ -195,7 +193,7 @@ fn config(flags: &Flags, bundle: &Path) -> Result<Config, Error> {
         bundle: bundle.to_owned(),
         runner: beside("duet-runner"),
         compiler: beside("duet-compiler"),
-        cache: PathBuf::from(CACHE),
+        cache: PathBuf::from(Cache::DIRECTORY),
     })
 }
 

@@ -16,9 +16,9 @@ use crate::options;
 /// Why a request is not done.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Refusal {
-    /// The pod says no.
+    /// The pod says no. Boxed, because it is far larger than an answer.
     #[error(transparent)]
-    Pod(#[from] PodError),
+    Pod(Box<PodError>),
     /// The request's runtime options cannot be understood.
     #[error("options")]
     Options(#[from] options::Error),
@@ -76,6 +76,12 @@ pub(crate) fn is_answer(error: &TtrpcError) -> bool {
 }
 
 // === impl Refusal ===
+
+impl From<PodError> for Refusal {
+    fn from(error: PodError) -> Self {
+        Self::Pod(Box::new(error))
+    }
+}
 
 impl Refusal {
     /// The answer that goes over the wire: the code, and the whole chain in one line.
@@ -139,6 +145,10 @@ fn container(error: &ContainerError) -> Code {
         | ContainerError::Rootfs { source, .. }
         | ContainerError::Signal { source, .. }
         | ContainerError::Host { source, .. } => errno(source),
+        ContainerError::Spec(error) => spec(error),
+        ContainerError::Plan(error) => plan(error),
+        ContainerError::Cgroup { source, .. } => cgroup(source),
+        ContainerError::Launch(error) => launch(error),
         ContainerError::Wasm(error) => wasm(error),
     }
 }
@@ -151,21 +161,102 @@ fn denied(why: &Denied) -> Code {
     }
 }
 
+fn spec(error: &duet_spec::Error) -> Code {
+    use duet_spec::Error;
+    match error {
+        // A bundle without a config.json is the caller's mistake; a disk that fails is not.
+        Error::Read { source, .. } if source.kind() != io::ErrorKind::NotFound => errno(source),
+        Error::Read { .. }
+        | Error::Syntax { .. }
+        | Error::Type { .. }
+        | Error::Missing { .. }
+        | Error::NotOffered { .. }
+        | Error::Value { .. } => Code::INVALID_ARGUMENT,
+    }
+}
+
+fn plan(error: &duet_plan::Error) -> Code {
+    use duet_plan::Error;
+    match error {
+        Error::MountNamespace
+        | Error::SourceMissing { .. }
+        | Error::InsideProc { .. }
+        | Error::Sysctl { .. }
+        | Error::Name { .. }
+        | Error::Wasm { .. }
+        | Error::Seccomp(_)
+        | Error::TooMuch { .. } => Code::INVALID_ARGUMENT,
+    }
+}
+
+fn cgroup(error: &duet_cgroup::Error) -> Code {
+    use duet_cgroup::Error;
+    match error {
+        Error::Path { .. } | Error::Unsupported { .. } => Code::INVALID_ARGUMENT,
+        Error::NoHierarchy | Error::Occupied { .. } | Error::InUse { .. } => {
+            Code::FAILED_PRECONDITION
+        }
+        Error::Timeout { .. } => Code::DEADLINE_EXCEEDED,
+        // The cgroup's absence is not the task's: NOT_FOUND would be a lie.
+        Error::Gone { .. } | Error::Format { .. } => Code::INTERNAL,
+        // The kernel read a value of ours and said no: the value is the caller's.
+        Error::Refused { source, .. } => {
+            scarcity(&io::Error::from(*source)).unwrap_or(Code::INVALID_ARGUMENT)
+        }
+        Error::Call { source, .. } | Error::Devices { source, .. } | Error::Watch { source } => {
+            errno(&io::Error::from(*source))
+        }
+    }
+}
+
+fn launch(error: &duet_launch::Error) -> Code {
+    use duet_launch::Error;
+    match error {
+        Error::Call { number, .. } => errno(&io::Error::from_raw_os_error(*number)),
+        Error::Silent(_) => Code::DEADLINE_EXCEEDED,
+        Error::Step { .. }
+        | Error::Open { .. }
+        | Error::Missing(_)
+        | Error::Plan(_)
+        | Error::Died(_) => Code::INTERNAL,
+    }
+}
+
 fn wasm(error: &WasmError) -> Code {
     match error {
-        WasmError::Rejected { .. } => Code::INVALID_ARGUMENT,
-        WasmError::Compiler { .. } => Code::INTERNAL,
+        WasmError::NotWasm { .. } => Code::INVALID_ARGUMENT,
+        WasmError::Cache(error) => cache(error),
         WasmError::File { source, .. } => errno(source),
     }
 }
 
-/// What the kernel's answer means to a caller who could try again later.
-fn errno(error: &io::Error) -> Code {
-    use nix::libc::{EAGAIN, EMFILE, ENFILE, ENOMEM, ENOSPC};
-    match error.raw_os_error() {
-        Some(ENOMEM | EMFILE | ENFILE | EAGAIN | ENOSPC) => Code::RESOURCE_EXHAUSTED,
-        Some(_) | None => Code::INTERNAL,
+fn cache(error: &duet_wasm::Error) -> Code {
+    use duet_wasm::Error;
+    match error {
+        Error::TooLarge { .. } | Error::Refused { .. } => Code::INVALID_ARGUMENT,
+        Error::Exposed { .. } | Error::Noexec { .. } => Code::FAILED_PRECONDITION,
+        Error::Late { .. } => Code::DEADLINE_EXCEEDED,
+        Error::Broken { .. } => Code::INTERNAL,
+        Error::Directory { source, .. }
+        | Error::Compiler { source, .. }
+        | Error::Module { source, .. }
+        | Error::Entry { source, .. } => errno(source),
     }
+}
+
+/// What the kernel's answer means to a caller.
+fn errno(error: &io::Error) -> Code {
+    scarcity(error).unwrap_or(Code::INTERNAL)
+}
+
+/// The code for something that has run out: a caller could try again later.
+fn scarcity(error: &io::Error) -> Option<Code> {
+    use nix::libc::{EAGAIN, EMFILE, ENFILE, ENOMEM, ENOSPC};
+    matches!(
+        error.raw_os_error(),
+        Some(ENOMEM | EMFILE | ENFILE | EAGAIN | ENOSPC)
+    )
+    .then_some(Code::RESOURCE_EXHAUSTED)
 }
 
 // === impl Outcome ===
@@ -184,5 +275,176 @@ impl Outcome {
 impl std::fmt::Display for Outcome {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(formatter, "{:?}", self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use std::collections::HashSet;
+    use std::mem::discriminant;
+    use std::path::PathBuf;
+    use std::time::Duration;
+
+    use duet_container::lifecycle::{State, Verb};
+    use nix::errno::Errno;
+    use nix::libc::{EIO, EMFILE};
+
+    /// One row per variant: the error, and the code containerd gets.
+    macro_rules! table {
+        ($name:ident, $variants:literal, $code:path, $($error:expr => $expected:ident),* $(,)?) => {
+            #[test]
+            fn $name() {
+                let rows = [$(($error, Code::$expected)),*];
+                let variants: HashSet<_> = rows.iter().map(|(error, _)| discriminant(error)).collect();
+                assert_eq!(variants.len(), $variants, "a variant has no row");
+                for (error, expected) in rows {
+                    assert_eq!($code(&error), expected, "{error}");
+                }
+            }
+        };
+    }
+
+    fn text() -> String {
+        "x".to_owned()
+    }
+
+    fn path() -> PathBuf {
+        PathBuf::from("/x")
+    }
+
+    fn broken() -> io::Error {
+        io::Error::from_raw_os_error(EIO)
+    }
+
+    fn scarce() -> io::Error {
+        io::Error::from_raw_os_error(EMFILE)
+    }
+
+    fn json() -> serde_json::Error {
+        serde_json::from_str::<()>("{").unwrap_err()
+    }
+
+    table!(refusals, 7, Refusal::code,
+        Refusal::from(PodError::Unknown { id: text() }) => NOT_FOUND,
+        Refusal::Options(options::Error::Unsupported { key: "x" }) => INVALID_ARGUMENT,
+        Refusal::Missing { field: "x" } => INVALID_ARGUMENT,
+        Refusal::Type { field: "x", found: text(), expected: "y" } => INVALID_ARGUMENT,
+        Refusal::NotOffered { field: "x", value: text(), why: "y" } => INVALID_ARGUMENT,
+        Refusal::Unimplemented("x") => UNIMPLEMENTED,
+        Refusal::Dropped => INTERNAL,
+    );
+
+    table!(pods, 7, pod,
+        PodError::Unknown { id: text() } => NOT_FOUND,
+        PodError::Exists { id: text() } => ALREADY_EXISTS,
+        PodError::BadId { id: text() } => INVALID_ARGUMENT,
+        PodError::Container { id: text(), source: ContainerError::Gone } => NOT_FOUND,
+        PodError::Sandbox { id: text(), step: "x", source: broken() } => INTERNAL,
+        PodError::Record { step: "x", path: path(), source: broken() } => INTERNAL,
+        PodError::Host { step: "x", source: scarce() } => RESOURCE_EXHAUSTED,
+    );
+
+    table!(containers, 17, container,
+        ContainerError::UnknownExec { exec: text() } => NOT_FOUND,
+        ContainerError::ExecExists { exec: text() } => ALREADY_EXISTS,
+        ContainerError::Denied(Denied::AlreadyStopped) => NOT_FOUND,
+        ContainerError::Denied(Denied::NotStarted) => FAILED_PRECONDITION,
+        ContainerError::Denied(Denied::WrongState { verb: Verb::Start, state: State::Running })
+            => FAILED_PRECONDITION,
+        ContainerError::Gone => NOT_FOUND,
+        ContainerError::Unsupported { field: "x", value: text() } => INVALID_ARGUMENT,
+        ContainerError::Invalid { field: "x", value: text(), why: "y" } => INVALID_ARGUMENT,
+        ContainerError::Stdio { step: "x", stream: "y", path: text(), source: broken() }
+            => INTERNAL,
+        ContainerError::NoTerminal => FAILED_PRECONDITION,
+        ContainerError::Terminal { step: "x", source: broken() } => INTERNAL,
+        ContainerError::Rootfs { step: text(), target: path(), source: broken() } => INTERNAL,
+        ContainerError::Signal { signal: 9, pid: 1, source: broken() } => INTERNAL,
+        ContainerError::Host { step: "x", source: scarce() } => RESOURCE_EXHAUSTED,
+        ContainerError::Spec(duet_spec::Error::Missing { document: text(), field: text() })
+            => INVALID_ARGUMENT,
+        ContainerError::Plan(duet_plan::Error::MountNamespace) => INVALID_ARGUMENT,
+        ContainerError::Cgroup { step: "x", source: duet_cgroup::Error::NoHierarchy }
+            => FAILED_PRECONDITION,
+        ContainerError::Launch(duet_launch::Error::Missing(text())) => INTERNAL,
+        ContainerError::Wasm(WasmError::NotWasm { annotation: "x", file: text() })
+            => INVALID_ARGUMENT,
+    );
+
+    table!(specs, 6, spec,
+        duet_spec::Error::Read { file: path(), source: broken() } => INTERNAL,
+        duet_spec::Error::Read { file: path(), source: io::ErrorKind::NotFound.into() }
+            => INVALID_ARGUMENT,
+        duet_spec::Error::Syntax { document: text(), source: json() } => INVALID_ARGUMENT,
+        duet_spec::Error::Type { document: text(), field: text(), source: json() }
+            => INVALID_ARGUMENT,
+        duet_spec::Error::Missing { document: text(), field: text() } => INVALID_ARGUMENT,
+        duet_spec::Error::NotOffered { document: text(), field: text(), value: text() }
+            => INVALID_ARGUMENT,
+        duet_spec::Error::Value { document: text(), field: text(), value: text(), why: "y" }
+            => INVALID_ARGUMENT,
+    );
+
+    table!(cgroups, 12, cgroup,
+        duet_cgroup::Error::NoHierarchy => FAILED_PRECONDITION,
+        duet_cgroup::Error::Path { path: path(), why: "y" } => INVALID_ARGUMENT,
+        duet_cgroup::Error::Unsupported { field: text(), value: text(), why: "y" }
+            => INVALID_ARGUMENT,
+        duet_cgroup::Error::Occupied { path: path(), count: 1 } => FAILED_PRECONDITION,
+        duet_cgroup::Error::Gone { path: path() } => INTERNAL,
+        duet_cgroup::Error::Call { action: "x", path: path(), source: Errno::EMFILE }
+            => RESOURCE_EXHAUSTED,
+        duet_cgroup::Error::Refused { file: text(), value: text(), source: Errno::EINVAL }
+            => INVALID_ARGUMENT,
+        duet_cgroup::Error::Refused { file: text(), value: text(), source: Errno::ENOMEM }
+            => RESOURCE_EXHAUSTED,
+        duet_cgroup::Error::InUse { file: "x", value: 1, in_use: 2 } => FAILED_PRECONDITION,
+        duet_cgroup::Error::Format { path: path(), text: text() } => INTERNAL,
+        duet_cgroup::Error::Timeout { path: path(), state: "x", after: Duration::ZERO }
+            => DEADLINE_EXCEEDED,
+        duet_cgroup::Error::Devices { step: "x", source: Errno::EPERM } => INTERNAL,
+        duet_cgroup::Error::Watch { source: Errno::ENOSPC } => RESOURCE_EXHAUSTED,
+    );
+
+    table!(launches, 6, launch,
+        duet_launch::Error::Step { text: text() } => INTERNAL,
+        duet_launch::Error::Open { what: "x", path: path(), errno: text() } => INTERNAL,
+        duet_launch::Error::Missing(text()) => INTERNAL,
+        duet_launch::Error::Plan("x") => INTERNAL,
+        duet_launch::Error::Call { call: "clone3", errno: text(), number: nix::libc::EAGAIN }
+            => RESOURCE_EXHAUSTED,
+        duet_launch::Error::Silent(Duration::ZERO) => DEADLINE_EXCEEDED,
+    );
+
+    table!(caches, 10, cache,
+        duet_wasm::Error::Directory { path: path(), source: scarce() } => RESOURCE_EXHAUSTED,
+        duet_wasm::Error::Exposed { path: path(), owner: 1, mode: 0o777 } => FAILED_PRECONDITION,
+        duet_wasm::Error::Noexec { path: path() } => FAILED_PRECONDITION,
+        duet_wasm::Error::Compiler { path: path(), source: broken() } => INTERNAL,
+        duet_wasm::Error::Module { name: text(), source: broken() } => INTERNAL,
+        duet_wasm::Error::TooLarge { name: text(), size: 2, limit: 1 } => INVALID_ARGUMENT,
+        duet_wasm::Error::Refused { name: text(), why: text() } => INVALID_ARGUMENT,
+        duet_wasm::Error::Broken { name: text(), how: text() } => INTERNAL,
+        duet_wasm::Error::Late { name: text(), waited: Duration::ZERO, what: "x" }
+            => DEADLINE_EXCEEDED,
+        duet_wasm::Error::Entry { path: path(), source: broken() } => INTERNAL,
+    );
+
+    #[test]
+    fn the_answer_joins_the_chain_once() {
+        let source = ContainerError::UnknownExec {
+            exec: "e".to_owned(),
+        };
+        let refusal = Refusal::from(PodError::Container {
+            id: "web".to_owned(),
+            source,
+        });
+        let TtrpcError::RpcStatus(status) = refusal.answer() else {
+            panic!("not a status")
+        };
+        assert_eq!(status.code(), Code::NOT_FOUND);
+        assert_eq!(status.message(), "container web: no exec e");
     }
 }

@@ -415,7 +415,8 @@ impl Request {
             exec,
             since,
         } = self;
-        let ms = since.elapsed().as_secs_f64() * 1000.0;
+        // To the microsecond; the rest of the digits is noise.
+        let ms = (since.elapsed().as_secs_f64() * 1e6).round() / 1e3;
         if code.is_failure() {
             error!(method, id, exec, %code, ms, text, "request");
         } else if kind == Kind::Change {
