@@ -17,7 +17,9 @@ fn a_container_ends_with_its_programs_code() {
 fn what_it_writes_arrives_whole_and_on_the_right_stream() {
     let Some(node) = Node::enter() else { return };
     let outcome = node.container("words").script("echo out; echo err >&2").run().ok();
-    assert_eq!((outcome.stdout.as_str(), outcome.stderr.as_str()), ("out\n", "err\n"));
+    assert_eq!(outcome.stdout, "out\n");
+    // ctr may say something there first: a newer one warns of old settings and kernels.
+    assert_eq!(outcome.stderr.lines().last(), Some("err"), "{outcome:?}");
 
     let many = node.container("many").script("seq 1 100000").run().ok();
     assert_eq!(many.stdout.lines().count(), 100_000);

@@ -233,7 +233,7 @@ fn config(dir: &Path, network: &Network, version: &str) -> String {
              [plugins.'io.containerd.internal.v1.opt']\n  path = '{root}/opt'\n\
              [plugins.'io.containerd.cri.v1.images'.pinned_images]\n  sandbox = '{PAUSE}'\n\
              [plugins.'io.containerd.cri.v1.runtime']\n  restrict_oom_score_adj = true\n\
-             [plugins.'io.containerd.cri.v1.runtime'.cni]\n  bin_dir = '{plugins}'\n  conf_dir = {conf:?}\n\
+             [plugins.'io.containerd.cri.v1.runtime'.cni]\n  bin_dirs = ['{plugins}']\n  conf_dir = {conf:?}\n\
              [plugins.'io.containerd.grpc.v1.cri']\n  stream_server_address = '127.0.0.1'\n  stream_server_port = '0'\n\
              {runtimes}",
             root = root.display(),

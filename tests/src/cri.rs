@@ -137,7 +137,9 @@ impl<'n> Cri<'n> {
     fn is_ready(&self) -> bool {
         let answer = call!(self, status, api::StatusRequest { verbose: false });
         let status = answer.expect("CRI answers").status.unwrap_or_default();
-        let network = status.conditions.iter().all(|condition| condition.status);
+        // containerd 2 tells of deprecated settings as a condition too.
+        let ready = |condition: &&api::RuntimeCondition| condition.r#type.ends_with("Ready");
+        let network = status.conditions.iter().filter(ready).all(|condition| condition.status);
         let mut images = k8s_cri::v1::image_service_client::ImageServiceClient::new(
             self.channel.clone(),
         );

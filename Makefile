@@ -1,0 +1,105 @@
+# Duet on a fresh Debian 12 with Rust: `make demo` shows it, `make test` judges it.
+#
+# Root is needed to run containers, not to build. What is missing is installed with apt.
+
+PREFIX ?= /usr/local
+CARGO ?= cargo
+SUDO := $(if $(filter 0,$(shell id -u)),,sudo -E env "PATH=$$PATH")
+
+target := $(or $(CARGO_TARGET_DIR),target)
+host := $(shell rustc -vV | sed -n 's/^host: //p')
+bin := $(abspath $(target)/$(host)/release)
+programs := containerd-shim-duet-v1 duet duet-runner duet-compiler
+
+# What building, running and testing need from Debian: package=file that it brings.
+build-needs := gcc=/usr/bin/gcc protobuf-compiler=/usr/bin/protoc
+run-needs := containerd=/usr/bin/containerd containernetworking-plugins=/usr/lib/cni/bridge \
+    iproute2=/usr/sbin/ip iptables=/usr/sbin/iptables
+demo-needs := nginx-light=/usr/sbin/nginx busybox-static=/usr/bin/busybox curl=/usr/bin/curl \
+    procps=/usr/bin/pgrep
+test-needs := runc=/usr/sbin/runc strace=/usr/bin/strace bsdutils=/usr/bin/script \
+    util-linux=/usr/bin/setpriv
+
+# Installs those of $(1) whose file is missing.
+define install-missing
+	@missing=; for need in $(1); do \
+	    [ -e "$${need#*=}" ] || [ -e "/bin/$$(basename "$${need#*=}")" ] || \
+	        missing="$$missing $${need%%=*}"; \
+	done; \
+	if [ -n "$$missing" ]; then \
+	    echo "installing$$missing"; \
+	    $(SUDO) apt-get -qq update && \
+	    $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get -qq install -y \
+	        --no-install-recommends $$missing >/dev/null; \
+	fi
+endef
+
+.PHONY: help
+help: ## say what there is
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+
+.PHONY: build
+build: build-needs ## build the four programs
+	@# One invocation each where features must not meet: the runner has no compiler in it.
+	$(CARGO) build --release -p containerd-shim-duet-v1 -p duet
+	$(CARGO) build --release -p duet-runner
+	$(CARGO) build --release -p duet-compiler
+
+.PHONY: demo
+demo: build demo-needs ## run two mixed pods, ask them, look at them
+	@$(SUDO) env DUET=$(bin)/duet examples/demo.sh
+
+.PHONY: test
+test: test-needs lint unit build scenarios examples ## judge everything
+
+.PHONY: lint
+lint: build-needs ## formatting, lints, documentation, licences
+	$(CARGO) fmt --check
+	$(CARGO) clippy --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS=-Dwarnings $(CARGO) doc --workspace --no-deps --document-private-items
+	@if $(CARGO) deny --version >/dev/null 2>&1; then $(CARGO) deny check; else \
+	    echo 'cargo-deny is not installed: licences are checked by the architecture test'; fi
+
+.PHONY: unit
+unit: build-needs ## what needs neither root nor containerd
+	$(CARGO) test --workspace --exclude duet-tests
+	DUET_TEST_REQUIRE=all $(CARGO) test -p duet-tests --lib --test architecture
+
+# Tests are built by the caller and run by root, so that root leaves nothing in the target folder.
+.PHONY: scenarios
+scenarios: build test-needs ## whole containers: Debian's containerd, sid's, and runc as the oracle
+	$(call run-tests,scenarios deploy,)
+	$(call run-tests,scenarios deploy,DUET_TEST_CONTAINERD=$$(tests/containerd.sh sid))
+	$(call run-tests,scenarios,DUET_TEST_RUNTIME=runc)
+
+.PHONY: examples
+examples: build test-needs ## every pod of examples/
+	$(call run-tests,examples,)
+
+# Runs the test programs $(1) with the environment $(2).
+define run-tests
+	$(SUDO) env DUET_TEST_REQUIRE=all DUET_BIN_DIR=$(bin) $(2) \
+	    $(CARGO) test -p duet-tests $(addprefix --test ,$(1))
+endef
+
+.PHONY: bench
+bench: build test-needs ## numbers beside runc's; wants a quiet machine
+	$(CARGO) build --release -p duet-tests --bin duet-bench
+	$(SUDO) env DUET_BIN_DIR=$(bin) $(bin)/duet-bench
+
+.PHONY: install
+install: build ## copy the programs to PREFIX/bin
+	install -d $(DESTDIR)$(PREFIX)/bin
+	install -m 755 $(addprefix $(bin)/,$(programs)) $(DESTDIR)$(PREFIX)/bin
+
+.PHONY: uninstall
+uninstall: ## remove them again
+	rm -f $(addprefix $(DESTDIR)$(PREFIX)/bin/,$(programs))
+
+.PHONY: build-needs demo-needs test-needs
+build-needs:
+	$(call install-missing,$(build-needs))
+demo-needs:
+	$(call install-missing,$(run-needs) $(demo-needs))
+test-needs:
+	$(call install-missing,$(run-needs) $(demo-needs) $(test-needs))
