@@ -155,16 +155,16 @@ async fn on(
             stops: stops.clone(),
         };
         let handler = spec.runtime_class_name.as_deref().unwrap_or(&args.runtime);
-        let driven = driver.drive(handler).await;
-        if let Err(error) = &driven {
-            step("failed", &error.chain());
-        }
-        let stopped = driver.shut_down().await;
-        let ended = both(driven, stopped)?;
-        Ok(match ended {
-            Ended::Stopped(signal) => signal.status(),
-            Ended::Finished => driver.status(),
-        })
+        let status = match driver.drive(handler).await {
+            Ok(Ended::Stopped(signal)) => Ok(signal.status()),
+            Ok(Ended::Finished) => Ok(driver.status()),
+            Err(error) => {
+                // Said now and not at the end: the others may take a grace period to stop.
+                step("duet", &error.chain());
+                Ok(crate::FAILED)
+            }
+        };
+        both(status, driver.shut_down().await)
     }
     .await;
     both(

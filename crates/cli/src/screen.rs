@@ -1,6 +1,7 @@
 //! What the person at the keyboard sees: steps on standard error, containers' lines on standard output.
 
 use crate::error::Error;
+use std::cell::Cell;
 use std::io::{self, IsTerminal as _, Write as _};
 
 /// Colours of containers, in turn: cyan, yellow, green, magenta, blue, and their bright ones.
@@ -12,6 +13,7 @@ pub(crate) struct Screen {
     names: Vec<String>,
     width: usize,
     colour: bool,
+    gone: Cell<bool>,
 }
 
 // === impl Screen ===
@@ -24,10 +26,14 @@ impl Screen {
             names,
             width,
             colour: io::stdout().is_terminal(),
+            gone: Cell::new(false),
         }
     }
 
     /// Shows a line of a container, its name in front.
+    ///
+    /// Fails once if standard output is gone; from then on lines are dropped, so that the pod
+    /// can be stopped in order.
     pub(crate) fn line(&self, container: &str, line: &[u8]) -> Result<(), Error> {
         let write = || -> io::Result<()> {
             let mut out = io::stdout().lock();
@@ -36,7 +42,13 @@ impl Screen {
             out.write_all(b"\n")?;
             out.flush()
         };
-        write().map_err(|source| Error::Output { source })
+        if self.gone.get() {
+            return Ok(());
+        }
+        write().map_err(|source| {
+            self.gone.set(true);
+            Error::Output { source }
+        })
     }
 
     fn prefix(&self, container: &str) -> String {

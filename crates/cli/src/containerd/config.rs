@@ -129,10 +129,16 @@ impl Settings<'_> {
             ));
         }
         text.push_str(&format!(
-            "\n[{own}.cni]\nbin_dir = {}\nconf_dir = {}\n",
-            quoted(self.plugins),
+            "\n[{own}.cni]\nconf_dir = {}\n",
             quoted(self.networks)
         ));
+        let plugins = quoted(self.plugins);
+        // containerd 2.1 renamed it, and warns of the old name.
+        text.push_str(&if version < (Version { major: 2, minor: 1 }) {
+            format!("bin_dir = {plugins}\n")
+        } else {
+            format!("bin_dirs = [{plugins}]\n")
+        });
         text
     }
 }
@@ -241,5 +247,7 @@ mod tests {
             new.contains("[plugins.\"io.containerd.cri.v1.runtime\".containerd.runtimes.duet]")
         );
         assert!(!new.contains("grpc.v1.cri"));
+        assert!(old.contains("bin_dir = \"/usr/lib/cni\""));
+        assert!(new.contains("bin_dirs = [\"/usr/lib/cni\"]"));
     }
 }

@@ -2,32 +2,54 @@
 
 use crate::error::Error;
 use crate::program;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
+
+/// How much of a program is read for its headers: 16 KiB; they stand at its beginning.
+const HEADERS: u64 = 16 << 10;
 
 /// The libraries of `file`, the dynamic linker among them; none if it is static or no ELF file.
 ///
 /// `ldd` knows the linker's search rules; it is part of every glibc system.
 pub(crate) fn needed(file: &Path) -> Result<Vec<PathBuf>, Error> {
-    let mut start = [0; 4];
-    let mut open = std::fs::File::open(file).map_err(Error::at("could not read", file))?;
-    if std::io::Read::read(&mut open, &mut start).map_err(Error::at("could not read", file))? < 4
-        || &start != b"\x7fELF"
-    {
+    let mut start = Vec::new();
+    std::fs::File::open(file)
+        .and_then(|open| open.take(HEADERS).read_to_end(&mut start))
+        .map_err(Error::at("could not read", file))?;
+    // ldd fails for a static program as it does for a broken one.
+    if !is_dynamic(&start).unwrap_or(false) {
         return Ok(Vec::new());
     }
-    match program::output("ldd", [file]) {
-        Ok(text) => parse(&text).map_err(|library| {
-            Error::Missing(format!(
-                "{} needs {library}, which is not on this machine",
-                file.display()
-            ))
-        }),
-        // ldd fails for a static program; there is no other way to tell by its status.
-        Err(Error::Program { output, .. }) if output.contains("not a dynamic executable") => {
-            Ok(Vec::new())
-        }
-        Err(error) => Err(error),
+    parse(&program::output("ldd", [file])?).map_err(|library| {
+        Error::Missing(format!(
+            "{} needs {library}, which is not on this machine",
+            file.display()
+        ))
+    })
+}
+
+/// Whether an ELF file of 64 bits has a dynamic section; `None` if it is no such file.
+///
+/// # References
+///
+/// [elf(5)](https://man7.org/linux/man-pages/man5/elf.5.html)
+fn is_dynamic(start: &[u8]) -> Option<bool> {
+    const PT_DYNAMIC: u32 = 2;
+    if !start.starts_with(b"\x7fELF\x02\x01") {
+        return None;
     }
+    let short = |at: usize| {
+        let bytes = start.get(at..at + 2)?.try_into().ok()?;
+        Some(usize::from(u16::from_le_bytes(bytes)))
+    };
+    let first = u64::from_le_bytes(start.get(32..40)?.try_into().ok()?);
+    let (first, size, count) = (usize::try_from(first).ok()?, short(54)?, short(56)?);
+    let kinds = (0..count).filter_map(|index| {
+        let at = first.checked_add(index.checked_mul(size)?)?;
+        let bytes = start.get(at..at.checked_add(4)?)?.try_into().ok()?;
+        Some(u32::from_le_bytes(bytes))
+    });
+    Some(kinds.into_iter().any(|kind| kind == PT_DYNAMIC))
 }
 
 /// Reads ldd's lines; `Err` is the name of a library that was not found.
@@ -50,8 +72,17 @@ fn parse(text: &str) -> Result<Vec<PathBuf>, String> {
 
 #[cfg(test)]
 mod tests {
-    use super::parse;
+    use super::{is_dynamic, parse};
     use std::path::Path;
+
+    #[test]
+    fn a_dynamic_program_is_told_from_a_static_one() {
+        // This test itself is static, as everything Duet builds.
+        let own = std::fs::read("/proc/self/exe").unwrap();
+        assert_eq!(is_dynamic(&own), Some(false));
+        assert_eq!(is_dynamic(&std::fs::read("/bin/sh").unwrap()), Some(true));
+        assert_eq!(is_dynamic(b"#!/bin/sh"), None);
+    }
 
     #[test]
     fn the_linkers_answer_is_read() {
