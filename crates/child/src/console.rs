@@ -1,6 +1,6 @@
 //! The console: a terminal of the container's own devpts, its master given to the parent.
 
-use duet_step::{Message, Op, Reg};
+use duet_step::{Message, Reg};
 
 use crate::devices::encode;
 use crate::fault::{Fault, unless};
@@ -60,10 +60,7 @@ impl Child<'_> {
     pub(crate) fn controlling_terminal(&self) -> Result<(), Fault> {
         let console = self.register(Reg::Console)?;
         let request = syscalls::ioctl_word(libc::TIOCSCTTY);
-        syscalls::ioctl_number(console, request, 0).map_err(|fault| Fault {
-            op: Op::Ioctl,
-            ..fault
-        })?;
+        syscalls::ioctl_number(console, request, 0)?;
         for number in 0..3 {
             syscalls::dup_to(console, number)?;
         }

@@ -9,7 +9,7 @@
 //! | File | What |
 //! | --- | --- |
 //! | `raw.rs` | the system call instruction |
-//! | `fd.rs`, `syscalls.rs` | one function for each call, safe to use |
+//! | `syscalls.rs`, `syscalls/` | one function for each call, safe to use |
 //! | `fault.rs` | a failed call |
 //! | `code.rs` | what the child is given, and how it is looked up |
 //! | `paths.rs` | walking and making paths below the root |
@@ -19,7 +19,7 @@
 //! | `program.rs` | cwd, the program, exec |
 //! | `run.rs` | the loop over the steps, and the gate |
 //!
-//! `unsafe` is in `raw.rs`, `syscalls.rs` and the two files that say so below.
+//! `unsafe` is in `raw.rs`, `syscalls/` and the two files that say so below.
 //!
 //! Until the last step the process is not dumpable: a neighbour in a shared PID namespace can
 //! neither trace it nor open what it holds. It starts by closing every descriptor that the plan

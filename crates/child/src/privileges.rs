@@ -20,7 +20,7 @@ impl Child<'_> {
     /// Drops everything from the bounding set that is not in `mask`.
     pub(crate) fn bounding(&self, mask: u64) -> Result<(), Fault> {
         for number in 0..u64::BITS {
-            if mask & (1 << number) != 0 {
+            if mask & 1_u64.wrapping_shl(number) != 0 {
                 continue;
             }
             match syscalls::prctl(libc::PR_CAPBSET_DROP, number, 0) {
@@ -41,7 +41,7 @@ impl Child<'_> {
         };
         ambient(libc::PR_CAP_AMBIENT_CLEAR_ALL, 0)?;
         for number in 0..u64::BITS {
-            if sets.ambient & (1 << number) != 0 {
+            if sets.ambient & 1_u64.wrapping_shl(number) != 0 {
                 ambient(libc::PR_CAP_AMBIENT_RAISE, number)?;
             }
         }

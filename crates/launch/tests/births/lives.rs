@@ -1,13 +1,13 @@
 //! Births, execs, consoles and ends.
 
 use std::fs;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use duet_launch::{Error, Newborn, Supplies};
 use duet_linux::process;
-use duet_plan::Plan;
+use duet_plan::{Plan, Program as Kind};
 use duet_spec::Process;
-use duet_step::{Step, Text};
+use duet_step::{Insn, Program, Step, Text};
 use serde_json::json;
 
 use crate::stage::{self, Stage, ask, descriptors, exists, read_console, stage};
@@ -306,6 +306,43 @@ fn an_exec_has_a_console_of_the_containers() {
 }
 
 #[test]
+fn a_wasm_container_ends_in_the_runner_with_its_two_descriptors() {
+    stage(|stage| {
+        // Busybox plays the runner.
+        let spec = stage.spec(["sh", "-c", "cat <&3; cat <&4; ls -1 /dev; umask; exit 9"]);
+        let container = stage.container(&spec);
+        let facts = duet_launch::facts(ask(&container, &container.process)).unwrap();
+        let plan = duet_plan::container(&container, &facts, Kind::Wasm).unwrap();
+        let tree = duet_launch::root_tree(&stage.root()).unwrap();
+        let runner = duet_linux::mount::clone_read_only(&stage.root().join("bin/busybox")).unwrap();
+        let runner = duet_linux::file::place(std::path::Path::new(&format!(
+            "/proc/self/fd/{}",
+            runner.as_raw_fd()
+        )))
+        .unwrap();
+        let module = duet_linux::memfd::sealed("module", b"module\n").unwrap();
+        let handoff = duet_linux::memfd::sealed("handoff", b"handoff\n").unwrap();
+        let supplies = Supplies {
+            root: Some(tree.as_fd()),
+            runner: Some(runner.as_fd()),
+            module: Some(module.as_fd()),
+            handoff: Some(handoff.as_fd()),
+            ..Supplies::default()
+        };
+        let (newborn, pipes) = stage::create(&plan, supplies).unwrap();
+        newborn.gate.open().unwrap();
+        let outcome = pipes.outcome(&newborn.pidfd);
+        let dev = "full\nnull\nrandom\nurandom\nzero\n";
+        assert_eq!(
+            outcome.out,
+            format!("module\nhandoff\n{dev}0022\n"),
+            "{outcome:?}"
+        );
+        assert_eq!(outcome.code, 9);
+    });
+}
+
+#[test]
 fn a_dropped_gate_ends_the_process() {
     stage(|stage| {
         let (newborn, _pipes) = stage.create(&stage.plan(&stage.spec(["true"]))).unwrap();
@@ -324,6 +361,27 @@ fn one_killed_at_the_gate_cannot_be_started() {
         assert_eq!(process::wait(&newborn.pidfd).unwrap().code, 137);
         let error = newborn.gate.open().unwrap_err();
         assert_eq!(error.to_string(), "gate: EPIPE");
+    });
+}
+
+#[test]
+fn one_that_dies_on_the_way_is_reaped_and_its_end_told() {
+    stage(|stage| {
+        let mut plan = stage.plan(&stage.spec(["true"]));
+        // A filter that kills at the next call, whatever it is.
+        let first = u32::try_from(plan.programs.len()).unwrap();
+        plan.programs.push(Insn {
+            code: 6,
+            jt: 0,
+            jf: 0,
+            k: 0x8000_0000,
+        });
+        let kill = Step::Seccomp(Program { first, len: 1 }, 0);
+        plan.steps.insert(3, kill);
+        let error = stage.live(&plan).unwrap_err();
+        let text = "the process ended before its program ran, with code 159";
+        assert_eq!(error.to_string(), text);
+        assert_eq!(children(), Vec::<i32>::new(), "a zombie is left");
     });
 }
 

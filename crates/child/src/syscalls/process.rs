@@ -1,0 +1,182 @@
+//! Namespaces, session, names, signals, and the two ways a child ends.
+
+use core::ffi::{CStr, c_int, c_long};
+
+use duet_step::Op;
+
+use super::done;
+use crate::fault::{Fault, answer};
+use crate::raw::{Word, call};
+
+/// `setns`.
+pub(crate) fn setns(namespace: c_int, flags: u32) -> Result<(), Fault> {
+    // SAFETY: integers only.
+    done(Op::Setns, unsafe {
+        call!(libc::SYS_setns, namespace, flags)
+    })
+}
+
+/// `unshare`.
+pub(crate) fn unshare(flags: u32) -> Result<(), Fault> {
+    // SAFETY: integers only; no memory is unshared from threads, there is one.
+    done(Op::Unshare, unsafe { call!(libc::SYS_unshare, flags) })
+}
+
+/// A call that takes integers only.
+pub(crate) fn plain(op: Op, number: PlainCall, args: [u32; 3]) -> Result<usize, Fault> {
+    let [a, b, c] = args;
+    // SAFETY: none of the calls in `PlainCall` takes an address.
+    answer(op, unsafe { call!(number.number(), a, b, c) })
+}
+
+/// Calls without addresses, for [`plain`].
+#[derive(Clone, Copy)]
+pub(crate) enum PlainCall {
+    Setsid,
+    Umask,
+    Fchdir,
+    IoprioSet,
+    Setresuid,
+    Setresgid,
+}
+
+impl PlainCall {
+    fn number(self) -> c_long {
+        match self {
+            Self::Setsid => libc::SYS_setsid,
+            Self::Umask => libc::SYS_umask,
+            Self::Fchdir => libc::SYS_fchdir,
+            Self::IoprioSet => libc::SYS_ioprio_set,
+            Self::Setresuid => libc::SYS_setresuid,
+            Self::Setresgid => libc::SYS_setresgid,
+        }
+    }
+}
+
+/// `chdir`.
+pub(crate) fn chdir(path: &CStr) -> Result<(), Fault> {
+    // SAFETY: the path ends with NUL and is only read.
+    done(Op::Chdir, unsafe { call!(libc::SYS_chdir, path) })
+}
+
+/// `getcwd`: the first byte of the answer, which is `/` for a cwd below the root.
+pub(crate) fn cwd_begins_with(buffer: &mut [u8]) -> Result<Option<u8>, Fault> {
+    // SAFETY: the kernel writes at most `buffer.len()` bytes to `buffer`, which is borrowed
+    // mutably for the call.
+    answer(Op::Chdir, unsafe {
+        call!(libc::SYS_getcwd, buffer.as_mut_ptr(), buffer.len())
+    })?;
+    Ok(buffer.first().copied())
+}
+
+/// `sethostname`.
+pub(crate) fn sethostname(name: &[u8]) -> Result<(), Fault> {
+    // SAFETY: the kernel reads `name.len()` bytes of `name`.
+    done(Op::Step, unsafe {
+        call!(libc::SYS_sethostname, name.as_ptr(), name.len())
+    })
+}
+
+/// `setdomainname`.
+pub(crate) fn setdomainname(name: &[u8]) -> Result<(), Fault> {
+    // SAFETY: the kernel reads `name.len()` bytes of `name`.
+    done(Op::Step, unsafe {
+        call!(libc::SYS_setdomainname, name.as_ptr(), name.len())
+    })
+}
+
+/// `setrlimit` of the caller.
+pub(crate) fn setrlimit(resource: u32, soft: u64, hard: u64) -> Result<(), Fault> {
+    let limit = [soft, hard];
+    let null = core::ptr::null_mut::<u64>();
+    // SAFETY: `struct rlimit64` is these two numbers; the kernel reads them, and writes
+    // nothing, for the last argument is null.
+    done(Op::Step, unsafe {
+        call!(libc::SYS_prlimit64, 0_i32, resource, &limit, null)
+    })
+}
+
+/// Joins a new session keyring of this name.
+pub(crate) fn join_session_keyring(name: &CStr) -> Result<(), Fault> {
+    const JOIN_SESSION_KEYRING: i32 = 1;
+    // SAFETY: the name ends with NUL and is only read.
+    done(Op::Step, unsafe {
+        call!(libc::SYS_keyctl, JOIN_SESSION_KEYRING, name)
+    })
+}
+
+/// Puts signal `number` back to its default.
+pub(crate) fn default_signal(number: u32) -> Result<(), Fault> {
+    // `struct kernel_sigaction` is at most handler, flags, restorer, mask: four words, and
+    // SIG_DFL with no flags and an empty mask is all zeros.
+    let action = [0_usize; 4];
+    let null = core::ptr::null_mut::<usize>();
+    // SAFETY: the kernel reads `action`, which is as long as its struct, and writes nothing.
+    done(Op::Step, unsafe {
+        call!(libc::SYS_rt_sigaction, number, &action, null, 8_usize)
+    })
+}
+
+/// Lets every signal through.
+pub(crate) fn unblock_signals() -> Result<(), Fault> {
+    let none = 0_u64;
+    let null = core::ptr::null_mut::<u64>();
+    // SAFETY: the kernel's signal set is the eight bytes of `none`, which it reads; it writes
+    // nothing, for the third argument is null.
+    done(Op::Step, unsafe {
+        call!(
+            libc::SYS_rt_sigprocmask,
+            libc::SIG_SETMASK,
+            &none,
+            null,
+            8_usize
+        )
+    })
+}
+
+/// `execve`; returns only when it failed.
+///
+/// # Safety
+///
+/// `argv` and `envp` point to arrays of pointers to NUL-terminated strings that end with null.
+pub(crate) unsafe fn execve(
+    path: &CStr,
+    argv: *const *const u8,
+    envp: *const *const u8,
+) -> Result<(), Fault> {
+    // SAFETY: the path ends with NUL; the arrays are the caller's promise.
+    done(Op::Execve, unsafe {
+        call!(libc::SYS_execve, path, argv, envp)
+    })
+}
+
+/// `execveat` of an open file; returns only when it failed.
+///
+/// # Safety
+///
+/// As [`execve`].
+pub(crate) unsafe fn fexecve(
+    file: c_int,
+    argv: *const *const u8,
+    envp: *const *const u8,
+) -> Result<(), Fault> {
+    // SAFETY: an empty text that ends with NUL; the arrays are the caller's promise.
+    done(Op::Execve, unsafe {
+        call!(
+            libc::SYS_execveat,
+            file,
+            c"",
+            argv,
+            envp,
+            libc::AT_EMPTY_PATH
+        )
+    })
+}
+
+/// Ends the process.
+pub(crate) fn exit(code: c_int) -> ! {
+    loop {
+        // SAFETY: an integer; the call does not return.
+        unsafe { call!(libc::SYS_exit_group, code) };
+    }
+}
