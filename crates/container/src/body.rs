@@ -6,6 +6,7 @@ use std::os::fd::OwnedFd;
 use duet_cgroup::{OomWatch, Stats};
 use duet_spec::{LinuxResources, Process};
 
+use crate::children::Child;
 use crate::error::Error;
 use crate::plumbing::Plumbing;
 use crate::words::Stdio;
@@ -19,7 +20,7 @@ pub(crate) struct Born {
     /// Its number in the shim's pid namespace.
     pub(crate) pid: i32,
     /// The process itself, whatever becomes of the number.
-    pub(crate) pidfd: OwnedFd,
+    pub(crate) pidfd: Child,
     /// The master of its terminal.
     pub(crate) console: Option<OwnedFd>,
     /// The shim's side of its stdio.

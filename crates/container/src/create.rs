@@ -9,7 +9,6 @@
 //! All of it blocks and belongs on a blocking thread, but for `begin`.
 
 use std::fs::File;
-use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -25,7 +24,7 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use crate::body::{Body, Born, PidNamespace};
 use crate::error::{Error, WasmError};
-use crate::exec::check_terminal;
+use crate::exec::{bury, check_terminal};
 use crate::ground::Ground;
 use crate::handle::{Container, Label};
 use crate::kind::{self, Guest, Kind};
@@ -173,15 +172,9 @@ impl Prepared {
             confined,
             rootfs: Mutex::new(rootfs),
         };
-        let newborn = linux.first(kind, &ends)?;
-        drop(ends);
-        tracing::info!(container = %id, pid = newborn.pid, rule, "born");
-        let pidfd = newborn
-            .pidfd
-            .try_clone()
-            .map_err(host("keep the process"))?;
-        drop(linux.init.set(pidfd));
-        let born = Born::from(newborn, plumbing);
+        let (born, init) = linux.first(kind, plumbing, ends)?;
+        tracing::info!(container = %id, pid = born.pid, rule, "born");
+        drop(linux.init.set(init));
         let label = Label {
             id,
             bundle,
@@ -226,41 +219,22 @@ impl std::fmt::Debug for Birth {
     }
 }
 
-// === impl Born ===
-
-impl Born {
-    fn from(newborn: Newborn, plumbing: Plumbing) -> Self {
-        let Newborn {
-            pid,
-            pidfd,
-            gate,
-            console,
-        } = newborn;
-        Born {
-            pid,
-            pidfd,
-            console,
-            plumbing,
-            gate: Box::new(move || Ok(gate.open()?)),
-        }
-    }
-}
-
 // === impl Linux ===
 
 impl Linux {
-    /// The birth of init.
-    fn first(&self, kind: Kind, ends: &Ends) -> Result<Newborn, Error> {
-        let facts = duet_launch::facts(self.ask(&self.spec.process, ends))?;
+    /// The birth of init, with a second descriptor of it for execs.
+    fn first(&self, kind: Kind, plumbing: Plumbing, ends: Ends) -> Result<(Born, OwnedFd), Error> {
+        let _labour = self.ground.children().labour();
+        let facts = duet_launch::facts(self.ask(&self.spec.process, &ends))?;
         let root = duet_launch::root_tree(&self.spec.root.path)?;
         let supplies = Supplies {
             root: Some(root.as_fd()),
             ..Supplies::default()
         };
-        match kind {
+        let newborn = match kind {
             Kind::Native => {
                 let plan = duet_plan::container(&self.spec, &facts, Program::Native)?;
-                self.spawn(&plan, ends, supplies)
+                self.spawn(&plan, &ends, supplies)?
             }
             Kind::Wasm(guest) => {
                 let supplied = self.supply(guest, &facts)?;
@@ -271,8 +245,37 @@ impl Linux {
                     handoff: Some(supplied.handoff.as_fd()),
                     ..supplies
                 };
-                self.spawn(&plan, ends, supplies)
+                self.spawn(&plan, &ends, supplies)?
             }
+        };
+        let init = newborn.pidfd.try_clone();
+        let born = self.adopt(newborn, plumbing);
+        match init {
+            Ok(init) => Ok((born, init)),
+            Err(source) => {
+                drop(born.gate);
+                bury(&born.pidfd);
+                Err(Error::Host {
+                    step: "keep the process",
+                    source,
+                })
+            }
+        }
+    }
+
+    fn adopt(&self, newborn: Newborn, plumbing: Plumbing) -> Born {
+        let Newborn {
+            pid,
+            pidfd,
+            gate,
+            console,
+        } = newborn;
+        Born {
+            pid,
+            pidfd: self.ground.children().own(pid, pidfd),
+            console,
+            plumbing,
+            gate: Box::new(move || Ok(gate.open()?)),
         }
     }
 
@@ -384,8 +387,9 @@ impl Body for Linux {
             init: Some(init.as_fd()),
             ..Supplies::default()
         };
+        let _labour = self.ground.children().labour();
         let newborn = self.spawn(&plan, &ends, supplies)?;
-        Ok(Born::from(newborn, plumbing))
+        Ok(self.adopt(newborn, plumbing))
     }
 
     fn signal_all(&self, number: i32) -> Result<(), Error> {
@@ -515,8 +519,4 @@ impl Drop for Confined {
             tracing::warn!(cgroup = %self.cgroup.path().display(), %error, "cgroup left behind");
         }
     }
-}
-
-fn host(step: &'static str) -> impl FnOnce(io::Error) -> Error {
-    move |source| Error::Host { step, source }
 }

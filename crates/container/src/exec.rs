@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::actor::{Actor, Done};
 use crate::body::Born;
+use crate::children::Child;
 use crate::error::Error;
 use crate::exit::{Watch, reap};
 use crate::lifecycle::{Denied, State, Verb};
@@ -22,7 +23,7 @@ pub(crate) struct Start {
 /// An exec that runs its program.
 struct Running {
     pid: i32,
-    pidfd: std::os::fd::OwnedFd,
+    pidfd: Child,
     console: Option<std::os::fd::OwnedFd>,
     plumbing: Plumbing,
 }
@@ -220,7 +221,7 @@ pub(crate) fn check_terminal(stdio: &Stdio, asked: &duet_spec::Process) -> Resul
 }
 
 /// Kills and reaps a process that must not run.
-pub(crate) fn bury(pidfd: &std::os::fd::OwnedFd) {
+pub(crate) fn bury(pidfd: &Child) {
     drop(signal::send(pidfd, signal::KILL));
     let mut fds = [rustix::event::PollFd::new(
         pidfd,

@@ -2,12 +2,13 @@
 //! behind our back.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
+use crate::children::Child;
 use crate::error::Error;
 use crate::plumbing::Drain;
 use crate::polled::polled;
@@ -16,7 +17,7 @@ use crate::words::Exit;
 /// A process whose end is waited for.
 #[derive(Debug)]
 pub(crate) struct Watch {
-    pidfd: AsyncFd<Arc<OwnedFd>>,
+    pidfd: AsyncFd<Arc<Child>>,
     drain: Drain,
 }
 
@@ -24,7 +25,7 @@ pub(crate) struct Watch {
 
 impl Watch {
     /// Registers the process with the reactor.
-    pub(crate) fn new(pidfd: Arc<OwnedFd>, drain: Drain) -> Result<Self, Error> {
+    pub(crate) fn new(pidfd: Arc<Child>, drain: Drain) -> Result<Self, Error> {
         let pidfd = polled(pidfd, Interest::READABLE).map_err(|source| Error::Host {
             step: "watch a process",
             source,

@@ -3,7 +3,7 @@
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::PathBuf;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use std::os::fd::AsFd;
 
@@ -12,12 +12,14 @@ use duet_linux::namespace::Kind;
 use duet_plan::PodNamespaces;
 use duet_wasm::Cache;
 
+use crate::children::Children;
 use crate::error::{Error, WasmError};
 
 /// What every birth in a pod stands on.
 #[derive(Debug)]
 pub struct Ground {
     host: Host,
+    children: Arc<Children>,
     namespaces: OnceLock<Vec<(Kind, OwnedFd)>>,
     wasm: Wasm,
 }
@@ -43,6 +45,7 @@ impl Ground {
     pub fn new(runner: PathBuf, compiler: PathBuf, cache: PathBuf) -> Result<Self, Error> {
         Ok(Ground {
             host: Host::detect().map_err(Error::cgroup("find the host's cgroups"))?,
+            children: Arc::default(),
             namespaces: OnceLock::new(),
             wasm: Wasm {
                 runner_path: runner,
@@ -52,6 +55,11 @@ impl Ground {
                 cache: OnceLock::new(),
             },
         })
+    }
+
+    /// The shim's children.
+    pub fn children(&self) -> &Arc<Children> {
+        &self.children
     }
 
     /// The host's cgroups.

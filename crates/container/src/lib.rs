@@ -15,6 +15,7 @@
 
 mod actor;
 mod body;
+mod children;
 mod copy;
 mod create;
 mod error;
@@ -34,6 +35,7 @@ mod stdio;
 mod terminal;
 mod words;
 
+pub use children::{Children, Round};
 pub use create::{Birth, Prepared};
 pub use error::{Error, WasmError};
 pub use ground::Ground;

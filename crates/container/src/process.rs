@@ -1,11 +1,11 @@
 //! One process of a container as the actor knows it: init, or an exec.
 
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use tokio::sync::oneshot;
 
 use crate::body::Gate;
+use crate::children::Child;
 use crate::error::Error;
 use crate::lifecycle::State;
 use crate::plumbing::Io;
@@ -25,7 +25,7 @@ pub(crate) struct Process {
     /// Its number; 0 before it has one.
     pub(crate) pid: i32,
     /// The process; none before the birth of an exec.
-    pub(crate) pidfd: Option<Arc<OwnedFd>>,
+    pub(crate) pidfd: Option<Arc<Child>>,
     /// Lets init go.
     pub(crate) gate: Option<Gate>,
     /// The shim's side of its stdio.

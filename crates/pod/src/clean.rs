@@ -1,10 +1,17 @@
 //! Removes what a pod left behind, from its record alone: no tokio, no shim, no FIFO.
 
-use std::path::Path;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
-use duet_container::Exit;
+use duet_cgroup::{Cgroup, Host};
+use duet_container::{Exit, unmount_all};
 
 use crate::error::Error;
+use crate::record::{self, Init, Member};
+
+/// The code of a process that was killed by `SIGKILL`.
+const KILLED: u8 = 137;
 
 /// What was found of a container that the shim had not deleted.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,16 +24,145 @@ pub struct Cleaned {
     pub exit: Exit,
 }
 
-/// Kills and removes every member of the pod whose shim had `bundle`, or `only` that one.
+/// Kills and removes every member of the pod whose shim had `bundle`, or `only` the one whose
+/// own bundle it is.
 ///
 /// Members that are not in the record are gone already: cleaning twice is no error. Takes
-/// under a second and opens nothing that could block.
+/// milliseconds unless a process is stuck in the kernel, and opens nothing that could block.
 ///
 /// # Errors
 ///
-/// [`Error::Record`] if the record exists and cannot be read. What cannot be removed is
-/// logged and stays in the record for the next try.
+/// [`Error::Record`] if the record exists and cannot be read; [`Error::Container`] if there are
+/// no cgroups to look into. What cannot be removed is logged and stays in the record for the
+/// next try.
 pub fn clean(bundle: &Path, only: Option<&str>) -> Result<Vec<Cleaned>, Error> {
-    let _ = (bundle, only);
-    Ok(Vec::new())
+    let mut members = BTreeMap::new();
+    if let Some(member) = Member::read(bundle)?
+        && only.is_none_or(|only| only == member.id)
+    {
+        members.insert(bundle.to_owned(), member);
+    }
+    if only.is_none() {
+        for other in record::bundles(bundle)? {
+            if let Some(member) = Member::read(&other)? {
+                members.insert(other, member);
+            }
+        }
+    }
+    if members.is_empty() {
+        return Ok(Vec::new());
+    }
+    let host = Host::detect().map_err(|source| Error::Container {
+        id: only.unwrap_or_default().to_owned(),
+        source: duet_container::Error::Cgroup {
+            step: "find the host's cgroups",
+            source,
+        },
+    })?;
+    let cleaned = members
+        .iter()
+        .map(|(bundle, member)| member_or_warn(&host, bundle, member));
+    let cleaned = cleaned.collect();
+    if only.is_none() {
+        let pods: Vec<&PathBuf> = members
+            .values()
+            .filter_map(|m| m.pod_cgroup.as_ref())
+            .collect();
+        // One pod has one; the members name it each.
+        if let Some(path) = pods.first() {
+            cgroup_or_warn(&host, path);
+        }
+        record::forget_list(bundle)?;
+    }
+    Ok(cleaned)
+}
+
+fn member_or_warn(host: &Host, bundle: &Path, member: &Member) -> Cleaned {
+    let mut clean = cgroup_or_warn(host, &member.cgroup);
+    if let Some(init) = member.init {
+        end(init);
+    }
+    if let Some(rootfs) = &member.rootfs
+        && let Err(error) = unmount_all(rootfs)
+    {
+        tracing::warn!(path = %rootfs.display(), %error, "mount left behind");
+        clean = false;
+    }
+    if clean && let Err(error) = record::forget(bundle) {
+        tracing::warn!(%error, "record left behind");
+    }
+    Cleaned {
+        id: member.id.clone(),
+        pid: member.init.map_or(0, |init| init.pid),
+        exit: Exit {
+            code: KILLED,
+            at: SystemTime::now(),
+        },
+    }
+}
+
+/// Kills whatever lives in a cgroup and removes it; whether nothing is left.
+fn cgroup_or_warn(host: &Host, path: &Path) -> bool {
+    let removed = Cgroup::open(host, path).and_then(|cgroup| {
+        cgroup.kill()?;
+        cgroup.remove()
+    });
+    match removed {
+        Err(error) if !error.is_gone() => {
+            tracing::warn!(cgroup = %path.display(), %error, "cgroup left behind");
+            false
+        }
+        Ok(()) | Err(_) => true,
+    }
+}
+
+/// Kills a process that was recorded, if it is still that one. Its cgroup was killed: this is
+/// for one that never entered it.
+fn end(init: Init) {
+    let Ok(pidfd) = duet_linux::process::pidfd_open(init.pid) else {
+        return;
+    };
+    // Asked after the descriptor was opened, so it is about the process that it names.
+    if Init::of(init.pid) == Some(init)
+        && let Err(error) = duet_linux::process::send_signal(&pidfd, 9)
+    {
+        tracing::debug!(pid = init.pid, %error, "recorded process not killed");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_recorded_is_nothing_to_clean() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(clean(dir.path(), None).unwrap(), []);
+        assert_eq!(clean(dir.path(), Some("web")).unwrap(), []);
+        assert_eq!(clean(Path::new("/nonexistent/bundle"), None).unwrap(), []);
+    }
+
+    #[test]
+    fn a_recorded_process_is_killed_only_if_it_is_still_the_same() {
+        let mut child = std::process::Command::new("sleep")
+            .arg("60")
+            .spawn()
+            .unwrap();
+        let pid = i32::try_from(child.id()).unwrap();
+        let init = Init::of(pid).unwrap();
+        end(Init {
+            started: init.started + 1,
+            ..init
+        });
+        assert_eq!(
+            child.try_wait().unwrap(),
+            None,
+            "another process of that number"
+        );
+        end(init);
+        assert_eq!(
+            std::os::unix::process::ExitStatusExt::signal(&child.wait().unwrap()),
+            Some(9)
+        );
+    }
 }

@@ -3,12 +3,18 @@
 //! | File | What it holds |
 //! | --- | --- |
 //! | `registry` | who lives here, and the way to them |
+//! | `sandbox` | what a pod shares when no CRI made it |
+//! | `record` | who lives here, on disk |
+//! | `reaper` | reaps what containers leave to the shim |
 //! | `clean` | removes everything that the record names, without the shim that wrote it |
 #![forbid(unsafe_code)]
 
 pub mod clean;
 mod error;
+mod reaper;
+mod record;
 mod registry;
+mod sandbox;
 
 pub use duet_container::{
     Create, Deleted, Denied, Error as ContainerError, Exit, Fact, IoOwner, Phase, RootfsMount,

@@ -1,12 +1,23 @@
 //! Who lives in the pod, and the way to them.
 
-use std::path::PathBuf;
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
-use duet_container::{Create, Deleted, Exit, Fact, Status, Stdio};
+use duet_cgroup::Cgroup;
+use duet_container::{
+    Birth, Container, Create, Deleted, Error as ContainerError, Exit, Fact, Ground, Prepared,
+    Status, Stdio,
+};
+use duet_spec::Process;
 use tokio::sync::mpsc::UnboundedSender;
+use tokio::sync::oneshot;
+use tokio::task::JoinSet;
 
 use crate::error::Error;
+use crate::reaper;
+use crate::record::{Init, Member, Record};
+use crate::sandbox::{self, check_id};
 
 /// What a pod needs to know from the start.
 #[derive(Debug, Clone)]
@@ -33,8 +44,41 @@ pub struct Pod {
 
 #[derive(Debug)]
 struct Inner {
-    config: Config,
     facts: UnboundedSender<Fact>,
+    ground: Arc<Ground>,
+    record: Record,
+    roster: Mutex<Roster>,
+    /// Held for reading while something is made below the pod's cgroup, for writing while the
+    /// pod's cgroup is removed. Blocking threads only.
+    building: RwLock<()>,
+}
+
+/// Who lives here. Locked for a look, never while anything is waited for.
+#[derive(Debug, Default)]
+struct Roster {
+    members: HashMap<String, Place>,
+    /// The owner of each container, and the reaper: nothing outlives the pod.
+    owners: JoinSet<()>,
+}
+
+/// A member of the pod.
+#[derive(Debug)]
+enum Place {
+    /// Its name is taken, and no call finds it yet.
+    Creating,
+    /// It can be asked.
+    Here {
+        container: Container,
+        bundle: PathBuf,
+        pod_cgroup: Option<PathBuf>,
+    },
+}
+
+/// A container that stands at its gate and is on record.
+struct Recorded {
+    birth: Birth,
+    bundle: PathBuf,
+    pod_cgroup: Option<PathBuf>,
 }
 
 // === impl Pod ===
@@ -48,7 +92,28 @@ impl Pod {
     ///
     /// [`Error::Host`] if the machine lacks something every container needs.
     pub fn new(config: Config, facts: UnboundedSender<Fact>) -> Result<Pod, Error> {
-        Ok(Pod { inner: Arc::new(Inner { config, facts }) })
+        let Config {
+            id,
+            bundle,
+            runner,
+            compiler,
+            cache,
+            ..
+        } = config;
+        let ground = Ground::new(runner, compiler, cache)
+            .map_err(|source| Error::Container { id, source })?;
+        let inner = Inner {
+            record: Record::new(&bundle),
+            facts,
+            ground: Arc::new(ground),
+            roster: Mutex::default(),
+            building: RwLock::new(()),
+        };
+        let reaper = reaper::run(Arc::clone(inner.ground.children()))?;
+        inner.roster().owners.spawn(reaper);
+        Ok(Pod {
+            inner: Arc::new(inner),
+        })
     }
 
     /// Creates a container; returns its init process, which stands at the gate.
@@ -57,7 +122,22 @@ impl Pod {
     ///
     /// [`Error::Exists`], or why a step failed; then nothing of it is left.
     pub async fn create(&self, request: Create) -> Result<i32, Error> {
-        Err(Error::Unknown { id: request.id })
+        check_id(&request.id)?;
+        let (reply, answer) = oneshot::channel();
+        {
+            let mut roster = self.inner.roster();
+            if roster.members.contains_key(&request.id) {
+                return Err(Error::Exists { id: request.id });
+            }
+            // Whoever has ended makes room.
+            while roster.owners.try_join_next().is_some() {}
+            roster.members.insert(request.id.clone(), Place::Creating);
+            // A task of its own: a caller who leaves must not leave half a container behind.
+            roster
+                .owners
+                .spawn(Arc::clone(&self.inner).raise(request, reply));
+        }
+        answer.await.map_err(|_| dropped())?
     }
 
     /// Starts a container, or an exec of it; returns the process.
@@ -66,8 +146,7 @@ impl Pod {
     ///
     /// Refused by the lifecycle, or the program could not be run.
     pub async fn start(&self, id: &str, exec: Option<&str>) -> Result<i32, Error> {
-        let _ = exec;
-        Err(self.unknown(id))
+        self.find(id)?.start(exec).await.map_err(of(id))
     }
 
     /// Adds an exec: `process` is the OCI `Process` in JSON.
@@ -82,8 +161,9 @@ impl Pod {
         process: &[u8],
         stdio: Stdio,
     ) -> Result<(), Error> {
-        let _ = (exec, process, stdio);
-        Err(self.unknown(id))
+        let container = self.find(id)?;
+        let process = Process::parse(process).map_err(|error| of(id)(error.into()))?;
+        container.exec(exec, process, stdio).await.map_err(of(id))
     }
 
     /// Removes a container that ended or never ran, or an exec of it.
@@ -92,8 +172,11 @@ impl Pod {
     ///
     /// It runs, or is unknown.
     pub async fn delete(&self, id: &str, exec: Option<&str>) -> Result<Deleted, Error> {
-        let _ = exec;
-        Err(self.unknown(id))
+        let deleted = self.find(id)?.delete(exec).await.map_err(of(id))?;
+        if exec.is_none() {
+            self.inner.forget(id).await;
+        }
+        Ok(deleted)
     }
 
     /// Sends a signal to a process, or with `all` to every process of the container.
@@ -108,8 +191,14 @@ impl Pod {
         signal: u32,
         all: bool,
     ) -> Result<(), Error> {
-        let _ = (exec, signal, all);
-        Err(self.unknown(id))
+        let container = self.find(id)?;
+        // Beyond 64 there is no signal; the kernel's own refusal then names the number.
+        let signal = i32::try_from(signal).unwrap_or(i32::MAX);
+        let sent = match (all, exec) {
+            (true, None) => container.kill_all(signal).await,
+            (true | false, exec) => container.kill(exec, signal).await,
+        };
+        sent.map_err(of(id))
     }
 
     /// Waits for the end of a process; answers at once if it was.
@@ -118,8 +207,7 @@ impl Pod {
     ///
     /// It is unknown, or was deleted meanwhile.
     pub async fn wait(&self, id: &str, exec: Option<&str>) -> Result<Exit, Error> {
-        let _ = exec;
-        Err(self.unknown(id))
+        self.find(id)?.wait(exec).await.map_err(of(id))
     }
 
     /// How a process stands.
@@ -128,8 +216,7 @@ impl Pod {
     ///
     /// It is unknown.
     pub async fn state(&self, id: &str, exec: Option<&str>) -> Result<Status, Error> {
-        let _ = exec;
-        Err(self.unknown(id))
+        self.find(id)?.state(exec).await.map_err(of(id))
     }
 
     /// Every process of the container, with the exec it is the first process of.
@@ -138,7 +225,16 @@ impl Pod {
     ///
     /// It is unknown, or its cgroup cannot be read.
     pub async fn pids(&self, id: &str) -> Result<Vec<(i32, Option<String>)>, Error> {
-        Err(self.unknown(id))
+        self.find(id)?.pids().await.map_err(of(id))
+    }
+
+    /// What the container has used.
+    ///
+    /// # Errors
+    ///
+    /// It is unknown, or its cgroup cannot be read.
+    pub async fn stats(&self, id: &str) -> Result<duet_cgroup::Stats, Error> {
+        self.find(id)?.stats().await.map_err(of(id))
     }
 
     /// Freezes every process of the container.
@@ -147,7 +243,7 @@ impl Pod {
     ///
     /// It does not run, or the freezer did not close in time (then it is open again).
     pub async fn pause(&self, id: &str) -> Result<(), Error> {
-        Err(self.unknown(id))
+        self.find(id)?.pause().await.map_err(of(id))
     }
 
     /// Thaws it.
@@ -156,7 +252,7 @@ impl Pod {
     ///
     /// It is not paused.
     pub async fn resume(&self, id: &str) -> Result<(), Error> {
-        Err(self.unknown(id))
+        self.find(id)?.resume().await.map_err(of(id))
     }
 
     /// Changes limits in place: `resources` is the OCI `LinuxResources` in JSON.
@@ -165,8 +261,9 @@ impl Pod {
     ///
     /// The text is malformed or a controller refuses a value.
     pub async fn update(&self, id: &str, resources: &[u8]) -> Result<(), Error> {
-        let _ = resources;
-        Err(self.unknown(id))
+        let container = self.find(id)?;
+        let resources = duet_spec::resources(resources).map_err(|error| of(id)(error.into()))?;
+        container.update(resources).await.map_err(of(id))
     }
 
     /// Changes the size of a terminal, in characters.
@@ -181,8 +278,19 @@ impl Pod {
         width: u32,
         height: u32,
     ) -> Result<(), Error> {
-        let _ = (exec, width, height);
-        Err(self.unknown(id))
+        let container = self.find(id)?;
+        let cells = |field, value: u32| {
+            u16::try_from(value).map_err(|_| {
+                let value = value.to_string();
+                of(id)(ContainerError::Invalid {
+                    field,
+                    value,
+                    why: "is more than 65535",
+                })
+            })
+        };
+        let (width, height) = (cells("width", width)?, cells("height", height)?);
+        container.resize(exec, width, height).await.map_err(of(id))
     }
 
     /// Ends a process's stdin once what was written to it has been delivered.
@@ -191,22 +299,169 @@ impl Pod {
     ///
     /// It is unknown. A process without stdin has nothing to close, which is no error.
     pub async fn close_io(&self, id: &str, exec: Option<&str>) -> Result<(), Error> {
-        let _ = exec;
-        Err(self.unknown(id))
+        self.find(id)?.close_io(exec).await.map_err(of(id))
     }
 
     /// Whether no container lives here, nor is one being created.
     pub fn is_empty(&self) -> bool {
-        true
+        self.inner.roster().members.is_empty()
     }
 
     /// The ids of the containers that live here.
     pub fn ids(&self) -> Vec<String> {
-        let _ = (&self.inner.config, &self.inner.facts);
-        Vec::new()
+        self.inner.roster().members.keys().cloned().collect()
     }
 
-    fn unknown(&self, id: &str) -> Error {
-        Error::Unknown { id: id.to_owned() }
+    fn find(&self, id: &str) -> Result<Container, Error> {
+        match self.inner.roster().members.get(id) {
+            Some(Place::Here { container, .. }) => Ok(container.clone()),
+            Some(Place::Creating) | None => Err(Error::Unknown { id: id.to_owned() }),
+        }
+    }
+}
+
+// === impl Inner ===
+
+impl Inner {
+    fn roster(&self) -> MutexGuard<'_, Roster> {
+        // Every change is one step of a map or of a set of tasks, so also whole after a panic.
+        self.roster.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Creates a container, answers, and owns it until it is deleted.
+    async fn raise(self: Arc<Self>, request: Create, reply: oneshot::Sender<Result<i32, Error>>) {
+        let (id, bundle) = (request.id.clone(), request.bundle.clone());
+        let here = Arc::clone(&self);
+        let born = tokio::task::spawn_blocking(move || here.bear(request)).await;
+        let begun = born
+            .unwrap_or_else(|_| Err(dropped()))
+            .and_then(|recorded| {
+                let Recorded {
+                    birth,
+                    bundle,
+                    pod_cgroup,
+                } = recorded;
+                let pid = birth.pid();
+                let (container, owner) = birth.begin(self.facts.clone()).map_err(of(&id))?;
+                Ok((
+                    pid,
+                    Place::Here {
+                        container,
+                        bundle,
+                        pod_cgroup,
+                    },
+                    owner,
+                ))
+            });
+        let (pid, place, owner) = match begun {
+            Ok(begun) => begun,
+            Err(error) => {
+                self.roster().members.remove(&id);
+                self.forget_record(&bundle);
+                // The caller left: nobody is there to be told, and nothing is there to be found.
+                drop(reply.send(Err(error)));
+                return;
+            }
+        };
+        let container = match &place {
+            Place::Here { container, .. } => Some(container.clone()),
+            Place::Creating => None,
+        };
+        self.roster().members.insert(id.clone(), place);
+        if reply.send(Ok(pid)).is_ok() {
+            drop((container, self));
+            return owner.await;
+        }
+        let undo = async {
+            if let Some(container) = container
+                && let Err(error) = container.delete(None).await
+            {
+                tracing::warn!(container = %id, %error, "container left behind by a caller who left");
+                return;
+            }
+            self.forget(&id).await;
+        };
+        tokio::join!(owner, undo);
+    }
+
+    /// Makes everything there is to make. Blocks.
+    fn bear(&self, request: Create) -> Result<Recorded, Error> {
+        let (id, bundle) = (request.id.clone(), request.bundle.clone());
+        let mounted = !request.rootfs.is_empty();
+        let mut prepared = Prepared::read(request).map_err(of(&id))?;
+        let _building = self.building.read().unwrap_or_else(PoisonError::into_inner);
+        let pod_cgroup = sandbox::join(&self.ground, &mut prepared)?;
+        let rootfs = mounted.then(|| prepared.rootfs());
+        let mut member = Member::new(id.clone(), prepared.cgroup().to_owned(), rootfs);
+        member.pod_cgroup.clone_from(&pod_cgroup);
+        self.record.add(&bundle, &member)?;
+        let birth = prepared.bear(Arc::clone(&self.ground)).map_err(of(&id))?;
+        member.init = Init::of(birth.pid());
+        member.write(&bundle)?;
+        Ok(Recorded {
+            birth,
+            bundle,
+            pod_cgroup,
+        })
+    }
+
+    /// Removes what is left of a container that was deleted: its name, its place on record, and
+    /// the pod's cgroup with the last.
+    async fn forget(self: &Arc<Self>, id: &str) {
+        let place = self.roster().members.remove(id);
+        let Some(Place::Here {
+            bundle, pod_cgroup, ..
+        }) = place
+        else {
+            return;
+        };
+        let here = Arc::clone(self);
+        let forgotten = tokio::task::spawn_blocking(move || {
+            here.forget_record(&bundle);
+            if let Some(path) = pod_cgroup {
+                here.remove_pod_cgroup(&path);
+            }
+        });
+        if let Err(error) = forgotten.await {
+            tracing::error!(%error, "a container's record is left behind");
+        }
+    }
+
+    fn forget_record(&self, bundle: &Path) {
+        if let Err(error) = self.record.remove(bundle) {
+            tracing::warn!(%error, "record left behind");
+        }
+    }
+
+    fn remove_pod_cgroup(&self, path: &Path) {
+        // Someone builds in it: then it is not empty for long.
+        let Ok(_alone) = self.building.try_write() else {
+            return;
+        };
+        if !self.roster().members.is_empty() {
+            return;
+        }
+        let removed = Cgroup::open(self.ground.host(), path).and_then(|cgroup| cgroup.remove());
+        if let Err(error) = removed
+            && !error.is_gone()
+        {
+            tracing::warn!(cgroup = %path.display(), %error, "pod's cgroup left behind");
+        }
+    }
+}
+
+/// The error of a container, with its name.
+fn of(id: &str) -> impl FnOnce(ContainerError) -> Error {
+    move |source| Error::Container {
+        id: id.to_owned(),
+        source,
+    }
+}
+
+/// A task of ours ended without an answer: it panicked.
+fn dropped() -> Error {
+    Error::Host {
+        step: "create the container",
+        source: std::io::Error::other("task panicked"),
     }
 }

@@ -1,0 +1,156 @@
+//! Whose child is whose: processes with an owner are waited for by pidfd, strangers are reaped.
+//!
+//! The shim is a subreaper, so what a container leaves behind outside of a pid namespace of its
+//! own becomes the shim's child. Nobody waits for it but the reaper here, which asks for each
+//! child by number and never for "any": an owner's exit code cannot get lost. A process that is
+//! being born has no owner yet; while there is one, nothing is reaped.
+
+use std::collections::HashSet;
+use std::fs;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
+
+/// The shim's children.
+#[derive(Debug, Default)]
+pub struct Children(Mutex<Known>);
+
+#[derive(Debug, Default)]
+struct Known {
+    births: usize,
+    owned: HashSet<i32>,
+}
+
+/// While it lives, a process may be there that has no owner yet.
+#[derive(Debug)]
+pub(crate) struct Labour(Arc<Children>);
+
+/// A process with an owner. While it lives, the process is not taken for a stranger.
+#[derive(Debug)]
+pub(crate) struct Child {
+    children: Arc<Children>,
+    pid: i32,
+    pidfd: OwnedFd,
+}
+
+/// What a round of the reaper came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Round {
+    /// Every stranger that had ended is reaped.
+    Done,
+    /// Something is being born: try again.
+    Busy,
+}
+
+// === impl Children ===
+
+impl Children {
+    pub(crate) fn labour(self: &Arc<Self>) -> Labour {
+        self.known().births += 1;
+        Labour(Arc::clone(self))
+    }
+
+    pub(crate) fn own(self: &Arc<Self>, pid: i32, pidfd: OwnedFd) -> Child {
+        self.known().owned.insert(pid);
+        Child {
+            children: Arc::clone(self),
+            pid,
+            pidfd,
+        }
+    }
+
+    /// Reaps children that have ended and belong to nobody.
+    pub fn reap(&self) -> Round {
+        let known = self.known();
+        if known.births > 0 {
+            return Round::Busy;
+        }
+        // The lock is kept: no birth begins until we are through.
+        for pid in children() {
+            if known.owned.contains(&pid) {
+                continue;
+            }
+            let Some(pid) = Pid::from_raw(pid) else {
+                continue;
+            };
+            let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
+            if let Ok(Some(_)) = waitid(WaitId::Pid(pid), options) {
+                tracing::debug!(pid = pid.as_raw_pid(), "stranger reaped");
+            }
+        }
+        Round::Done
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        // A count and a set: true after every single step, so also after a panic.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Labour {
+    fn drop(&mut self) {
+        self.0.known().births -= 1;
+    }
+}
+
+impl AsFd for Child {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.pidfd.as_fd()
+    }
+}
+
+impl AsRawFd for Child {
+    fn as_raw_fd(&self) -> RawFd {
+        self.pidfd.as_raw_fd()
+    }
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        self.children.known().owned.remove(&self.pid);
+    }
+}
+
+/// The pids of this process's children, ended ones included.
+fn children() -> Vec<i32> {
+    listed().unwrap_or_else(searched)
+}
+
+/// As the kernel lists them for each thread, where it does (`CONFIG_PROC_CHILDREN`).
+fn listed() -> Option<Vec<i32>> {
+    let mut pids = Vec::new();
+    for thread in fs::read_dir("/proc/self/task").ok()?.filter_map(Result::ok) {
+        let text = match fs::read_to_string(thread.path().join("children")) {
+            Ok(text) => text,
+            // The thread may have ended; the file is there for our own or for none.
+            Err(_) if fs::exists("/proc/thread-self/children").unwrap_or(false) => continue,
+            Err(_) => return None,
+        };
+        pids.extend(
+            text.split_whitespace()
+                .filter_map(|pid| pid.parse::<i32>().ok()),
+        );
+    }
+    Some(pids)
+}
+
+/// By looking at every process.
+fn searched() -> Vec<i32> {
+    let own = std::process::id().to_string();
+    let Ok(processes) = fs::read_dir("/proc") else {
+        return Vec::new();
+    };
+    let pids = processes
+        .filter_map(Result::ok)
+        .filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    pids.filter(|pid| {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        // `pid (name) state parent …`: the name may hold anything, a bracket too.
+        let parent = stat
+            .rsplit_once(')')
+            .and_then(|(_, rest)| rest.split_whitespace().nth(1));
+        parent == Some(own.as_str())
+    })
+    .collect()
+}

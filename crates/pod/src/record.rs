@@ -1,0 +1,287 @@
+//! What lives in the pod, on disk, so that a shim that was killed can be cleaned up after.
+//!
+//! ```text
+//!   <bundle of the shim>/duet-pod.json     the bundles of all members
+//!   <bundle of a member>/duet.json         its cgroup, rootfs and init
+//! ```
+//!
+//! Two files, because containerd removes the shim's own bundle with its first container, which
+//! need not be the last. Each is replaced as a whole, so that a reader sees the old or the new
+//! one; bundles are on a tmpfs, which a power cut takes away with everything recorded, so
+//! nothing is flushed. A member is written before anything of it exists.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::error::Error;
+
+/// The version of both files. A reader refuses others: what it does not understand it must not
+/// remove.
+const VERSION: u32 = 1;
+
+/// The list of members, in the shim's bundle.
+const LIST: &str = "duet-pod.json";
+
+/// A member, in its own bundle.
+const MEMBER: &str = "duet.json";
+
+/// A container, as far as cleaning up needs to know it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Member {
+    version: u32,
+    /// Its name.
+    pub(crate) id: String,
+    /// Its cgroup, below the root of each hierarchy.
+    pub(crate) cgroup: PathBuf,
+    /// The pod's, if the shim made it.
+    pub(crate) pod_cgroup: Option<PathBuf>,
+    /// What was mounted for it, if anything was.
+    pub(crate) rootfs: Option<PathBuf>,
+    /// Its first process, once there is one.
+    pub(crate) init: Option<Init>,
+}
+
+/// A process that a number alone does not name for long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Init {
+    /// Its number.
+    pub(crate) pid: i32,
+    /// When it began, in clock ticks since the machine did (`/proc/<pid>/stat`, field 22).
+    pub(crate) started: u64,
+}
+
+/// Who is in the pod.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct List {
+    version: u32,
+    bundles: Vec<PathBuf>,
+}
+
+/// The record of a pod that is served.
+#[derive(Debug)]
+pub(crate) struct Record {
+    path: PathBuf,
+    bundles: Mutex<Vec<PathBuf>>,
+}
+
+// === impl Record ===
+
+impl Record {
+    /// The record kept in the bundle of the shim; nothing is written yet.
+    pub(crate) fn new(bundle: &Path) -> Self {
+        Record {
+            path: bundle.join(LIST),
+            bundles: Mutex::default(),
+        }
+    }
+
+    /// Adds a member whose first process does not exist yet.
+    pub(crate) fn add(&self, bundle: &Path, member: &Member) -> Result<(), Error> {
+        member.write(bundle)?;
+        self.change(|bundles| bundles.push(bundle.to_owned()))
+    }
+
+    /// Forgets a member of which nothing is left.
+    pub(crate) fn remove(&self, bundle: &Path) -> Result<(), Error> {
+        self.change(|bundles| bundles.retain(|known| known != bundle))?;
+        forget(bundle)
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Vec<PathBuf>)) -> Result<(), Error> {
+        // A list of paths is whole after every step, so also after a panic.
+        let mut bundles = self.bundles.lock().unwrap_or_else(PoisonError::into_inner);
+        change(&mut bundles);
+        let list = List {
+            version: VERSION,
+            bundles: bundles.clone(),
+        };
+        match write(&self.path, &list) {
+            // containerd removed the shim's bundle with its first container: from now on each
+            // member is cleaned by its own file alone.
+            Err(Error::Record { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(()),
+            written => written,
+        }
+    }
+}
+
+// === impl Member ===
+
+impl Member {
+    /// A container that is about to be created.
+    pub(crate) fn new(id: String, cgroup: PathBuf, rootfs: Option<PathBuf>) -> Self {
+        Member {
+            version: VERSION,
+            id,
+            cgroup,
+            pod_cgroup: None,
+            rootfs,
+            init: None,
+        }
+    }
+
+    /// Replaces what is written in its bundle.
+    pub(crate) fn write(&self, bundle: &Path) -> Result<(), Error> {
+        write(&bundle.join(MEMBER), self)
+    }
+
+    /// The member of a bundle; `None` if there is none (any more).
+    pub(crate) fn read(bundle: &Path) -> Result<Option<Self>, Error> {
+        let path = bundle.join(MEMBER);
+        let member: Option<Member> = read(&path)?;
+        if let Some(member) = &member {
+            check(&path, member.version)?;
+        }
+        Ok(member)
+    }
+}
+
+// === impl Init ===
+
+impl Init {
+    /// The process that has this number now.
+    pub(crate) fn of(pid: i32) -> Option<Self> {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        // The name in the second field may hold anything, brackets and spaces too.
+        let (_, rest) = stat.rsplit_once(')')?;
+        let started = rest.split_whitespace().nth(19)?.parse().ok()?;
+        Some(Init { pid, started })
+    }
+}
+
+/// The bundles of every member of the pod whose shim had this one.
+pub(crate) fn bundles(shim: &Path) -> Result<Vec<PathBuf>, Error> {
+    let path = shim.join(LIST);
+    let Some(list) = read::<List>(&path)? else {
+        return Ok(Vec::new());
+    };
+    check(&path, list.version)?;
+    Ok(list.bundles)
+}
+
+/// Removes the file of a member.
+pub(crate) fn forget(bundle: &Path) -> Result<(), Error> {
+    remove(bundle.join(MEMBER))
+}
+
+/// Removes the list of members.
+pub(crate) fn forget_list(shim: &Path) -> Result<(), Error> {
+    remove(shim.join(LIST))
+}
+
+fn remove(path: PathBuf) -> Result<(), Error> {
+    match fs::remove_file(&path) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => Err(Error::Record {
+            step: "remove",
+            path,
+            source,
+        }),
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+fn write(path: &Path, value: &impl Serialize) -> Result<(), Error> {
+    let new = path.with_extension("json.new");
+    let written = serde_json::to_vec(value)
+        .map_err(io::Error::from)
+        .and_then(|json| fs::write(&new, json))
+        .and_then(|()| fs::rename(&new, path));
+    written.map_err(|source| Error::Record {
+        step: "write",
+        path: path.to_owned(),
+        source,
+    })
+}
+
+fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, Error> {
+    let failed = |step| {
+        move |source| Error::Record {
+            step,
+            path: path.to_owned(),
+            source,
+        }
+    };
+    let json = match fs::read(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        json => json.map_err(failed("read"))?,
+    };
+    serde_json::from_slice(&json)
+        .map(Some)
+        .map_err(io::Error::from)
+        .map_err(failed("parse"))
+}
+
+fn check(path: &Path, version: u32) -> Result<(), Error> {
+    if version == VERSION {
+        return Ok(());
+    }
+    Err(Error::Record {
+        step: "understand",
+        path: path.to_owned(),
+        source: io::Error::other(format!("version {version}, not {VERSION}")),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn member(id: &str) -> Member {
+        Member::new(id.to_owned(), PathBuf::from("/ns").join(id), None)
+    }
+
+    #[test]
+    fn members_are_listed_until_they_are_gone() {
+        let dir = tempfile::tempdir().unwrap();
+        let (shim, other) = (dir.path().join("a"), dir.path().join("b"));
+        fs::create_dir(&shim).unwrap();
+        fs::create_dir(&other).unwrap();
+        let record = Record::new(&shim);
+        record.add(&shim, &member("a")).unwrap();
+        record.add(&other, &member("b")).unwrap();
+        assert_eq!(bundles(&shim).unwrap(), [shim.clone(), other.clone()]);
+        assert_eq!(Member::read(&other).unwrap(), Some(member("b")));
+        record.remove(&shim).unwrap();
+        assert_eq!(bundles(&shim).unwrap(), [other.clone()]);
+        assert_eq!(Member::read(&shim).unwrap(), None);
+        fs::remove_dir_all(&shim).unwrap();
+        record
+            .remove(&other)
+            .expect("the shim's bundle may be gone before its last member");
+    }
+
+    #[test]
+    fn a_bundle_without_a_record_is_clean() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(Member::read(dir.path()).unwrap(), None);
+        assert_eq!(bundles(dir.path()).unwrap(), Vec::<PathBuf>::new());
+        forget(dir.path()).unwrap();
+    }
+
+    #[test]
+    fn what_is_not_understood_is_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join(LIST), r#"{"version":2,"bundles":[]}"#).unwrap();
+        let error = bundles(dir.path()).unwrap_err();
+        assert!(error.to_string().starts_with("understand "), "{error}");
+        fs::write(dir.path().join(MEMBER), "{").unwrap();
+        let error = Member::read(dir.path()).unwrap_err();
+        assert!(error.to_string().starts_with("parse "), "{error}");
+    }
+
+    #[test]
+    fn a_process_is_told_by_its_beginning() {
+        let own = i32::try_from(std::process::id()).unwrap();
+        let init = Init::of(own).unwrap();
+        assert_eq!(Init::of(own), Some(init));
+        assert!(init.started > 0);
+        assert_eq!(Init::of(0), None);
+    }
+}
