@@ -1,1 +1,186 @@
-fn main() {}
+//! `make bench`: what a container's life costs under Duet, and beside it under runc.
+//!
+//! Three questions: how long create, start, wait and delete take at the Task API of a
+//! running shim; how long `ctr run --rm` takes; how much memory an idle wasm container
+//! adds to its pod. Nothing here passes or fails: the promises are in SPECIFICATION.md.
+//!
+//! `duet-bench [ROUNDS] [FILE.json]`; 40 rounds without.
+#![forbid(unsafe_code)]
+
+mod memory;
+mod specs;
+
+use std::cell::Cell;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use duet_tests::bench::{self, Subject, Table};
+use duet_tests::machine::{self, Runtime};
+use duet_tests::shim::{Bundle, Shim};
+use duet_tests::{Node, image};
+use serde_json::{Value, json};
+
+use specs::Specs;
+
+/// How many rounds there are if nobody says otherwise.
+const ROUNDS: usize = 40;
+
+fn main() {
+    let mut arguments = std::env::args().skip(1);
+    let rounds = arguments
+        .next()
+        .map_or(ROUNDS, |word| word.parse().expect("a number of rounds"));
+    let file = arguments.next();
+    let node = Node::enter_with_duet().expect("root, containerd and Duet's binaries");
+
+    let machine = describe();
+    println!("{}", machine["text"].as_str().unwrap_or_default());
+    let task = task_api(&node, rounds);
+    println!("\n{task}");
+    let ctr = ctr_run(&node, rounds);
+    println!("{ctr}");
+    let memory = memory::idle_wasm(&node);
+    println!("{memory}");
+    if let Some(file) = file {
+        let report = json!({
+            "machine": machine,
+            "tables": [task.json(), ctr.json()],
+            "memory": memory.json(),
+        });
+        fs::write(&file, format!("{report:#}\n")).expect("the file for the report is writable");
+    }
+}
+
+/// What a pod is measured with: a shim, and namespaces that outlive each container.
+struct Stage {
+    shim: Shim,
+    specs: Specs,
+    dir: PathBuf,
+    count: Cell<u32>,
+    holder: Child,
+}
+
+impl Stage {
+    /// Starts `program` as the shim of a pod with room for many containers.
+    fn new(node: &Node, name: &str, program: &Path) -> Self {
+        let dir = node.scratch().join(name);
+        fs::create_dir(&dir).expect("our own folder");
+        // The namespaces a pause container would keep.
+        let holder = Command::new("unshare")
+            .args(["--net", "--ipc", "--uts", "sleep", "infinity"])
+            .stdin(Stdio::null())
+            .spawn()
+            .expect("unshare of util-linux starts");
+        let specs = Specs::new(node, &dir, name, holder.id());
+        let bundle =
+            Bundle::new(&dir.join("pod"), Some(&specs.native(name))).expect("our own folder");
+        let shim = Shim::start(node.daemon(), program, node.namespace(), name, &bundle)
+            .unwrap_or_else(|error| panic!("{}: {error}", program.display()));
+        Self {
+            shim,
+            specs,
+            dir,
+            count: Cell::new(0),
+            holder,
+        }
+    }
+
+    /// A new bundle with what `spec` makes of its name.
+    fn bundle(&self, spec: impl Fn(&Specs, &str) -> String) -> (String, Bundle) {
+        let number = self.count.replace(self.count.get() + 1);
+        let id = format!("c{number}");
+        let bundle = Bundle::new(&self.dir.join(&id), Some(&spec(&self.specs, &id)));
+        (id, bundle.expect("our own folder"))
+    }
+
+    /// One container's life, from Create to Delete.
+    fn life(&self, spec: impl Fn(&Specs, &str) -> String) -> Duration {
+        let (id, bundle) = self.bundle(spec);
+        let time = bench::timed(|| {
+            let pid = self.shim.create(&id, &bundle.dir).expect("Create");
+            assert_ne!(pid, 0);
+            self.shim.begin(&id).expect("Start");
+            assert_eq!(self.shim.wait(&id).expect("Wait"), 0);
+            self.shim.delete(&id).expect("Delete");
+        });
+        fs::remove_dir_all(&bundle.dir).expect("our own folder");
+        time
+    }
+
+    /// Ends the pod.
+    fn close(mut self) {
+        self.shim.shutdown();
+        self.holder.kill().expect("our own child");
+        let _reaped = self.holder.wait().expect("our own child");
+    }
+}
+
+fn task_api(node: &Node, rounds: usize) -> Table {
+    let duet = Stage::new(node, "duet", &machine::binary("containerd-shim-duet-v1"));
+    let program = machine::program("containerd-shim-runc-v2").expect("containerd brings it");
+    let runc = Stage::new(node, "runc", &program);
+    let subjects: Vec<Subject<'_>> = vec![
+        ("Duet, native", Box::new(|| duet.life(Specs::native))),
+        ("Duet, wasm (warm)", Box::new(|| duet.life(Specs::wasm))),
+        ("runc", Box::new(|| runc.life(Specs::native))),
+    ];
+    let table = bench::interleaved("Task API: create + start + wait + delete", rounds, subjects);
+    duet.close();
+    runc.close();
+    table
+}
+
+fn ctr_run(node: &Node, rounds: usize) -> Table {
+    let run = |runtime, image: &str, args: &[&str]| {
+        let mut command = node
+            .container("bench")
+            .runtime(runtime)
+            .image(image)
+            .args(args)
+            .command("--rm");
+        bench::timed(|| {
+            let output = command.output().expect("ctr starts");
+            assert!(output.status.success(), "{output:?}");
+        })
+    };
+    let subjects: Vec<Subject<'_>> = vec![
+        (
+            "Duet, native",
+            Box::new(|| run(Runtime::Duet, image::BUSYBOX, &["/bin/true"])),
+        ),
+        (
+            "Duet, wasm (warm)",
+            Box::new(|| run(Runtime::Duet, image::GUESTS, &["/probe.wasm"])),
+        ),
+        (
+            "runc",
+            Box::new(|| run(Runtime::Runc, image::BUSYBOX, &["/bin/true"])),
+        ),
+    ];
+    bench::interleaved("ctr run --rm", rounds, subjects)
+}
+
+/// The machine, its kernel and the commit that was built.
+fn describe() -> Value {
+    let cpu = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model = cpu
+        .lines()
+        .find_map(|line| line.strip_prefix("model name\t: "))
+        .unwrap_or("?");
+    let cores = std::thread::available_parallelism().map_or(0, std::num::NonZero::get);
+    let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let kernel = kernel.trim();
+    let mut git = Command::new("git");
+    git.args(["describe", "--always", "--dirty"])
+        .current_dir(machine::workspace());
+    let commit = duet_tests::command::run(&mut git).stdout.trim().to_owned();
+    let cgroup = if Path::new("/sys/fs/cgroup/cgroup.controllers").exists() {
+        "v2"
+    } else {
+        "v1"
+    };
+    let text = format!("{model}, {cores} cores, Linux {kernel}, cgroup {cgroup}, commit {commit}");
+    json!({ "text": text, "cpu": model, "cores": cores, "kernel": kernel, "cgroup": cgroup, "commit": commit })
+}

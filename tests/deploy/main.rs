@@ -21,7 +21,11 @@ fn merged(node: &Node, main: &str, drop_in: &Path) -> String {
 
 /// The drop-in that this containerd is to read.
 fn drop_in(node: &Node) -> PathBuf {
-    let name = if node.daemon().is_2() { "duet-v3.toml" } else { "duet-v2.toml" };
+    let name = if node.daemon().is_2() {
+        "duet-v3.toml"
+    } else {
+        "duet-v2.toml"
+    };
     workspace().join("deploy/containerd").join(name)
 }
 
@@ -40,8 +44,13 @@ fn the_drop_in_makes_the_handler_known() {
     let config = merged(&node, with_a_setting(&node), &drop_in(&node));
     let table = config.split("runtimes.duet]").nth(1);
     let table = table.unwrap_or_else(|| panic!("no runtime duet in\n{config}"));
-    let runtime_type = table.lines().find(|line| line.trim().starts_with("runtime_type"));
-    assert!(runtime_type.is_some_and(|line| line.contains("io.containerd.duet.v1")), "{table}");
+    let runtime_type = table
+        .lines()
+        .find(|line| line.trim().starts_with("runtime_type"));
+    assert!(
+        runtime_type.is_some_and(|line| line.contains("io.containerd.duet.v1")),
+        "{table}"
+    );
 }
 
 #[test]
@@ -60,8 +69,15 @@ fn the_drop_in_of_k3s_is_read_by_its_containerd() {
         // k3s with containerd 1.7 uses the drop-in of version 2, which is tested above.
         return;
     }
-    let config = merged(&node, with_a_setting(&node), &workspace().join("deploy/k3s/duet.toml"));
-    assert!(config.contains("/usr/local/bin/containerd-shim-duet-v1"), "{config}");
+    let config = merged(
+        &node,
+        with_a_setting(&node),
+        &workspace().join("deploy/k3s/duet.toml"),
+    );
+    assert!(
+        config.contains("/usr/local/bin/containerd-shim-duet-v1"),
+        "{config}"
+    );
     assert!(config.contains("/our/own/cni"), "{config}");
 }
 
@@ -70,7 +86,11 @@ fn the_runtime_class_names_the_handler_of_the_drop_ins() {
     let file = workspace().join("deploy/kubernetes/runtimeclass.yaml");
     let yaml = fs::read_to_string(file).expect("it is part of the repository");
     assert!(yaml.contains("\nhandler: duet\n"), "{yaml}");
-    for drop_in in ["containerd/duet-v2.toml", "containerd/duet-v3.toml", "k3s/duet.toml"] {
+    for drop_in in [
+        "containerd/duet-v2.toml",
+        "containerd/duet-v3.toml",
+        "k3s/duet.toml",
+    ] {
         let toml = fs::read_to_string(workspace().join("deploy").join(drop_in)).expect("so is it");
         assert!(toml.contains(".containerd.runtimes.duet]"), "{drop_in}");
     }

@@ -50,12 +50,18 @@ fn start(node: &Node, name: &str) -> Pod {
     let client = command::start(&mut duet_run(node, name));
     let address = wait::until("the pod's address", || {
         let steps = client.stderr();
-        let line = steps.lines().find(|line| line.contains(": sandbox created, "))?;
+        let line = steps
+            .lines()
+            .find(|line| line.contains(": sandbox created, "))?;
         Some(line.rsplit_once(", ")?.1.to_owned())
     });
     let pod = Pod { client, address };
     let answered = wait::within(wait::PATIENCE, || pod.get("/", "").ok());
-    assert!(answered.is_some(), "{name} does not answer: {}", pod.client.stderr());
+    assert!(
+        answered.is_some(),
+        "{name} does not answer: {}",
+        pod.client.stderr()
+    );
     pod
 }
 
@@ -64,16 +70,25 @@ impl Pod {
     fn get(&self, path: &str, header: &str) -> std::io::Result<Answer> {
         let mut stream = TcpStream::connect((self.address.as_str(), 8080))?;
         stream.set_read_timeout(Some(Duration::from_secs(10)))?;
-        write!(stream, "GET {path} HTTP/1.1\r\nHost: pod\r\n{header}Connection: close\r\n\r\n")?;
+        write!(
+            stream,
+            "GET {path} HTTP/1.1\r\nHost: pod\r\n{header}Connection: close\r\n\r\n"
+        )?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer)?;
-        let status = answer.split(' ').nth(1).and_then(|status| status.parse().ok());
-        status.map(|status| (status, answer)).ok_or_else(|| std::io::Error::other("no status"))
+        let status = answer
+            .split(' ')
+            .nth(1)
+            .and_then(|status| status.parse().ok());
+        status
+            .map(|status| (status, answer))
+            .ok_or_else(|| std::io::Error::other("no status"))
     }
 
     /// Asks, and expects an answer.
     fn ask(&self, path: &str, header: &str) -> Answer {
-        self.get(path, header).unwrap_or_else(|error| panic!("{path}: {error}"))
+        self.get(path, header)
+            .unwrap_or_else(|error| panic!("{path}: {error}"))
     }
 
     /// Ends it as Ctrl-C would.
@@ -87,20 +102,30 @@ impl Pod {
 
 #[test]
 fn ambassador_lets_in_who_knows_the_token() {
-    let Some(node) = Node::enter_with_duet() else { return };
+    let Some(node) = Node::enter_with_duet() else {
+        return;
+    };
     let pod = start(&node, "ambassador");
     assert_eq!(pod.ask("/", "").0, 401);
-    assert_eq!(pod.ask("/", "Authorization: Bearer wrong-password\r\n").0, 401);
+    assert_eq!(
+        pod.ask("/", "Authorization: Bearer wrong-password\r\n").0,
+        401
+    );
     let (status, text) = pod.ask("/secret", "Authorization: Bearer open-sesame\r\n");
     assert_eq!(status, 200, "{text}");
-    assert!(text.contains("hello from nginx, asked for /secret"), "{text}");
+    assert!(
+        text.contains("hello from nginx, asked for /secret"),
+        "{text}"
+    );
     assert!(text.to_lowercase().contains("x-duet-ambassador"), "{text}");
     pod.interrupt();
 }
 
 #[test]
 fn log_shipper_counts_what_nginx_writes() {
-    let Some(node) = Node::enter_with_duet() else { return };
+    let Some(node) = Node::enter_with_duet() else {
+        return;
+    };
     let mut pod = start(&node, "log-shipper");
     // The first answer was one of 200; two more make three.
     for _ in 0..2 {
@@ -114,12 +139,17 @@ fn log_shipper_counts_what_nginx_writes() {
 
 #[test]
 fn init_config_serves_what_was_prepared() {
-    let Some(node) = Node::enter_with_duet() else { return };
+    let Some(node) = Node::enter_with_duet() else {
+        return;
+    };
     let mut pod = start(&node, "init-config");
     pod.client.says("the page is ready");
     let (status, text) = pod.ask("/", "");
     assert_eq!(status, 200);
-    assert!(text.contains("<h1>prepared by Linux, process 1</h1>"), "{text}");
+    assert!(
+        text.contains("<h1>prepared by Linux, process 1</h1>"),
+        "{text}"
+    );
     pod.interrupt();
 }
 
@@ -134,7 +164,10 @@ fn every_example_has_a_manifest_a_readme_and_a_test() {
         for file in ["pod.yaml", "README.md"] {
             assert!(dir.path().join(file).is_file(), "examples/{name}/{file}");
         }
-        assert!(this.contains(&format!("start(&node, {name:?})")), "no test runs {name}");
+        assert!(
+            this.contains(&format!("start(&node, {name:?})")),
+            "no test runs {name}"
+        );
         count += 1;
     }
     assert!(count >= 3);

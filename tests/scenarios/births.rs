@@ -16,7 +16,11 @@ fn a_container_ends_with_its_programs_code() {
 #[test]
 fn what_it_writes_arrives_whole_and_on_the_right_stream() {
     let Some(node) = Node::enter() else { return };
-    let outcome = node.container("words").script("echo out; echo err >&2").run().ok();
+    let outcome = node
+        .container("words")
+        .script("echo out; echo err >&2")
+        .run()
+        .ok();
     assert_eq!(outcome.stdout, "out\n");
     // ctr may say something there first: a newer one warns of old settings and kernels.
     assert_eq!(outcome.stderr.lines().last(), Some("err"), "{outcome:?}");
@@ -29,7 +33,9 @@ fn what_it_writes_arrives_whole_and_on_the_right_stream() {
 #[test]
 fn what_is_typed_reaches_it() {
     let Some(node) = Node::enter() else { return };
-    let outcome = node.container("reader").script("read line; echo \"<$line>\"");
+    let outcome = node
+        .container("reader")
+        .script("read line; echo \"<$line>\"");
     let outcome = outcome.run_with_input(b"a line\n").ok();
     assert_eq!(outcome.stdout, "<a line>\n");
 }
@@ -63,10 +69,18 @@ fn it_is_alone_with_its_processes_mounts_and_name() {
 fn only_the_capabilities_of_the_spec_are_there_and_seccomp_when_asked() {
     let Some(node) = Node::enter() else { return };
     let script = "grep -E 'CapEff|CapBnd|NoNewPrivs|Seccomp:' /proc/self/status";
-    let outcome = node.container("fenced").with(&["--seccomp"]).script(script).run().ok();
+    let outcome = node
+        .container("fenced")
+        .with(&["--seccomp"])
+        .script(script)
+        .run()
+        .ok();
     let value = |key: &str| {
         let line = outcome.stdout.lines().find(|line| line.starts_with(key));
-        line.unwrap_or_else(|| panic!("{key}: {outcome:?}")).split_whitespace().last().map(str::to_owned)
+        line.unwrap_or_else(|| panic!("{key}: {outcome:?}"))
+            .split_whitespace()
+            .last()
+            .map(str::to_owned)
     };
     // containerd's default set: 14 capabilities.
     assert_eq!(value("CapEff").as_deref(), Some("00000000a80425fb"));
@@ -78,11 +92,15 @@ fn only_the_capabilities_of_the_spec_are_there_and_seccomp_when_asked() {
 #[test]
 fn masked_and_read_only_paths_stay_what_they_are() {
     let Some(node) = Node::enter() else { return };
-    let script = "head -c1 /proc/kcore | wc -c; ls /proc/scsi | wc -l; echo 1 > /proc/sys/vm/swappiness";
+    let script =
+        "head -c1 /proc/kcore | wc -c; ls /proc/scsi | wc -l; echo 1 > /proc/sys/vm/swappiness";
     let outcome = node.container("masked").script(script).run();
     assert!(outcome.stdout.starts_with("0\n0\n"), "{outcome:?}");
     assert_ne!(outcome.code, 0);
-    assert!(outcome.stderr.contains("Read-only file system"), "{outcome:?}");
+    assert!(
+        outcome.stderr.contains("Read-only file system"),
+        "{outcome:?}"
+    );
 }
 
 #[test]
@@ -91,7 +109,10 @@ fn a_read_only_root_and_its_mounts_are_as_asked() {
     let volume = node.scratch().join("volume");
     fs::create_dir(&volume).expect("our own folder");
     let mount = |options: &str| {
-        format!("type=bind,src={},dst=/volume,options={options}", volume.display())
+        format!(
+            "type=bind,src={},dst=/volume,options={options}",
+            volume.display()
+        )
     };
     let script = "touch /x 2>/dev/null && echo root; echo kept > /volume/file && echo volume";
     let outcome = node
@@ -100,9 +121,16 @@ fn a_read_only_root_and_its_mounts_are_as_asked() {
         .script(script)
         .run();
     assert_eq!(outcome.stdout, "volume\n");
-    assert_eq!(fs::read_to_string(volume.join("file")).expect("written"), "kept\n");
+    assert_eq!(
+        fs::read_to_string(volume.join("file")).expect("written"),
+        "kept\n"
+    );
 
-    let outcome = node.container("ro-mount").with(&["--mount", &mount("rbind:ro")]).script(script).run();
+    let outcome = node
+        .container("ro-mount")
+        .with(&["--mount", &mount("rbind:ro")])
+        .script(script)
+        .run();
     assert_eq!(outcome.stdout, "root\n");
 }
 
@@ -112,7 +140,12 @@ fn limits_are_in_force_from_the_first_instruction() {
     let own = "memory=$(sed -n 's/.*:memory://p' /proc/self/cgroup); \
                [ -n \"$memory\" ] && cat /sys/fs/cgroup/memory/memory.limit_in_bytes \
                || cat /sys/fs/cgroup/memory.max";
-    let limits = ["--memory-limit", "33554432", "--mount", "type=cgroup,src=cgroup,dst=/sys/fs/cgroup,options=ro"];
+    let limits = [
+        "--memory-limit",
+        "33554432",
+        "--mount",
+        "type=cgroup,src=cgroup,dst=/sys/fs/cgroup,options=ro",
+    ];
     let outcome = node.container("small").with(&limits).script(own).run().ok();
     assert_eq!(outcome.stdout, "33554432\n", "{outcome:?}");
 }
@@ -131,19 +164,33 @@ fn running_out_of_memory_is_137() {
 
 #[test]
 fn a_birth_execs_nothing_but_the_shim_and_then_the_program() {
-    let Some(node) = Node::enter_with_duet() else { return };
+    let Some(node) = Node::enter_with_duet() else {
+        return;
+    };
     let trace = node.scratch().join("trace");
     let pid = node.daemon().pid().to_string();
     let strace = command::start(
         Command::new("strace")
-            .args(["-f", "-qq", "-e", "trace=execve,execveat", "-e", "signal=none", "-s", "200"])
+            .args([
+                "-f",
+                "-qq",
+                "-e",
+                "trace=execve,execveat",
+                "-e",
+                "signal=none",
+                "-s",
+                "200",
+            ])
             .arg("-o")
             .arg(&trace)
             .args(["-p", &pid]),
     );
     let attached = || {
         let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-        status.lines().any(|l| l.starts_with("TracerPid:") && !l.ends_with("\t0")).then_some(())
+        status
+            .lines()
+            .any(|l| l.starts_with("TracerPid:") && !l.ends_with("\t0"))
+            .then_some(())
     };
     wait::until("strace to attach", attached);
     let _ran = node.container("traced").args(&["/bin/true"]).run().ok();
@@ -154,12 +201,15 @@ fn a_birth_execs_nothing_but_the_shim_and_then_the_program() {
     let program = |line: &str| -> Option<String> {
         // "123 execve("/bin/true", ["/bin/true"], 0x...) = 0"
         let call = line.split_once("execve")?.1;
-        call.ends_with("= 0").then(|| call.split('"').nth(1).map(str::to_owned))?
+        call.ends_with("= 0")
+            .then(|| call.split('"').nth(1).map(str::to_owned))?
     };
     let programs: Vec<_> = trace.lines().filter_map(program).collect();
     let others: Vec<_> = programs
         .iter()
-        .filter(|program| !program.contains("containerd-shim-duet-v1") && *program != "/proc/self/exe")
+        .filter(|program| {
+            !program.contains("containerd-shim-duet-v1") && *program != "/proc/self/exe"
+        })
         .collect();
     assert_eq!(others, ["/bin/true"], "{trace}");
 }

@@ -42,9 +42,16 @@ fn exec_streams_with_and_without_a_terminal() {
     let pod = cri.pod("stream");
     let member = pod.start(&Wish::native("main", FOREVER));
     member.says("ready");
-    let script = ["/bin/sh", "-c", "read line; echo \"<$line>\"; echo err >&2; exit 4"];
+    let script = [
+        "/bin/sh",
+        "-c",
+        "read line; echo \"<$line>\"; echo err >&2; exit 4",
+    ];
     let ended = member.exec_streaming(&script, "typed\n", false);
-    assert_eq!((ended.stdout.as_str(), ended.stderr.as_str(), ended.code), ("<typed>\n", "err\n", 4));
+    assert_eq!(
+        (ended.stdout.as_str(), ended.stderr.as_str(), ended.code),
+        ("<typed>\n", "err\n", 4)
+    );
 
     let script = ["/bin/sh", "-c", "tty; read line; echo \"<$line>\"; exit 5"];
     let ended = member.exec_streaming(&script, "typed\n", true);
@@ -74,8 +81,20 @@ fn members_of_a_pod_share_its_network_name_and_memory_but_not_their_processes() 
     // The address that the CNI plugin gave is the pod's.
     assert_eq!(get(&format!("http://{}:8080/", pod.ip())), "hi\n");
     assert_eq!(client.exec(&["/bin/hostname"]).1, "shared\n");
-    let script = ["/bin/sh", "-c", "echo x > /dev/shm/x; ls /proc | grep -c '^[0-9]'"];
-    assert!(client.exec(&script).1.trim().parse::<u32>().expect("a count") <= 4);
+    let script = [
+        "/bin/sh",
+        "-c",
+        "echo x > /dev/shm/x; ls /proc | grep -c '^[0-9]'",
+    ];
+    assert!(
+        client
+            .exec(&script)
+            .1
+            .trim()
+            .parse::<u32>()
+            .expect("a count")
+            <= 4
+    );
     assert_eq!(server.exec(&["/bin/cat", "/dev/shm/x"]).1, "x\n");
     pod.remove();
 }
@@ -106,9 +125,15 @@ fn stats_and_the_reason_of_an_oom_kill_are_told() {
     let member = pod.start(&Wish::native("main", FOREVER));
     member.says("ready");
     let stats = member.stats();
-    let memory = stats.memory.and_then(|memory| memory.working_set_bytes).expect("memory");
+    let memory = stats
+        .memory
+        .and_then(|memory| memory.working_set_bytes)
+        .expect("memory");
     assert!(memory.value > 0);
-    let cpu = stats.cpu.and_then(|cpu| cpu.usage_core_nano_seconds).expect("cpu");
+    let cpu = stats
+        .cpu
+        .and_then(|cpu| cpu.usage_core_nano_seconds)
+        .expect("cpu");
     assert!(cpu.value > 0);
 
     let hungry = Wish::native("hungry", "exec tail /dev/zero").memory(32 << 20);
@@ -122,23 +147,32 @@ fn a_container_that_cannot_start_says_why() {
     let cri = node.cri();
     let pod = cri.pod("broken");
     let member = pod.create(&Wish::native("main", "").command(&["/bin/nothing-here"]));
-    let error = member.expect("CRI takes it").start().expect_err("it cannot start");
+    let error = member
+        .expect("CRI takes it")
+        .start()
+        .expect_err("it cannot start");
     assert!(error.message().contains("/bin/nothing-here"), "{error}");
     pod.remove();
 }
 
 #[test]
 fn both_halves_of_a_mixed_pod_share_a_volume_and_tell_their_ends() {
-    let Some(node) = Node::enter_with_duet() else { return };
+    let Some(node) = Node::enter_with_duet() else {
+        return;
+    };
     let cri = node.cri();
     let pod = cri.pod("mixed");
     let volume = node.scratch().join("volume");
     fs::create_dir(&volume).expect("our own folder");
-    let native = Wish::native("native", "echo from native > /data/native; echo ready; exec sleep 1000");
+    let native = Wish::native(
+        "native",
+        "echo from native > /data/native; echo ready; exec sleep 1000",
+    );
     let native = pod.start(&native.volume(&volume, "/data"));
     native.says("ready");
 
-    let reader = pod.start(&Wish::wasm("reader", &["cat", "/data/native"]).volume(&volume, "/data"));
+    let reader =
+        pod.start(&Wish::wasm("reader", &["cat", "/data/native"]).volume(&volume, "/data"));
     reader.says("from native");
     assert_eq!(reader.wait(), (0, "Completed".to_owned()));
     let words = ["write", "/data/wasm", "from wasm"];
@@ -156,13 +190,18 @@ fn both_halves_of_a_mixed_pod_share_a_volume_and_tell_their_ends() {
 
 #[test]
 fn a_wasm_member_is_measured_and_stopped_like_any_other() {
-    let Some(node) = Node::enter_with_duet() else { return };
+    let Some(node) = Node::enter_with_duet() else {
+        return;
+    };
     let cri = node.cri();
     let pod = cri.pod("wasm");
     let member = pod.start(&Wish::wasm("spin", &["spin"]));
     member.says("spinning");
     let stats = member.stats();
-    let memory = stats.memory.and_then(|memory| memory.working_set_bytes).expect("memory");
+    let memory = stats
+        .memory
+        .and_then(|memory| memory.working_set_bytes)
+        .expect("memory");
     assert!(memory.value > 0);
     member.stop(Duration::from_secs(30));
     assert_eq!(member.wait().0, 143);

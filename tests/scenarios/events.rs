@@ -6,7 +6,9 @@ use duet_tests::{Node, wait};
 /// The topics of containerd's events that are about tasks, in their order.
 fn topics(events: &Running) -> Vec<String> {
     let topic = |line: &str| {
-        let word = line.split_whitespace().find(|word| word.starts_with("/tasks/"))?;
+        let word = line
+            .split_whitespace()
+            .find(|word| word.starts_with("/tasks/"))?;
         Some(word.trim_start_matches("/tasks/").to_owned())
     };
     events.stdout().lines().filter_map(topic).collect()
@@ -38,7 +40,9 @@ fn a_life_is_told_in_order_even_if_it_is_brief() {
         let id = format!("brief-{number}");
         assert_eq!(node.container(&id).args(&["/bin/true"]).run().code, 0);
     }
-    wait::until("the last event", || (topics(&events).len() >= 20).then_some(()));
+    wait::until("the last event", || {
+        (topics(&events).len() >= 20).then_some(())
+    });
     for life in topics(&events).chunks(4) {
         assert_eq!(life, ["create", "start", "exit", "delete"]);
     }
@@ -61,12 +65,23 @@ fn execs_pauses_and_the_end_by_lack_of_memory_are_told() {
     assert_eq!(starved.code, 137, "{starved:?}");
     task.end();
     wait::until("the last event", || {
-        topics(&events).last().is_some_and(|topic| topic == "delete").then_some(())
+        topics(&events)
+            .last()
+            .is_some_and(|topic| topic == "delete")
+            .then_some(())
     });
     let topics = topics(&events);
     assert!(topics.contains(&"oom".to_owned()), "{topics:?}");
     let others: Vec<_> = topics.iter().filter(|topic| *topic != "oom").collect();
     let mut expected = vec!["create", "start", "exec-added", "exec-started", "exit"];
-    expected.extend(["paused", "resumed", "exec-added", "exec-started", "exit", "exit", "delete"]);
+    expected.extend([
+        "paused",
+        "resumed",
+        "exec-added",
+        "exec-started",
+        "exit",
+        "exit",
+        "delete",
+    ]);
     assert_eq!(others, expected);
 }

@@ -7,10 +7,15 @@ use duet_tests::{Node, command};
 #[test]
 fn a_container_that_is_left_running_fails_its_test() {
     let Some(node) = Node::enter() else { return };
-    let left = node.container("left").with(&["--null-io"]).script("exec sleep 1000");
+    let left = node
+        .container("left")
+        .with(&["--null-io"])
+        .script("exec sleep 1000");
     let _started = command::run(&mut left.command("-d")).ok();
     let failure = catch_unwind(AssertUnwindSafe(|| drop(node))).expect_err("something is left");
-    let message = failure.downcast_ref::<String>().expect("a panic with a text");
+    let message = failure
+        .downcast_ref::<String>()
+        .expect("a panic with a text");
     for word in ["process ", "sleep 1000", "mount ", "cgroup ", "state "] {
         assert!(message.contains(word), "no {word:?} in {message}");
     }

@@ -37,9 +37,15 @@ fn shims(name: &str) -> BTreeSet<String> {
 
 #[test]
 fn containers_of_one_pod_meet_on_localhost() {
-    let Some(node) = Node::enter_with_duet() else { return };
+    let Some(node) = Node::enter_with_duet() else {
+        return;
+    };
     let serve = "mkdir /www; echo hi there > /www/index.html; echo ready; exec httpd -f -p 127.0.0.1:8080 -h /www";
-    let mut server = node.container("server").with(&["--annotation", POD]).script(serve).start();
+    let mut server = node
+        .container("server")
+        .with(&["--annotation", POD])
+        .script(serve)
+        .start();
     server.says("ready");
     let mut client = node
         .container("client")
@@ -58,8 +64,11 @@ fn containers_of_one_pod_meet_on_localhost() {
     assert_eq!(shims(node.namespace()).len(), 1);
     client.end();
     // One that goes does not take the pod along.
-    let mut second =
-        node.container("second").with(&["--annotation", POD]).script("echo ready; exec sleep 1000").start();
+    let mut second = node
+        .container("second")
+        .with(&["--annotation", POD])
+        .script("echo ready; exec sleep 1000")
+        .start();
     second.says("ready");
     assert_eq!(ask(&second, "http://127.0.0.1:8080/"), "hi there\n");
     second.end();
@@ -68,19 +77,35 @@ fn containers_of_one_pod_meet_on_localhost() {
 
 #[test]
 fn two_pods_and_a_loner_are_strangers() {
-    let Some(node) = Node::enter_with_duet() else { return };
-    let options = |pod: &str| ["--annotation".to_owned(), format!("io.containerd.duet.v1.pod={pod}")];
+    let Some(node) = Node::enter_with_duet() else {
+        return;
+    };
+    let options = |pod: &str| {
+        [
+            "--annotation".to_owned(),
+            format!("io.containerd.duet.v1.pod={pod}"),
+        ]
+    };
     let start = |id: &str, options: &[String]| {
         let options: Vec<_> = options.iter().map(String::as_str).collect();
-        let mut task =
-            node.container(id).with(&options).script("echo ready; exec sleep 1000").start();
+        let mut task = node
+            .container(id)
+            .with(&options)
+            .script("echo ready; exec sleep 1000")
+            .start();
         task.says("ready");
         task
     };
-    let (one, other, loner) = (start("one", &options("a")), start("other", &options("b")), start("loner", &[]));
+    let (one, other, loner) = (
+        start("one", &options("a")),
+        start("other", &options("b")),
+        start("loner", &[]),
+    );
     for kind in ["net", "ipc", "uts"] {
-        let namespaces: BTreeSet<_> =
-            [&one, &other, &loner].into_iter().map(|task| namespace(task, kind)).collect();
+        let namespaces: BTreeSet<_> = [&one, &other, &loner]
+            .into_iter()
+            .map(|task| namespace(task, kind))
+            .collect();
         assert_eq!(namespaces.len(), 3, "{kind}: {namespaces:?}");
     }
     assert_eq!(shims(node.namespace()).len(), 3);
@@ -91,10 +116,15 @@ fn two_pods_and_a_loner_are_strangers() {
 
 #[test]
 fn a_native_and_a_wasm_container_share_a_sandbox_and_a_volume() {
-    let Some(node) = Node::enter_with_duet() else { return };
+    let Some(node) = Node::enter_with_duet() else {
+        return;
+    };
     let volume = node.scratch().join("shared");
     fs::create_dir(&volume).expect("our own folder");
-    let mount = format!("type=bind,src={},dst=/data,options=rbind:rw", volume.display());
+    let mount = format!(
+        "type=bind,src={},dst=/data,options=rbind:rw",
+        volume.display()
+    );
     let options = ["--annotation", POD, "--mount", &mount];
     let mut native = node
         .container("native")
@@ -102,15 +132,29 @@ fn a_native_and_a_wasm_container_share_a_sandbox_and_a_volume() {
         .script("echo from native > /data/native; echo ready; exec sleep 1000")
         .start();
     native.says("ready");
-    let mut wasm = node.container("wasm").with(&options).probe(&["idle"]).start();
+    let mut wasm = node
+        .container("wasm")
+        .with(&options)
+        .probe(&["idle"])
+        .start();
     wasm.says("idle");
     for kind in ["net", "ipc", "uts"] {
         assert_eq!(namespace(&native, kind), namespace(&wasm, kind), "{kind}");
     }
-    let read = node.container("reader").with(&options).probe(&["cat", "/data/native"]).run().ok();
+    let read = node
+        .container("reader")
+        .with(&options)
+        .probe(&["cat", "/data/native"])
+        .run()
+        .ok();
     assert_eq!(read.stdout, "from native\n");
     let write = ["write", "/data/wasm", "from wasm"];
-    let _written = node.container("writer").with(&options).probe(&write).run().ok();
+    let _written = node
+        .container("writer")
+        .with(&options)
+        .probe(&write)
+        .run()
+        .ok();
     let read = native.exec(&[], &["/bin/cat", "/data/wasm"]).ok();
     assert_eq!(read.stdout, "from wasm\n");
     assert_eq!(shims(node.namespace()).len(), 1);
@@ -120,7 +164,9 @@ fn a_native_and_a_wasm_container_share_a_sandbox_and_a_volume() {
 
 #[test]
 fn a_shot_shim_takes_every_container_of_its_pod_along() {
-    let Some(node) = Node::enter_with_duet() else { return };
+    let Some(node) = Node::enter_with_duet() else {
+        return;
+    };
     let start = |id: &str| {
         let mut task = node
             .container(id)
@@ -132,7 +178,11 @@ fn a_shot_shim_takes_every_container_of_its_pod_along() {
     };
     let tasks = [start("first"), start("second"), start("third")];
     let shim = shims(node.namespace());
-    let shim = shim.iter().next().expect("there is one").trim_start_matches("/proc/");
+    let shim = shim
+        .iter()
+        .next()
+        .expect("there is one")
+        .trim_start_matches("/proc/");
     let shim = nix::unistd::Pid::from_raw(shim.parse().expect("a pid"));
     nix::sys::signal::kill(shim, nix::sys::signal::Signal::SIGKILL).expect("it runs");
     for (task, id) in tasks.into_iter().zip(["first", "second", "third"]) {

@@ -15,8 +15,14 @@ fn says(outcome: &Outcome, words: &[&str]) {
 #[test]
 fn a_program_that_does_not_exist_is_named() {
     let Some(node) = Node::enter() else { return };
-    says(&node.container("nothing").args(&["/bin/nothing-here"]).run(), &["/bin/nothing-here"]);
-    says(&node.container("nothing").args(&["nothing-in-path"]).run(), &["nothing-in-path"]);
+    says(
+        &node.container("nothing").args(&["/bin/nothing-here"]).run(),
+        &["/bin/nothing-here"],
+    );
+    says(
+        &node.container("nothing").args(&["nothing-in-path"]).run(),
+        &["nothing-in-path"],
+    );
 }
 
 #[test]
@@ -32,32 +38,54 @@ fn a_program_that_may_not_be_executed_is_named() {
 fn a_mount_without_a_source_is_named() {
     let Some(node) = Node::enter() else { return };
     let mount = "type=bind,src=/no/such/folder,dst=/data,options=rbind:rw";
-    let outcome = node.container("unmounted").with(&["--mount", mount]).args(&["/bin/true"]).run();
+    let outcome = node
+        .container("unmounted")
+        .with(&["--mount", mount])
+        .args(&["/bin/true"])
+        .run();
     says(&outcome, &["/no/such/folder"]);
 }
 
 #[test]
 fn an_annotation_nobody_knows_is_named_with_its_value() {
-    let Some(node) = Node::enter_with_duet() else { return };
+    let Some(node) = Node::enter_with_duet() else {
+        return;
+    };
     let unknown = ["--annotation", "io.containerd.duet.v1.no-such-thing=x1"];
-    let outcome = node.container("annotated").with(&unknown).args(&["/bin/true"]).run();
+    let outcome = node
+        .container("annotated")
+        .with(&unknown)
+        .args(&["/bin/true"])
+        .run();
     says(&outcome, &["io.containerd.duet.v1.no-such-thing"]);
 
     let value = ["--annotation", "io.containerd.duet.v1.kind=steam"];
-    let outcome = node.container("valued").with(&value).args(&["/bin/true"]).run();
+    let outcome = node
+        .container("valued")
+        .with(&value)
+        .args(&["/bin/true"])
+        .run();
     says(&outcome, &["io.containerd.duet.v1.kind", "steam"]);
 }
 
 #[test]
 fn a_wasm_file_that_does_not_exist_is_named() {
-    let Some(node) = Node::enter_with_duet() else { return };
-    let outcome = node.container("nowasm").image(image::GUESTS).args(&["/gone.wasm"]).run();
+    let Some(node) = Node::enter_with_duet() else {
+        return;
+    };
+    let outcome = node
+        .container("nowasm")
+        .image(image::GUESTS)
+        .args(&["/gone.wasm"])
+        .run();
     says(&outcome, &["/gone.wasm"]);
 }
 
 #[test]
 fn a_bundle_without_a_readable_config_is_refused_with_the_files_name() {
-    let Some(node) = Node::enter_with_duet() else { return };
+    let Some(node) = Node::enter_with_duet() else {
+        return;
+    };
     let program = machine::binary("containerd-shim-duet-v1");
     let daemon = node.daemon();
     let cases = [
@@ -65,7 +93,10 @@ fn a_bundle_without_a_readable_config_is_refused_with_the_files_name() {
         ("empty", Some("")),
         ("garbage", Some("{ this is no JSON")),
         ("number", Some("42")),
-        ("type", Some(r#"{"ociVersion":"1.0.2","process":"a string"}"#)),
+        (
+            "type",
+            Some(r#"{"ociVersion":"1.0.2","process":"a string"}"#),
+        ),
     ];
     for (name, config) in cases {
         let dir = node.scratch().join(name);
@@ -74,7 +105,9 @@ fn a_bundle_without_a_readable_config_is_refused_with_the_files_name() {
             // `start` may look into the config for the pod's name, or leave it to Create.
             Err(error) => error,
             Ok(shim) => {
-                let error = shim.create(name, &bundle.dir).expect_err("it is not a container");
+                let error = shim
+                    .create(name, &bundle.dir)
+                    .expect_err("it is not a container");
                 shim.shutdown();
                 error
             }
@@ -85,7 +118,9 @@ fn a_bundle_without_a_readable_config_is_refused_with_the_files_name() {
 
 #[test]
 fn a_field_that_is_not_offered_is_refused_by_its_path() {
-    let Some(node) = Node::enter_with_duet() else { return };
+    let Some(node) = Node::enter_with_duet() else {
+        return;
+    };
     let config = r#"{"ociVersion":"1.0.2","root":{"path":"rootfs"},
         "process":{"args":["/bin/true"],"cwd":"/","user":{"uid":0,"gid":0}},
         "linux":{"namespaces":[{"type":"mount"},{"type":"pid"}],"intelRdt":{"closID":"gold"}}}"#;
@@ -93,7 +128,9 @@ fn a_field_that_is_not_offered_is_refused_by_its_path() {
     let program = machine::binary("containerd-shim-duet-v1");
     let shim = Shim::start(node.daemon(), &program, node.namespace(), "rdt", &bundle);
     let shim = shim.unwrap_or_else(|error| panic!("{error}"));
-    let error = shim.create("rdt", &bundle.dir).expect_err("it is not offered");
+    let error = shim
+        .create("rdt", &bundle.dir)
+        .expect_err("it is not offered");
     shim.shutdown();
     assert!(error.contains("linux.intelRdt"), "{error}");
 }

@@ -8,7 +8,10 @@ use duet_tests::{Node, wait};
 #[test]
 fn a_running_container_is_listed_with_the_pid_the_kernel_knows() {
     let Some(node) = Node::enter() else { return };
-    let mut task = node.container("listed").script("echo ready; exec sleep 1000").start();
+    let mut task = node
+        .container("listed")
+        .script("echo ready; exec sleep 1000")
+        .start();
     task.says("ready");
     assert_eq!(task.status().as_deref(), Some("RUNNING"));
     let command = fs::read(format!("/proc/{}/cmdline", task.pid())).expect("it runs");
@@ -16,9 +19,14 @@ fn a_running_container_is_listed_with_the_pid_the_kernel_knows() {
 
     let table = task.ctr("ps", &[]).ok().stdout;
     let mut lines = table.lines();
-    assert_eq!(lines.next().map(|l| l.split_whitespace().collect()), Some(vec!["PID", "INFO"]));
     assert_eq!(
-        lines.next().map(|l| l.split_whitespace().collect::<Vec<_>>()),
+        lines.next().map(|l| l.split_whitespace().collect()),
+        Some(vec!["PID", "INFO"])
+    );
+    assert_eq!(
+        lines
+            .next()
+            .map(|l| l.split_whitespace().collect::<Vec<_>>()),
         Some(vec![task.pid().to_string().as_str(), "-"])
     );
     task.end();
@@ -34,10 +42,17 @@ fn exec_runs_beside_the_program_with_a_code_of_its_own() {
         .start();
     task.says("ready");
     let outcome = task.exec(&[], &["/bin/sh", "-c", "echo $WHOSE; echo err >&2; exit 9"]);
-    assert_eq!((outcome.code, outcome.stdout.as_str()), (9, "container\n"), "{outcome:?}");
+    assert_eq!(
+        (outcome.code, outcome.stdout.as_str()),
+        (9, "container\n"),
+        "{outcome:?}"
+    );
     assert!(outcome.stderr.contains("err\n"), "{outcome:?}");
 
-    let outcome = task.exec(&["--user", "1000", "--cwd", "/tmp"], &["/bin/sh", "-c", "id -u; pwd"]);
+    let outcome = task.exec(
+        &["--user", "1000", "--cwd", "/tmp"],
+        &["/bin/sh", "-c", "id -u; pwd"],
+    );
     assert_eq!(outcome.ok().stdout, "1000\n/tmp\n");
 
     // It is in the container's PID namespace: the program is 1 there too.
@@ -53,11 +68,23 @@ fn exec_runs_beside_the_program_with_a_code_of_its_own() {
 #[test]
 fn exec_with_a_terminal_is_on_a_terminal() {
     let Some(node) = Node::enter() else { return };
-    let mut task = node.container("host").script("echo ready; exec sleep 1000").start();
+    let mut task = node
+        .container("host")
+        .script("echo ready; exec sleep 1000")
+        .start();
     task.says("ready");
     // ctr needs a terminal of its own; `script` gives it one.
     let mut ctr = node.daemon().ctr(node.namespace());
-    ctr.args(["task", "exec", "--tty", "--exec-id", "t", "host", "/bin/sh", "-c"]);
+    ctr.args([
+        "task",
+        "exec",
+        "--tty",
+        "--exec-id",
+        "t",
+        "host",
+        "/bin/sh",
+        "-c",
+    ]);
     let words: Vec<_> = std::iter::once(ctr.get_program())
         .chain(ctr.get_args())
         .map(|word| word.to_string_lossy().into_owned())
@@ -84,7 +111,10 @@ fn a_signal_reaches_the_program_and_its_answer_is_the_code() {
     assert_eq!((outcome.code, outcome.stdout.as_str()), (3, "ready\nbye\n"));
 
     // 1 in a PID namespace ignores what it has no handler for; KILL does not ask.
-    let mut task = node.container("stubborn").script("echo ready; exec sleep 1000").start();
+    let mut task = node
+        .container("stubborn")
+        .script("echo ready; exec sleep 1000")
+        .start();
     task.says("ready");
     task.kill("SIGTERM");
     assert_eq!(task.status().as_deref(), Some("RUNNING"));
@@ -94,7 +124,10 @@ fn a_signal_reaches_the_program_and_its_answer_is_the_code() {
 #[test]
 fn kill_all_reaches_every_process_of_the_container() {
     let Some(node) = Node::enter() else { return };
-    let mut task = node.container("family").script("sleep 1000 & sleep 1000 & echo ready; wait").start();
+    let mut task = node
+        .container("family")
+        .script("sleep 1000 & sleep 1000 & echo ready; wait")
+        .start();
     task.says("ready");
     let _sent = task.ctr("kill", &["--all", "--signal", "SIGKILL"]).ok();
     assert_eq!(task.wait().code, 137);
@@ -117,24 +150,36 @@ fn a_paused_container_stands_still_until_it_is_resumed() {
 
     let _resumed = task.ctr("resume", &[]).ok();
     assert_eq!(task.status().as_deref(), Some("RUNNING"));
-    wait::until("the heart to beat", || (fs::read(&root).ok()? != before).then_some(()));
+    wait::until("the heart to beat", || {
+        (fs::read(&root).ok()? != before).then_some(())
+    });
     task.end();
 }
 
 #[test]
 fn metrics_have_the_names_that_ctr_prints_for_runc() {
     let Some(node) = Node::enter() else { return };
-    let mut task = node.container("measured").script("echo ready; exec sleep 1000").start();
+    let mut task = node
+        .container("measured")
+        .script("echo ready; exec sleep 1000")
+        .start();
     task.says("ready");
     let table = task.ctr("metrics", &[]).ok().stdout;
-    for name in ["memory.usage_in_bytes", "memory.limit_in_bytes", "cpuacct.usage", "pids.current"] {
+    for name in [
+        "memory.usage_in_bytes",
+        "memory.limit_in_bytes",
+        "cpuacct.usage",
+        "pids.current",
+    ] {
         let v2 = match name {
             "memory.usage_in_bytes" => "memory.usage",
             "memory.limit_in_bytes" => "memory.usage_limit",
             "cpuacct.usage" => "cpu.usage_usec",
             other => other,
         };
-        let row = table.lines().find(|line| line.starts_with(name) || line.starts_with(v2));
+        let row = table
+            .lines()
+            .find(|line| line.starts_with(name) || line.starts_with(v2));
         let row = row.unwrap_or_else(|| panic!("no {name} in\n{table}"));
         let value = row.split_whitespace().nth(1).expect("a value");
         assert_ne!(value, "0", "{row}");
@@ -153,11 +198,17 @@ fn a_deleted_container_may_come_again_under_its_name() {
 #[test]
 fn a_task_that_ended_waits_to_be_deleted() {
     let Some(node) = Node::enter() else { return };
-    let ended = node.container("ended").with(&["--null-io"]).script("exit 6");
+    let ended = node
+        .container("ended")
+        .with(&["--null-io"])
+        .script("exit 6");
     let _started = duet_tests::command::run(&mut ended.command("-d")).ok();
     let listed = || {
         let table = node.ctr(&["task", "ls"]).ok().stdout;
-        table.lines().any(|line| line.contains("STOPPED")).then_some(())
+        table
+            .lines()
+            .any(|line| line.contains("STOPPED"))
+            .then_some(())
     };
     wait::until("the task to stop", listed);
     let outcome = node.ctr(&["task", "delete", "ended"]);
@@ -168,11 +219,17 @@ fn a_task_that_ended_waits_to_be_deleted() {
 #[test]
 fn a_shim_that_is_shot_takes_its_container_with_it() {
     let Some(node) = Node::enter() else { return };
-    let mut task = node.container("orphan").script("sleep 1000 & echo ready; exec sleep 1000").start();
+    let mut task = node
+        .container("orphan")
+        .script("sleep 1000 & echo ready; exec sleep 1000")
+        .start();
     task.says("ready");
     let shim = shim_of(&node, task.pid());
-    nix::sys::signal::kill(nix::unistd::Pid::from_raw(shim), nix::sys::signal::Signal::SIGKILL)
-        .expect("the shim runs");
+    nix::sys::signal::kill(
+        nix::unistd::Pid::from_raw(shim),
+        nix::sys::signal::Signal::SIGKILL,
+    )
+    .expect("the shim runs");
     let outcome = task.wait();
     assert_ne!(outcome.code, 0);
     // What `ctr run --rm` could not do without a shim.
@@ -189,8 +246,12 @@ fn shim_of(node: &Node, pid: i32) -> i32 {
     let mut pid = pid;
     loop {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).expect("an ancestor runs");
-        let parent = stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().nth(1));
-        pid = parent.and_then(|pid| pid.parse().ok()).expect("a process has a parent");
+        let parent = stat
+            .rsplit_once(')')
+            .and_then(|(_, rest)| rest.split_whitespace().nth(1));
+        pid = parent
+            .and_then(|pid| pid.parse().ok())
+            .expect("a process has a parent");
         let exe = fs::read_link(format!("/proc/{pid}/exe")).expect("it has a program");
         if exe.file_name().is_some_and(|file| file == name) {
             return pid;

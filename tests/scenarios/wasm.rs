@@ -7,23 +7,36 @@ use duet_tests::{Node, image};
 
 #[test]
 fn a_module_says_hello_without_an_annotation() {
-    let Some(node) = Node::enter_with_duet() else { return };
+    let Some(node) = Node::enter_with_duet() else {
+        return;
+    };
     let outcome = node.container("hello").probe(&[]).run();
-    assert_eq!((outcome.code, outcome.stdout.as_str()), (0, "hello from wasm\n"), "{outcome:?}");
+    assert_eq!(
+        (outcome.code, outcome.stdout.as_str()),
+        (0, "hello from wasm\n"),
+        "{outcome:?}"
+    );
 }
 
 #[test]
 fn every_exit_code_is_handed_on() {
-    let Some(node) = Node::enter_with_duet() else { return };
+    let Some(node) = Node::enter_with_duet() else {
+        return;
+    };
     for code in [0, 1, 7, 125, 126, 255] {
-        let outcome = node.container("code").probe(&["exit", &code.to_string()]).run();
+        let outcome = node
+            .container("code")
+            .probe(&["exit", &code.to_string()])
+            .run();
         assert_eq!(outcome.code, code, "{outcome:?}");
     }
 }
 
 #[test]
 fn a_trap_is_134_and_its_text_is_on_stderr() {
-    let Some(node) = Node::enter_with_duet() else { return };
+    let Some(node) = Node::enter_with_duet() else {
+        return;
+    };
     let outcome = node.container("trapped").probe(&["trap"]).run();
     assert_eq!(outcome.code, 134, "{outcome:?}");
     assert!(outcome.stderr.contains("before the trap\n"), "{outcome:?}");
@@ -32,7 +45,9 @@ fn a_trap_is_134_and_its_text_is_on_stderr() {
 
 #[test]
 fn term_ends_a_guest_at_once_even_while_it_spins() {
-    let Some(node) = Node::enter_with_duet() else { return };
+    let Some(node) = Node::enter_with_duet() else {
+        return;
+    };
     for job in ["spin", "idle"] {
         let mut task = node.container(job).probe(&[job]).start();
         task.says(if job == "spin" { "spinning" } else { "idle" });
@@ -40,13 +55,19 @@ fn term_ends_a_guest_at_once_even_while_it_spins() {
         task.kill("SIGTERM");
         assert_eq!(task.wait().code, 143);
         // Far more than it takes, and far less than a grace period.
-        assert!(asked.elapsed() < Duration::from_secs(5), "{job}: {:?}", asked.elapsed());
+        assert!(
+            asked.elapsed() < Duration::from_secs(5),
+            "{job}: {:?}",
+            asked.elapsed()
+        );
     }
 }
 
 #[test]
 fn kill_is_137_and_a_paused_guest_stands_still() {
-    let Some(node) = Node::enter_with_duet() else { return };
+    let Some(node) = Node::enter_with_duet() else {
+        return;
+    };
     let mut task = node.container("killed").probe(&["spin"]).start();
     task.says("spinning");
     let _paused = task.ctr("pause", &[]).ok();
@@ -57,45 +78,87 @@ fn kill_is_137_and_a_paused_guest_stands_still() {
 
 #[test]
 fn arguments_and_environment_are_those_of_the_spec() {
-    let Some(node) = Node::enter_with_duet() else { return };
-    let outcome = node.container("args").probe(&["args", "one", "two words", ""]).run().ok();
+    let Some(node) = Node::enter_with_duet() else {
+        return;
+    };
+    let outcome = node
+        .container("args")
+        .probe(&["args", "one", "two words", ""])
+        .run()
+        .ok();
     assert_eq!(outcome.stdout, "/probe.wasm\nargs\none\ntwo words\n\n");
 
-    let outcome = node.container("env").with(&["--env", "COLOUR=blue"]).probe(&["env"]).run().ok();
+    let outcome = node
+        .container("env")
+        .with(&["--env", "COLOUR=blue"])
+        .probe(&["env"])
+        .run()
+        .ok();
     let variables: Vec<_> = outcome.stdout.lines().collect();
     assert!(variables.contains(&"COLOUR=blue"), "{variables:?}");
     // Nothing of the shim or the runner leaks into a guest.
-    let foreign = |line: &&&str| !["COLOUR=", "PATH=", "HOME=", "PWD="].iter().any(|k| line.starts_with(k));
+    let foreign = |line: &&&str| {
+        !["COLOUR=", "PATH=", "HOME=", "PWD="]
+            .iter()
+            .any(|k| line.starts_with(k))
+    };
     assert_eq!(variables.iter().find(foreign), None);
 }
 
 #[test]
 fn stdin_and_stdout_are_streams_of_the_container() {
-    let Some(node) = Node::enter_with_duet() else { return };
+    let Some(node) = Node::enter_with_duet() else {
+        return;
+    };
     let text = "a line of the input\n".repeat(10_000);
-    let outcome = node.container("copy").probe(&["copy"]).run_with_input(text.as_bytes()).ok();
+    let outcome = node
+        .container("copy")
+        .probe(&["copy"])
+        .run_with_input(text.as_bytes())
+        .ok();
     assert_eq!(outcome.stdout.len(), text.len());
     assert_eq!(outcome.stdout, text);
 }
 
 #[test]
 fn a_volume_is_read_and_written_and_the_image_is_seen() {
-    let Some(node) = Node::enter_with_duet() else { return };
+    let Some(node) = Node::enter_with_duet() else {
+        return;
+    };
     let volume = node.scratch().join("volume");
     fs::create_dir(&volume).expect("our own folder");
     fs::write(volume.join("question"), "what?\n").expect("our own folder");
-    let mount =
-        |options: &str| format!("type=bind,src={},dst=/data,options={options}", volume.display());
+    let mount = |options: &str| {
+        format!(
+            "type=bind,src={},dst=/data,options={options}",
+            volume.display()
+        )
+    };
 
     let writable = mount("rbind:rw");
-    let read = node.container("read").with(&["--mount", &writable]).probe(&["cat", "/data/question"]);
+    let read = node
+        .container("read")
+        .with(&["--mount", &writable])
+        .probe(&["cat", "/data/question"]);
     assert_eq!(read.run().ok().stdout, "what?\n");
     let write = ["write", "/data/answer", "that"];
-    let _written = node.container("write").with(&["--mount", &writable]).probe(&write).run().ok();
-    assert_eq!(fs::read_to_string(volume.join("answer")).expect("written"), "that\n");
+    let _written = node
+        .container("write")
+        .with(&["--mount", &writable])
+        .probe(&write)
+        .run()
+        .ok();
+    assert_eq!(
+        fs::read_to_string(volume.join("answer")).expect("written"),
+        "that\n"
+    );
 
     let read_only = mount("rbind:ro");
-    let refused = node.container("ro").with(&["--mount", &read_only]).probe(&write).run();
+    let refused = node
+        .container("ro")
+        .with(&["--mount", &read_only])
+        .probe(&write)
+        .run();
     assert_eq!(refused.code, 1, "{refused:?}");
     assert!(refused.stderr.contains("/data/answer"), "{refused:?}");
 
@@ -105,36 +168,65 @@ fn a_volume_is_read_and_written_and_the_image_is_seen() {
 
 #[test]
 fn a_relative_path_starts_at_the_working_directory() {
-    let Some(node) = Node::enter_with_duet() else { return };
+    let Some(node) = Node::enter_with_duet() else {
+        return;
+    };
     let volume = node.scratch().join("volume");
     fs::create_dir(&volume).expect("our own folder");
     fs::write(volume.join("here"), "found\n").expect("our own folder");
-    let mount = format!("type=bind,src={},dst=/data,options=rbind:ro", volume.display());
+    let mount = format!(
+        "type=bind,src={},dst=/data,options=rbind:ro",
+        volume.display()
+    );
     let options = ["--mount", &mount, "--cwd", "/data"];
-    let outcome = node.container("cwd").with(&options).probe(&["cat", "here"]).run();
-    assert_eq!((outcome.code, outcome.stdout.as_str()), (0, "found\n"), "{outcome:?}");
+    let outcome = node
+        .container("cwd")
+        .with(&options)
+        .probe(&["cat", "here"])
+        .run();
+    assert_eq!(
+        (outcome.code, outcome.stdout.as_str()),
+        (0, "found\n"),
+        "{outcome:?}"
+    );
 }
 
 #[test]
 fn the_host_and_its_kernel_are_out_of_a_guests_sight() {
-    let Some(node) = Node::enter_with_duet() else { return };
-    for path in ["/proc/self/mem", "/sys/kernel", "/dev/kmsg", "/../../etc/shadow", "/dev/mem"] {
+    let Some(node) = Node::enter_with_duet() else {
+        return;
+    };
+    for path in [
+        "/proc/self/mem",
+        "/sys/kernel",
+        "/dev/kmsg",
+        "/../../etc/shadow",
+        "/dev/mem",
+    ] {
         let outcome = node.container("nosy").probe(&["cat", path]).run();
         assert_eq!(outcome.code, 1, "{path}: {outcome:?}");
         assert_eq!(outcome.stdout, "", "{path}");
     }
     let listed = node.container("lister").probe(&["list", "/dev"]).run();
     for name in listed.stdout.lines() {
-        let known = ["null", "zero", "full", "random", "urandom", "shm", "stdin", "stdout", "stderr", "fd"];
+        let known = [
+            "null", "zero", "full", "random", "urandom", "shm", "stdin", "stdout", "stderr", "fd",
+        ];
         assert!(known.contains(&name), "/dev/{name}");
     }
 }
 
 #[test]
 fn a_guest_over_its_memory_limit_does_not_take_the_node_along() {
-    let Some(node) = Node::enter_with_duet() else { return };
+    let Some(node) = Node::enter_with_duet() else {
+        return;
+    };
     let limit = ["--memory-limit", "33554432"];
-    let outcome = node.container("hungry").with(&limit).probe(&["grow", "256"]).run();
+    let outcome = node
+        .container("hungry")
+        .with(&limit)
+        .probe(&["grow", "256"])
+        .run();
     // Refused by the engine (malloc fails: 1, or a trap: 134) or ended by the kernel.
     assert!([1, 134, 137].contains(&outcome.code), "{outcome:?}");
     assert!(!outcome.stdout.contains("grown"), "{outcome:?}");
@@ -142,24 +234,39 @@ fn a_guest_over_its_memory_limit_does_not_take_the_node_along() {
 
 #[test]
 fn a_second_start_uses_what_the_first_one_compiled() {
-    let Some(node) = Node::enter_with_duet() else { return };
+    let Some(node) = Node::enter_with_duet() else {
+        return;
+    };
     let mut times = Vec::new();
     for number in 0..3 {
         let start = Instant::now();
-        let _said = node.container(&format!("start-{number}")).probe(&[]).run().ok();
+        let _said = node
+            .container(&format!("start-{number}"))
+            .probe(&[])
+            .run()
+            .ok();
         times.push(start.elapsed());
     }
     // No timing is asserted here (see `make bench`): the shim's log says what it did.
     let log = node.daemon().log();
-    let compiled = log.lines().filter(|line| line.contains("duet-compiler")).count();
+    let compiled = log
+        .lines()
+        .filter(|line| line.contains("duet-compiler"))
+        .count();
     assert!(compiled <= 1, "compiled {compiled} times in {times:?}");
 }
 
 #[test]
 fn what_is_no_module_is_named_and_never_run() {
-    let Some(node) = Node::enter_with_duet() else { return };
+    let Some(node) = Node::enter_with_duet() else {
+        return;
+    };
     for file in ["/random.wasm", "/truncated.wasm"] {
-        let outcome = node.container("broken").image(image::GUESTS).args(&[file]).run();
+        let outcome = node
+            .container("broken")
+            .image(image::GUESTS)
+            .args(&[file])
+            .run();
         assert_ne!(outcome.code, 0);
         assert!(outcome.stderr.contains(file), "{outcome:?}");
     }
@@ -167,9 +274,14 @@ fn what_is_no_module_is_named_and_never_run() {
 
 #[test]
 fn an_import_that_nothing_provides_is_named() {
-    let Some(node) = Node::enter_with_duet() else { return };
-    let outcome =
-        node.container("lacking").image(image::GUESTS).args(&["/missing-import.wasm"]).run();
+    let Some(node) = Node::enter_with_duet() else {
+        return;
+    };
+    let outcome = node
+        .container("lacking")
+        .image(image::GUESTS)
+        .args(&["/missing-import.wasm"])
+        .run();
     assert_ne!(outcome.code, 0);
     assert!(outcome.stderr.contains("nowhere"), "{outcome:?}");
     assert!(outcome.stderr.contains("nothing"), "{outcome:?}");
@@ -177,18 +289,27 @@ fn an_import_that_nothing_provides_is_named() {
 
 #[test]
 fn a_guest_is_an_ordinary_process_of_its_own() {
-    let Some(node) = Node::enter_with_duet() else { return };
+    let Some(node) = Node::enter_with_duet() else {
+        return;
+    };
     let mut task = node.container("guest").probe(&["idle"]).start();
     task.says("idle");
     let pid = task.pid();
     let exe = fs::read_link(format!("/proc/{pid}/exe")).expect("root may look");
-    assert!(exe.to_string_lossy().contains("duet-runner"), "{}", exe.display());
+    assert!(
+        exe.to_string_lossy().contains("duet-runner"),
+        "{}",
+        exe.display()
+    );
     let own = |kind: &str| fs::read_link(format!("/proc/{pid}/ns/{kind}")).expect("it runs");
     let ours = |kind: &str| fs::read_link(format!("/proc/self/ns/{kind}")).expect("we run");
     for kind in ["mnt", "pid", "ipc", "uts", "net"] {
         assert_ne!(own(kind), ours(kind), "{kind}");
     }
     let cgroup = fs::read_to_string(format!("/proc/{pid}/cgroup")).expect("it runs");
-    assert!(cgroup.contains(&format!("/{}/guest", node.namespace())), "{cgroup}");
+    assert!(
+        cgroup.contains(&format!("/{}/guest", node.namespace())),
+        "{cgroup}"
+    );
     task.end();
 }

@@ -82,11 +82,16 @@ impl Network {
     pub fn leftovers(&self) -> Vec<String> {
         let ports = format!("/sys/class/net/{}/brif", self.bridge);
         let leases = self.lease_dir.join(&self.bridge);
-        let mut left: Vec<_> =
-            names(Path::new(&ports)).map(|name| format!("interface {name}")).collect();
+        let mut left: Vec<_> = names(Path::new(&ports))
+            .map(|name| format!("interface {name}"))
+            .collect();
         // A lease is a file named like its address; the others are the plugin's notes.
         let is_lease = |name: &String| name.starts_with("10.");
-        left.extend(names(&leases).filter(is_lease).map(|name| format!("CNI lease {name}")));
+        left.extend(
+            names(&leases)
+                .filter(is_lease)
+                .map(|name| format!("CNI lease {name}")),
+        );
         left
     }
 }

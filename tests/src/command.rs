@@ -67,10 +67,22 @@ pub fn start(command: &mut Command) -> Running {
     let stdout = Arc::new(Mutex::new(Vec::new()));
     let stderr = Arc::new(Mutex::new(Vec::new()));
     let readers = vec![
-        collect(child.stdout.take().expect("stdout is a pipe"), Arc::clone(&stdout)),
-        collect(child.stderr.take().expect("stderr is a pipe"), Arc::clone(&stderr)),
+        collect(
+            child.stdout.take().expect("stdout is a pipe"),
+            Arc::clone(&stdout),
+        ),
+        collect(
+            child.stderr.take().expect("stderr is a pipe"),
+            Arc::clone(&stderr),
+        ),
     ];
-    Running { child, name, stdout, stderr, readers }
+    Running {
+        child,
+        name,
+        stdout,
+        stderr,
+        readers,
+    }
 }
 
 // === impl Outcome ===
@@ -158,12 +170,19 @@ impl Running {
         let status = wait::within(limit, || self.child.try_wait().expect("our own child"));
         let Some(status) = status else {
             let (stdout, stderr) = (self.stdout(), self.stderr());
-            panic!("{} did not end in {limit:?}\nstdout: {stdout}\nstderr: {stderr}", self.name);
+            panic!(
+                "{} did not end in {limit:?}\nstdout: {stdout}\nstderr: {stderr}",
+                self.name
+            );
         };
         for reader in self.readers.drain(..) {
             reader.join().expect("a reader does not panic");
         }
-        Outcome { code: code(status), stdout: self.stdout(), stderr: self.stderr() }
+        Outcome {
+            code: code(status),
+            stdout: self.stdout(),
+            stderr: self.stderr(),
+        }
     }
 }
 
@@ -197,5 +216,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 fn code(status: ExitStatus) -> i32 {
     use std::os::unix::process::ExitStatusExt as _;
-    status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0))
+    status
+        .code()
+        .unwrap_or_else(|| 128 + status.signal().unwrap_or(0))
 }

@@ -63,7 +63,13 @@ impl Containerd {
         fs::write(dir.join("config.toml"), config(&dir, &network, &version))
             .expect("our own folder");
         let keeper = keep(&daemon, &dir, &network.bridge);
-        let this = Self { dir, network, programs, version, keeper };
+        let this = Self {
+            dir,
+            network,
+            programs,
+            version,
+            keeper,
+        };
         this.wait_until_ready();
         this
     }
@@ -120,14 +126,21 @@ impl Containerd {
     pub fn log(&self) -> String {
         let mut log = Vec::new();
         let read = File::open(self.dir.join("log")).and_then(|mut file| file.read_to_end(&mut log));
-        read.map_or_else(|error| error.to_string(), |_| String::from_utf8_lossy(&log).into_owned())
+        read.map_or_else(
+            |error| error.to_string(),
+            |_| String::from_utf8_lossy(&log).into_owned(),
+        )
     }
 
     /// `ctr`, talking to this daemon.
     #[must_use]
     pub fn ctr(&self, namespace: &str) -> Command {
         let mut command = Command::new(find("ctr", self.programs.as_deref()));
-        command.arg("--address").arg(self.socket()).arg("--namespace").arg(namespace);
+        command
+            .arg("--address")
+            .arg(self.socket())
+            .arg("--namespace")
+            .arg(namespace);
         command
     }
 
@@ -135,7 +148,10 @@ impl Containerd {
     #[must_use]
     pub fn task_dirs(&self, namespace: &str) -> [PathBuf; 2] {
         ["state", "root"].map(|dir| {
-            self.dir.join(dir).join("io.containerd.runtime.v2.task").join(namespace)
+            self.dir
+                .join(dir)
+                .join("io.containerd.runtime.v2.task")
+                .join(namespace)
         })
     }
 
@@ -143,7 +159,11 @@ impl Containerd {
         // `ctr version` asks the daemon itself, so its answer is the readiness.
         let answers = || command::run(self.ctr("default").arg("version")).code == 0;
         let ready = wait::within(wait::PATIENCE, || answers().then_some(()));
-        assert!(ready.is_some(), "containerd does not answer:\n{}", self.log());
+        assert!(
+            ready.is_some(),
+            "containerd does not answer:\n{}",
+            self.log()
+        );
     }
 }
 
@@ -166,13 +186,18 @@ fn keep(daemon: &Path, dir: &Path, bridge: &str) -> Child {
             }
         }
     });
-    receive.recv().expect("the thread sends").expect("setpriv of util-linux starts")
+    receive
+        .recv()
+        .expect("the thread sends")
+        .expect("setpriv of util-linux starts")
 }
 
 /// The built binaries first, so that containerd finds Duet's shim as an installed one.
 fn shim_path() -> std::ffi::OsString {
     let path = env::var_os("PATH").unwrap_or_default();
-    let dirs = [machine::bin_dir()].into_iter().chain(env::split_paths(&path));
+    let dirs = [machine::bin_dir()]
+        .into_iter()
+        .chain(env::split_paths(&path));
     let sbin = [PathBuf::from("/usr/sbin"), PathBuf::from("/sbin")];
     env::join_paths(dirs.chain(sbin)).expect("no folder in PATH has a colon")
 }
@@ -186,9 +211,14 @@ fn find(name: &str, programs: Option<&Path>) -> PathBuf {
 }
 
 fn version_of(daemon: &Path) -> String {
-    let said = command::run(Command::new(daemon).arg("--version")).ok().stdout;
+    let said = command::run(Command::new(daemon).arg("--version"))
+        .ok()
+        .stdout;
     // "containerd github.com/containerd/containerd 1.6.20~ds1 <revision>"
-    let version = said.split_whitespace().nth(2).expect("containerd tells its version");
+    let version = said
+        .split_whitespace()
+        .nth(2)
+        .expect("containerd tells its version");
     version.trim_start_matches('v').to_owned()
 }
 
@@ -205,9 +235,7 @@ fn config(dir: &Path, network: &Network, version: &str) -> String {
                 "'io.containerd.cri.v1.runtime'"
             };
             let (short, name) = (runtime.short(), runtime.name());
-            format!(
-                "[plugins.{table}.containerd.runtimes.{short}]\n  runtime_type = '{name}'\n"
-            )
+            format!("[plugins.{table}.containerd.runtimes.{short}]\n  runtime_type = '{name}'\n")
         })
         .concat();
     let head = format!(

@@ -71,10 +71,18 @@ impl<'n> Cri<'n> {
             .expect("a runtime needs only memory");
         let socket = format!("unix://{}", node.daemon().socket().display());
         let endpoint = Endpoint::from_shared(socket).expect("a path is a fine address");
-        let channel = runtime.block_on(endpoint.connect()).expect("containerd answered before");
-        let this = Self { node, runtime, channel };
+        let channel = runtime
+            .block_on(endpoint.connect())
+            .expect("containerd answered before");
+        let this = Self {
+            node,
+            runtime,
+            channel,
+        };
         // CRI learns of imported images by events, a moment after the import.
-        wait::until("CRI to see the images and the network", || this.is_ready().then_some(()));
+        wait::until("CRI to see the images and the network", || {
+            this.is_ready().then_some(())
+        });
         this
     }
 
@@ -94,11 +102,7 @@ impl<'n> Cri<'n> {
     ///
     /// When CRI refuses.
     #[must_use]
-    pub fn pod_with(
-        &self,
-        name: &str,
-        change: impl FnOnce(&mut api::PodSandboxConfig),
-    ) -> Pod<'_> {
+    pub fn pod_with(&self, name: &str, change: impl FnOnce(&mut api::PodSandboxConfig)) -> Pod<'_> {
         let logs = self.node.scratch().join(format!("logs-{name}"));
         std::fs::create_dir_all(&logs).expect("our own folder");
         let mut config = api::PodSandboxConfig {
@@ -126,8 +130,15 @@ impl<'n> Cri<'n> {
             runtime_handler: self.node.runtime().short().to_owned(),
         };
         let answer = call!(self, run_pod_sandbox, request);
-        let id = answer.unwrap_or_else(|status| panic!("RunPodSandbox: {status}")).pod_sandbox_id;
-        let pod = Pod { cri: self, config, logs, id };
+        let id = answer
+            .unwrap_or_else(|status| panic!("RunPodSandbox: {status}"))
+            .pod_sandbox_id;
+        let pod = Pod {
+            cri: self,
+            config,
+            logs,
+            id,
+        };
         if let Some(path) = pod.netns() {
             self.node.remember_netns(path);
         }
@@ -139,15 +150,29 @@ impl<'n> Cri<'n> {
         let status = answer.expect("CRI answers").status.unwrap_or_default();
         // containerd 2 tells of deprecated settings as a condition too.
         let ready = |condition: &&api::RuntimeCondition| condition.r#type.ends_with("Ready");
-        let network = status.conditions.iter().filter(ready).all(|condition| condition.status);
-        let mut images = k8s_cri::v1::image_service_client::ImageServiceClient::new(
-            self.channel.clone(),
-        );
+        let network = status
+            .conditions
+            .iter()
+            .filter(ready)
+            .all(|condition| condition.status);
+        let mut images =
+            k8s_cri::v1::image_service_client::ImageServiceClient::new(self.channel.clone());
         let list = images.list_images(api::ListImagesRequest { filter: None });
-        let list = self.runtime.block_on(list).expect("CRI answers").into_inner();
-        let tags: Vec<_> = list.images.into_iter().flat_map(|image| image.repo_tags).collect();
+        let list = self
+            .runtime
+            .block_on(list)
+            .expect("CRI answers")
+            .into_inner();
+        let tags: Vec<_> = list
+            .images
+            .into_iter()
+            .flat_map(|image| image.repo_tags)
+            .collect();
         let known = |name: &&str| tags.iter().any(|tag| tag == *name);
-        network && [image::BUSYBOX, image::GUESTS, image::PAUSE].iter().all(known)
+        network
+            && [image::BUSYBOX, image::GUESTS, image::PAUSE]
+                .iter()
+                .all(known)
     }
 }
 
@@ -177,7 +202,9 @@ impl Pod<'_> {
     #[must_use]
     pub fn ip(&self) -> String {
         let network = self.status().status.and_then(|status| status.network);
-        network.expect("a pod with a network of its own has an address").ip
+        network
+            .expect("a pod with a network of its own has an address")
+            .ip
     }
 
     /// Makes a container; it does not run yet.
@@ -193,7 +220,11 @@ impl Pod<'_> {
             sandbox_config: Some(self.config.clone()),
         };
         let id = call!(self.cri, create_container, request)?.container_id;
-        Ok(Member { pod: self, name: wish.name.clone(), id })
+        Ok(Member {
+            pod: self,
+            name: wish.name.clone(),
+            id,
+        })
     }
 
     /// Makes and starts a container.
@@ -203,8 +234,12 @@ impl Pod<'_> {
     /// When CRI refuses.
     #[must_use]
     pub fn start(&self, wish: &Wish) -> Member<'_> {
-        let member = self.create(wish).unwrap_or_else(|status| panic!("{wish:?}: {status}"));
-        member.start().unwrap_or_else(|status| panic!("{wish:?}: {status}"));
+        let member = self
+            .create(wish)
+            .unwrap_or_else(|status| panic!("{wish:?}: {status}"));
+        member
+            .start()
+            .unwrap_or_else(|status| panic!("{wish:?}: {status}"));
         member
     }
 
@@ -214,15 +249,22 @@ impl Pod<'_> {
     ///
     /// When CRI refuses.
     pub fn remove(self) {
-        let request = api::StopPodSandboxRequest { pod_sandbox_id: self.id.clone() };
+        let request = api::StopPodSandboxRequest {
+            pod_sandbox_id: self.id.clone(),
+        };
         let _done = call!(self.cri, stop_pod_sandbox, request).expect("StopPodSandbox");
-        let request = api::RemovePodSandboxRequest { pod_sandbox_id: self.id.clone() };
+        let request = api::RemovePodSandboxRequest {
+            pod_sandbox_id: self.id.clone(),
+        };
         let _done = call!(self.cri, remove_pod_sandbox, request).expect("RemovePodSandbox");
     }
 
     fn status(&self) -> api::PodSandboxStatusResponse {
         let pod_sandbox_id = self.id.clone();
-        let request = api::PodSandboxStatusRequest { pod_sandbox_id, verbose: true };
+        let request = api::PodSandboxStatusRequest {
+            pod_sandbox_id,
+            verbose: true,
+        };
         call!(self.cri, pod_sandbox_status, request).expect("PodSandboxStatus")
     }
 
@@ -231,7 +273,9 @@ impl Pod<'_> {
         let info = self.status().info;
         let info: serde_json::Value = serde_json::from_str(info.get("info")?).ok()?;
         let namespaces = info["runtimeSpec"]["linux"]["namespaces"].as_array()?;
-        let network = namespaces.iter().find(|namespace| namespace["type"] == "network")?;
+        let network = namespaces
+            .iter()
+            .find(|namespace| namespace["type"] == "network")?;
         Some(PathBuf::from(network["path"].as_str()?))
     }
 }
@@ -255,15 +299,29 @@ impl Wish {
     pub fn native(name: &str, script: &str) -> Self {
         let command = ["/bin/sh", "-c", script].map(str::to_owned).to_vec();
         let (name, image) = (name.to_owned(), image::BUSYBOX.to_owned());
-        Self { name, image, command, ..Self::default() }
+        Self {
+            name,
+            image,
+            command,
+            ..Self::default()
+        }
     }
 
     /// A wasm container that does a job of the guest `probe`.
     #[must_use]
     pub fn wasm(name: &str, args: &[&str]) -> Self {
-        let command = ["/probe.wasm"].iter().chain(args).map(|&arg| arg.to_owned()).collect();
+        let command = ["/probe.wasm"]
+            .iter()
+            .chain(args)
+            .map(|&arg| arg.to_owned())
+            .collect();
         let (name, image) = (name.to_owned(), image::GUESTS.to_owned());
-        Self { name, image, command, ..Self::default() }
+        Self {
+            name,
+            image,
+            command,
+            ..Self::default()
+        }
     }
 
     /// Sets the program and its arguments.
@@ -276,7 +334,10 @@ impl Wish {
     /// Adds an environment variable.
     #[must_use]
     pub fn env(mut self, key: &str, value: &str) -> Self {
-        self.env.push(api::KeyValue { key: key.to_owned(), value: value.to_owned() });
+        self.env.push(api::KeyValue {
+            key: key.to_owned(),
+            value: value.to_owned(),
+        });
         self
     }
 
@@ -308,8 +369,14 @@ impl Wish {
             ..Default::default()
         };
         api::ContainerConfig {
-            metadata: Some(api::ContainerMetadata { name: self.name.clone(), attempt: 0 }),
-            image: Some(api::ImageSpec { image: self.image.clone(), ..Default::default() }),
+            metadata: Some(api::ContainerMetadata {
+                name: self.name.clone(),
+                attempt: 0,
+            }),
+            image: Some(api::ImageSpec {
+                image: self.image.clone(),
+                ..Default::default()
+            }),
             command: self.command.clone(),
             envs: self.env.clone(),
             mounts: self.mounts.clone(),
@@ -334,7 +401,11 @@ impl Member<'_> {
     /// What CRI says.
     pub fn start(&self) -> Result<(), tonic::Status> {
         let container_id = self.id.clone();
-        let answer = call!(self.pod.cri, start_container, api::StartContainerRequest { container_id });
+        let answer = call!(
+            self.pod.cri,
+            start_container,
+            api::StartContainerRequest { container_id }
+        );
         answer.map(drop)
     }
 
@@ -395,7 +466,10 @@ impl Member<'_> {
     /// When CRI refuses.
     pub fn stop(&self, grace: Duration) {
         let timeout = i64::try_from(grace.as_secs()).expect("a grace period is short");
-        let request = api::StopContainerRequest { container_id: self.id.clone(), timeout };
+        let request = api::StopContainerRequest {
+            container_id: self.id.clone(),
+            timeout,
+        };
         let _done = call!(self.pod.cri, stop_container, request).expect("StopContainer");
     }
 
@@ -407,7 +481,10 @@ impl Member<'_> {
     #[must_use]
     pub fn status(&self) -> api::ContainerStatus {
         let container_id = self.id.clone();
-        let request = api::ContainerStatusRequest { container_id, verbose: false };
+        let request = api::ContainerStatusRequest {
+            container_id,
+            verbose: false,
+        };
         let answer = call!(self.pod.cri, container_status, request).expect("ContainerStatus");
         answer.status.expect("a container has a status")
     }
@@ -419,7 +496,9 @@ impl Member<'_> {
     /// When CRI refuses.
     #[must_use]
     pub fn stats(&self) -> api::ContainerStats {
-        let request = api::ContainerStatsRequest { container_id: self.id.clone() };
+        let request = api::ContainerStatsRequest {
+            container_id: self.id.clone(),
+        };
         let answer = call!(self.pod.cri, container_stats, request).expect("ContainerStats");
         answer.stats.expect("a running container has numbers")
     }
@@ -448,8 +527,16 @@ impl Member<'_> {
     /// When there is none.
     pub fn says(&self, needle: &str) {
         let said = wait::within(PATIENCE, || {
-            self.log().iter().any(|(_, text)| text.contains(needle)).then_some(())
+            self.log()
+                .iter()
+                .any(|(_, text)| text.contains(needle))
+                .then_some(())
         });
-        assert!(said.is_some(), "{} did not say {needle:?}: {:?}", self.name, self.log());
+        assert!(
+            said.is_some(),
+            "{} did not say {needle:?}: {:?}",
+            self.name,
+            self.log()
+        );
     }
 }

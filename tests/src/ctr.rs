@@ -3,6 +3,7 @@
 use std::process::Command;
 
 use crate::command::{self, Outcome, Running};
+use crate::machine::Runtime;
 use crate::node::Node;
 use crate::{image, wait};
 
@@ -11,6 +12,7 @@ use crate::{image, wait};
 pub struct Container<'n> {
     node: &'n Node,
     id: String,
+    runtime: Runtime,
     image: String,
     options: Vec<String>,
     args: Vec<String>,
@@ -31,10 +33,18 @@ impl<'n> Container<'n> {
         Self {
             node,
             id: id.to_owned(),
+            runtime: node.runtime(),
             image: image::BUSYBOX.to_owned(),
             options: Vec::new(),
             args: Vec::new(),
         }
+    }
+
+    /// Chooses another runtime than the node's.
+    #[must_use]
+    pub fn runtime(mut self, runtime: Runtime) -> Self {
+        self.runtime = runtime;
+        self
     }
 
     /// Chooses another image than busybox.
@@ -47,7 +57,8 @@ impl<'n> Container<'n> {
     /// Adds options of `ctr run`.
     #[must_use]
     pub fn with(mut self, options: &[&str]) -> Self {
-        self.options.extend(options.iter().map(|&option| option.to_owned()));
+        self.options
+            .extend(options.iter().map(|&option| option.to_owned()));
         self
     }
 
@@ -67,7 +78,8 @@ impl<'n> Container<'n> {
     /// Sets a job of the guest `probe` as the program.
     #[must_use]
     pub fn probe(self, args: &[&str]) -> Self {
-        self.image(image::GUESTS).args(&[&["/probe.wasm"], args].concat())
+        self.image(image::GUESTS)
+            .args(&[&["/probe.wasm"], args].concat())
     }
 
     /// Runs it to its end, in the foreground.
@@ -90,7 +102,11 @@ impl<'n> Container<'n> {
     #[must_use]
     pub fn start(&self) -> Task<'n> {
         let client = command::start(&mut self.command("--rm"));
-        let task = Task { node: self.node, id: self.id.clone(), client };
+        let task = Task {
+            node: self.node,
+            id: self.id.clone(),
+            client,
+        };
         wait::until(&format!("{} to run", self.id), || {
             if task.status().as_deref() == Some("RUNNING") {
                 return Some(());
@@ -112,7 +128,7 @@ impl<'n> Container<'n> {
     pub fn command(&self, mode: &str) -> Command {
         let mut command = self.node.daemon().ctr(self.node.namespace());
         command
-            .args(["run", mode, "--runtime", self.node.runtime().name()])
+            .args(["run", mode, "--runtime", self.runtime.name()])
             .args(&self.options)
             .args([&self.image, &self.id])
             .args(&self.args);
@@ -150,7 +166,15 @@ impl Task<'_> {
     /// Runs a second program in the container.
     #[must_use]
     pub fn exec(&self, options: &[&str], args: &[&str]) -> Outcome {
-        self.node.ctr(&[&["task", "exec", "--exec-id", "x"], options, &[&self.id], args].concat())
+        self.node.ctr(
+            &[
+                &["task", "exec", "--exec-id", "x"],
+                options,
+                &[&self.id],
+                args,
+            ]
+            .concat(),
+        )
     }
 
     /// Sends a signal to the program, by `ctr`'s word for it.
@@ -203,7 +227,11 @@ impl Task<'_> {
         let table = self.node.ctr(&["task", "ls"]).ok().stdout;
         table
             .lines()
-            .map(|line| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>())
+            .map(|line| {
+                line.split_whitespace()
+                    .map(str::to_owned)
+                    .collect::<Vec<_>>()
+            })
             .find(|row| row.len() == 3 && row[0] == self.id)
     }
 }

@@ -42,7 +42,9 @@ enum Entry {
 /// When busybox is missing.
 #[must_use]
 pub fn all() -> Vec<Image> {
-    let mut wasm = Image::new(GUESTS).directory("/tmp", 0o1777).directory("/data", 0o777);
+    let mut wasm = Image::new(GUESTS)
+        .directory("/tmp", 0o1777)
+        .directory("/data", 0o777);
     for guest in guests::ALL {
         wasm = wasm.file(&format!("/{}", guest.name), guest.bytes.to_vec(), 0o755);
     }
@@ -61,13 +63,24 @@ pub fn all() -> Vec<Image> {
 }
 
 fn native(name: &str, busybox: Vec<u8>) -> Image {
-    let applets = Command::new(self::busybox()).arg("--list").output().expect("busybox runs");
+    let applets = Command::new(self::busybox())
+        .arg("--list")
+        .output()
+        .expect("busybox runs");
     let applets = String::from_utf8_lossy(&applets.stdout).into_owned();
     let mut image = Image::new(name)
         .directory("/tmp", 0o1777)
         .directory("/root", 0o700)
-        .file("/etc/passwd", b"root:x:0:0::/root:/bin/sh\nduet:x:1000:1000::/tmp:/bin/sh\n".to_vec(), 0o644)
-        .file("/etc/group", b"root:x:0:\nduet:x:1000:\nsecond:x:2000:duet\n".to_vec(), 0o644)
+        .file(
+            "/etc/passwd",
+            b"root:x:0:0::/root:/bin/sh\nduet:x:1000:1000::/tmp:/bin/sh\n".to_vec(),
+            0o644,
+        )
+        .file(
+            "/etc/group",
+            b"root:x:0:\nduet:x:1000:\nsecond:x:2000:duet\n".to_vec(),
+            0o644,
+        )
         .file("/not-executable", b"just text\n".to_vec(), 0o644)
         .file("/bin/busybox", busybox, 0o755)
         .entrypoint(&["/bin/sh"]);
@@ -93,17 +106,29 @@ impl Image {
     /// An empty image called `name`.
     #[must_use]
     pub fn new(name: &str) -> Self {
-        let mut image = Self { name: name.to_owned(), ..Self::default() };
-        image.config.insert("Env".to_owned(), json!(["PATH=/bin:/usr/bin"]));
+        let mut image = Self {
+            name: name.to_owned(),
+            ..Self::default()
+        };
+        image
+            .config
+            .insert("Env".to_owned(), json!(["PATH=/bin:/usr/bin"]));
         image.config.insert("WorkingDir".to_owned(), json!("/"));
         image.directory("/", 0o755)
+    }
+
+    /// What it is called.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
     /// Adds a folder, and those above it.
     #[must_use]
     pub fn directory(mut self, path: &str, mode: u32) -> Self {
         self.parents(path);
-        self.entries.insert(PathBuf::from(path), Entry::Directory { mode });
+        self.entries
+            .insert(PathBuf::from(path), Entry::Directory { mode });
         self
     }
 
@@ -111,7 +136,8 @@ impl Image {
     #[must_use]
     pub fn file(mut self, path: &str, content: Vec<u8>, mode: u32) -> Self {
         self.parents(path);
-        self.entries.insert(PathBuf::from(path), Entry::File { content, mode });
+        self.entries
+            .insert(PathBuf::from(path), Entry::File { content, mode });
         self
     }
 
@@ -119,7 +145,12 @@ impl Image {
     #[must_use]
     pub fn link(mut self, path: &str, target: &str) -> Self {
         self.parents(path);
-        self.entries.insert(PathBuf::from(path), Entry::Link { target: PathBuf::from(target) });
+        self.entries.insert(
+            PathBuf::from(path),
+            Entry::Link {
+                target: PathBuf::from(target),
+            },
+        );
         self
     }
 
@@ -143,7 +174,9 @@ impl Image {
     ///
     /// When `file` cannot be written.
     pub fn write(&self, file: &Path) -> io::Result<()> {
-        let mut archive = Archive { tar: tar::Builder::new(File::create(file)?) };
+        let mut archive = Archive {
+            tar: tar::Builder::new(File::create(file)?),
+        };
         let layer = self.layer()?;
         let diff = digest(&layer);
         let layer = archive.blob("application/vnd.oci.image.layer.v1.tar", &layer)?;
@@ -153,8 +186,10 @@ impl Image {
             "config": self.config,
             "rootfs": { "type": "layers", "diff_ids": [diff] },
         });
-        let config = archive
-            .blob("application/vnd.oci.image.config.v1+json", config.to_string().as_bytes())?;
+        let config = archive.blob(
+            "application/vnd.oci.image.config.v1+json",
+            config.to_string().as_bytes(),
+        )?;
         let kind = "application/vnd.oci.image.manifest.v1+json";
         let manifest = json!({
             "schemaVersion": 2, "mediaType": kind, "config": config, "layers": [layer],
@@ -187,7 +222,9 @@ impl Image {
     fn layer(&self) -> io::Result<Vec<u8>> {
         let mut tar = tar::Builder::new(Vec::new());
         for (path, entry) in &self.entries {
-            let Ok(path) = path.strip_prefix("/") else { continue };
+            let Ok(path) = path.strip_prefix("/") else {
+                continue;
+            };
             if path.as_os_str().is_empty() {
                 continue;
             }
@@ -239,7 +276,10 @@ impl Archive {
 }
 
 fn digest(content: &[u8]) -> String {
-    let hex: String = Sha256::digest(content).iter().map(|byte| format!("{byte:02x}")).collect();
+    let hex: String = Sha256::digest(content)
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
     format!("sha256:{hex}")
 }
 
@@ -261,8 +301,11 @@ mod tests {
         let image = Image::new("a:1").file("/b/c/d", Vec::new(), 0o644);
         let layer = image.layer().unwrap();
         let mut layer = tar::Archive::new(layer.as_slice());
-        let paths: Vec<_> =
-            layer.entries().unwrap().map(|e| e.unwrap().path().unwrap().into_owned()).collect();
+        let paths: Vec<_> = layer
+            .entries()
+            .unwrap()
+            .map(|e| e.unwrap().path().unwrap().into_owned())
+            .collect();
         assert_eq!(paths, ["b", "b/c", "b/c/d"].map(PathBuf::from));
     }
 

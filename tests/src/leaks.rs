@@ -54,7 +54,10 @@ impl Snapshot {
     /// What is there now and was not `before`.
     #[must_use]
     pub fn since(&self, before: &Self) -> Vec<String> {
-        self.sentences.difference(&before.sentences).cloned().collect()
+        self.sentences
+            .difference(&before.sentences)
+            .cloned()
+            .collect()
     }
 }
 
@@ -65,7 +68,11 @@ pub fn clear(scope: &Scope<'_>) {
         // It may be gone already.
         let _sent = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL);
     }
-    let emptied = || cgroups(scope).all(|dir| fs::remove_dir(dir).is_ok()).then_some(());
+    let emptied = || {
+        cgroups(scope)
+            .all(|dir| fs::remove_dir(dir).is_ok())
+            .then_some(())
+    };
     let _given_up = crate::wait::within(std::time::Duration::from_secs(2), emptied);
 }
 
@@ -87,14 +94,20 @@ fn processes(scope: &Scope<'_>) -> Vec<(i32, String)> {
     let bin_dir = machine::bin_dir();
     let mut found = Vec::new();
     for entry in fs::read_dir("/proc").expect("procfs is mounted").flatten() {
-        let Ok(pid) = entry.file_name().to_string_lossy().parse::<i32>() else { continue };
+        let Ok(pid) = entry.file_name().to_string_lossy().parse::<i32>() else {
+            continue;
+        };
         let read = |name: &str| fs::read(entry.path().join(name)).unwrap_or_default();
         let (environ, cgroup, cmdline) = (read("environ"), read("cgroup"), read("cmdline"));
-        let (cgroup, cmdline) =
-            (String::from_utf8_lossy(&cgroup), String::from_utf8_lossy(&cmdline));
+        let (cgroup, cmdline) = (
+            String::from_utf8_lossy(&cgroup),
+            String::from_utf8_lossy(&cmdline),
+        );
         let shown = cmdline.replace('\0', " ");
         let exe = fs::read_link(entry.path().join("exe")).unwrap_or_default();
-        let ours = environ.split(|byte| *byte == 0).any(|entry| entry == run.as_bytes())
+        let ours = environ
+            .split(|byte| *byte == 0)
+            .any(|entry| entry == run.as_bytes())
             || names_a_namespace(&cgroup, scope)
             || names_a_namespace(&cmdline, scope)
             || (exe.starts_with(&bin_dir) && exe.to_string_lossy().contains("duet-"))
@@ -110,7 +123,10 @@ fn processes(scope: &Scope<'_>) -> Vec<(i32, String)> {
 
 fn names_a_namespace(text: &str, scope: &Scope<'_>) -> bool {
     // CRI's own namespace is everybody's; its cgroups are told by the pods' parent.
-    scope.namespaces.iter().any(|namespace| text.contains(namespace.as_str()))
+    scope
+        .namespaces
+        .iter()
+        .any(|namespace| text.contains(namespace.as_str()))
 }
 
 fn is_client(exe: &Path) -> bool {
@@ -120,7 +136,12 @@ fn is_client(exe: &Path) -> bool {
 
 fn parent_of(pid: i32) -> Option<i32> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()
+    stat.rsplit_once(')')?
+        .1
+        .split_whitespace()
+        .nth(1)?
+        .parse()
+        .ok()
 }
 
 fn is_child_of(pid: i32, parent: i32) -> bool {
@@ -140,7 +161,11 @@ fn mounts(scope: &Scope<'_>) -> Vec<String> {
             || Path::new(point).starts_with(RECORD_DIR)
             || names_a_namespace(point, scope)
     };
-    table.lines().filter(ours).map(|line| format!("mount {line}")).collect()
+    table
+        .lines()
+        .filter(ours)
+        .map(|line| format!("mount {line}"))
+        .collect()
 }
 
 /// Cgroups with the name of one of the test's namespaces in their path.
@@ -209,7 +234,11 @@ fn sockets() -> Vec<String> {
 
 fn state_files(scope: &Scope<'_>) -> Vec<String> {
     let mut found = Vec::new();
-    let namespaces = scope.namespaces.iter().map(String::as_str).chain(["k8s.io"]);
+    let namespaces = scope
+        .namespaces
+        .iter()
+        .map(String::as_str)
+        .chain(["k8s.io"]);
     for namespace in namespaces {
         for dir in scope.daemon.task_dirs(namespace) {
             let tasks = entries(&dir).map(|name| format!("state {}/{name}", dir.display()));

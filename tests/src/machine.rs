@@ -25,7 +25,9 @@ pub struct Skip {
 /// The root of the workspace.
 #[must_use]
 pub fn workspace() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ lies in the workspace")
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .expect("tests/ lies in the workspace")
 }
 
 /// The folder with the built binaries.
@@ -38,7 +40,12 @@ pub fn bin_dir() -> PathBuf {
     let this = env::current_exe().expect("a running program has a path");
     let host = this.ancestors().find(|dir| dir.ends_with(host_tuple()));
     host.map_or_else(
-        || workspace().join("target").join(host_tuple()).join("release"),
+        || {
+            workspace()
+                .join("target")
+                .join(host_tuple())
+                .join("release")
+        },
         |host| host.join("release"),
     )
 }
@@ -51,7 +58,11 @@ pub fn bin_dir() -> PathBuf {
 #[must_use]
 pub fn binary(name: &str) -> PathBuf {
     let path = bin_dir().join(name);
-    assert!(path.is_file(), "{} is missing: run `make build` first", path.display());
+    assert!(
+        path.is_file(),
+        "{} is missing: run `make build` first",
+        path.display()
+    );
     path
 }
 
@@ -60,7 +71,10 @@ pub fn binary(name: &str) -> PathBuf {
 pub fn program(name: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
     let sbin = [PathBuf::from("/usr/sbin"), PathBuf::from("/sbin")];
-    env::split_paths(&path).chain(sbin).map(|dir| dir.join(name)).find(|file| file.is_file())
+    env::split_paths(&path)
+        .chain(sbin)
+        .map(|dir| dir.join(name))
+        .find(|file| file.is_file())
 }
 
 /// Says that a test cannot run here, and lets it pass only if nobody requires it.
@@ -70,8 +84,14 @@ pub fn program(name: &str) -> Option<PathBuf> {
 /// When `DUET_TEST_REQUIRE` names `skip.what`, or everything by `all`.
 pub fn skip(skip: &Skip) {
     let required = env::var("DUET_TEST_REQUIRE").unwrap_or_default();
-    let required = required.split(',').any(|word| word == "all" || word == skip.what);
-    assert!(!required, "{} is required (DUET_TEST_REQUIRE), but {}", skip.what, skip.why);
+    let required = required
+        .split(',')
+        .any(|word| word == "all" || word == skip.what);
+    assert!(
+        !required,
+        "{} is required (DUET_TEST_REQUIRE), but {}",
+        skip.what, skip.why
+    );
     eprintln!("SKIPPED: {} ({})", skip.why, skip.what);
 }
 

@@ -166,7 +166,12 @@ impl Node {
     }
 
     fn scope<'a>(&self, netns: &'a [PathBuf], namespaces: &'a [String]) -> Scope<'a> {
-        Scope { daemon: self.daemon, runtime: self.runtime, namespaces, netns }
+        Scope {
+            daemon: self.daemon,
+            runtime: self.runtime,
+            namespaces,
+            netns,
+        }
     }
 
     /// Waits until nothing is left; returns what still is.
@@ -196,7 +201,12 @@ impl Node {
 
     /// Takes the images away, so that the namespace can go too.
     fn forget(&self) {
-        let images = [image::BUSYBOX, image::BUSYBOX_AS_USER, image::GUESTS, image::PAUSE];
+        let images = [
+            image::BUSYBOX,
+            image::BUSYBOX_AS_USER,
+            image::GUESTS,
+            image::PAUSE,
+        ];
         let _gone = self.ctr(&[&["images", "rm"][..], &images[..]].concat());
         let _gone = command::run(self.daemon.ctr("default").args([
             "namespaces",

@@ -49,7 +49,9 @@ impl Bundle {
             fs::write(dir.join("config.json"), config)?;
         }
         nix::unistd::mkfifo(&dir.join("log"), nix::sys::stat::Mode::S_IRWXU)?;
-        Ok(Self { dir: dir.to_owned() })
+        Ok(Self {
+            dir: dir.to_owned(),
+        })
     }
 }
 
@@ -57,7 +59,9 @@ impl Bundle {
 
 impl std::fmt::Debug for Shim {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Shim").field("program", &self.program).finish_non_exhaustive()
+        f.debug_struct("Shim")
+            .field("program", &self.program)
+            .finish_non_exhaustive()
     }
 }
 
@@ -74,9 +78,18 @@ impl Shim {
     pub fn flags(daemon: &Containerd, namespace: &str, id: &str) -> Vec<String> {
         let (socket, program) = (daemon.socket(), daemon.program());
         let (socket, program) = (socket.display().to_string(), program.display().to_string());
-        ["-namespace", namespace, "-address", &socket, "-publish-binary", &program, "-id", id]
-            .map(str::to_owned)
-            .to_vec()
+        [
+            "-namespace",
+            namespace,
+            "-address",
+            &socket,
+            "-publish-binary",
+            &program,
+            "-id",
+            id,
+        ]
+        .map(str::to_owned)
+        .to_vec()
     }
 
     /// Starts a shim for `bundle` and connects to it.
@@ -93,7 +106,11 @@ impl Shim {
     ) -> Result<Self, String> {
         let flags = Self::flags(daemon, namespace, id);
         let log = bundle.dir.join("log");
-        let log = OpenOptions::new().read(true).write(true).open(log).map_err(|e| e.to_string())?;
+        let log = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open(log)
+            .map_err(|e| e.to_string())?;
         let outcome = Self::invoke(daemon, program, &flags, &bundle.dir);
         let address = address(&outcome.stdout).ok_or_else(|| format!("{outcome:?}"))?;
         let client = ttrpc::Client::connect(&address).map_err(|error| error.to_string())?;
@@ -118,11 +135,16 @@ impl Shim {
             service: SERVICE.to_owned(),
             method: method.to_owned(),
             timeout_nano: timeout,
-            payload: request.write_to_bytes().map_err(|error| error.to_string())?,
+            payload: request
+                .write_to_bytes()
+                .map_err(|error| error.to_string())?,
             metadata: context::to_pb(context::with_timeout(timeout).metadata),
             ..Request::default()
         };
-        let response = self.client.request(request).map_err(|error| error.to_string())?;
+        let response = self
+            .client
+            .request(request)
+            .map_err(|error| error.to_string())?;
         A::parse_from_bytes(&response.payload).map_err(|error| error.to_string())
     }
 
@@ -183,7 +205,8 @@ impl Shim {
     pub fn delete(&self, id: &str) -> Result<(), String> {
         let mut request = api::DeleteRequest::new();
         id.clone_into(&mut request.id);
-        self.call::<api::DeleteResponse>("Delete", &request).map(drop)
+        self.call::<api::DeleteResponse>("Delete", &request)
+            .map(drop)
     }
 
     /// The process id of the shim, as it tells it.
@@ -209,8 +232,7 @@ impl Shim {
         let _answer: Result<api::Empty, _> = self.call("Shutdown", &request);
         let mut flags = self.flags.clone();
         flags.extend(["-bundle".to_owned(), self.bundle.display().to_string()]);
-        let mut delete =
-            invocation(&self.program, &flags, &self.bundle, &self.events, "delete");
+        let mut delete = invocation(&self.program, &flags, &self.bundle, &self.events, "delete");
         let _done = command::run(&mut delete).ok();
     }
 }
@@ -243,4 +265,3 @@ fn address(reply: &str) -> Option<String> {
     let reply: serde_json::Value = serde_json::from_str(reply).ok()?;
     Some(reply["address"].as_str()?.to_owned())
 }
-

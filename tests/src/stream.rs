@@ -77,7 +77,9 @@ fn receive(reader: &mut impl Read) -> io::Result<Ended> {
     let mut code = None;
     while code.is_none() {
         let (kind, message) = frame(reader)?;
-        let Some((channel, text)) = message.split_first() else { continue };
+        let Some((channel, text)) = message.split_first() else {
+            continue;
+        };
         match (kind, *channel) {
             (CLOSE, _) => break,
             (_, STDOUT) => stdout.extend_from_slice(text),
@@ -88,7 +90,11 @@ fn receive(reader: &mut impl Read) -> io::Result<Ended> {
     }
     let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
     let code = code.ok_or_else(|| io::Error::other("closed without a result"))?;
-    Ok(Ended { stdout: text(stdout), stderr: text(stderr), code })
+    Ok(Ended {
+        stdout: text(stdout),
+        stderr: text(stderr),
+        code,
+    })
 }
 
 fn frame(reader: &mut impl Read) -> io::Result<(u8, Vec<u8>)> {
@@ -119,7 +125,10 @@ fn exit_code(status: &[u8]) -> io::Result<i32> {
         return Ok(0);
     }
     let causes = status["details"]["causes"].as_array();
-    let code = causes.into_iter().flatten().find(|cause| cause["reason"] == "ExitCode");
+    let code = causes
+        .into_iter()
+        .flatten()
+        .find(|cause| cause["reason"] == "ExitCode");
     let code = code.and_then(|cause| cause["message"].as_str()?.parse().ok());
     code.ok_or_else(|| io::Error::other(status.to_string()))
 }
@@ -130,11 +139,19 @@ mod tests {
 
     #[test]
     fn a_result_ends_the_stream_with_the_programs_code() {
-        let result = br#"{"status":"Failure","details":{"causes":[{"reason":"ExitCode","message":"7"}]}}"#;
+        let result =
+            br#"{"status":"Failure","details":{"causes":[{"reason":"ExitCode","message":"7"}]}}"#;
         let length = u8::try_from(result.len() + 1).unwrap();
         let mut bytes = vec![BINARY, 3, STDOUT, b'h', b'i', BINARY, length, RESULT];
         bytes.extend_from_slice(result);
         let ended = receive(&mut bytes.as_slice()).unwrap();
-        assert_eq!(ended, Ended { stdout: "hi".to_owned(), stderr: String::new(), code: 7 });
+        assert_eq!(
+            ended,
+            Ended {
+                stdout: "hi".to_owned(),
+                stderr: String::new(),
+                code: 7
+            }
+        );
     }
 }

@@ -16,27 +16,40 @@ pub(crate) struct Machine {
 const TESTED: &[&str] = &["duet-cgroup", "duet-launch"];
 
 pub(crate) fn build() -> Machine {
-    let dir = tempfile::Builder::new().prefix("duet-vm-").tempdir().unwrap();
+    let dir = tempfile::Builder::new()
+        .prefix("duet-vm-")
+        .tempdir()
+        .unwrap();
     let root = dir.path().join("root");
-    for folder in ["bin", "dev", "proc", "sys", "run", "tmp", "etc", "tests", "images", "mnt", "lib"] {
+    for folder in [
+        "bin", "dev", "proc", "sys", "run", "tmp", "etc", "tests", "images", "mnt", "lib",
+    ] {
         fs::create_dir_all(root.join(folder)).unwrap();
     }
     let package = kernel_package();
     let release = only(&package.join("lib/modules"));
-    copy(&release.join("kernel/fs/overlayfs/overlay.ko"), &root.join("lib/overlay.ko"));
+    copy(
+        &release.join("kernel/fs/overlayfs/overlay.ko"),
+        &root.join("lib/overlay.ko"),
+    );
 
     copy(&image::busybox(), &root.join("bin/busybox"));
     for name in ["containerd-shim-duet-v1", "duet-runner", "duet-compiler"] {
         copy(&machine::binary(name), &root.join("bin").join(name));
     }
     for name in ["containerd", "ctr"] {
-        with_libraries(&machine::program(name).expect("containerd is installed"), &root);
+        with_libraries(
+            &machine::program(name).expect("containerd is installed"),
+            &root,
+        );
     }
     for (index, test) in test_programs().iter().enumerate() {
         copy(test, &root.join("tests").join(format!("{index}")));
     }
     for (index, image) in image::all().iter().enumerate() {
-        image.write(&root.join(format!("images/{index}.tar"))).unwrap();
+        image
+            .write(&root.join(format!("images/{index}.tar")))
+            .unwrap();
     }
     let here = machine::workspace().join("tests/vm");
     copy(&here.join("init.sh"), &root.join("init"));
@@ -44,8 +57,17 @@ pub(crate) fn build() -> Machine {
 
     let initramfs = dir.path().join("initramfs");
     let pack = "find . | busybox cpio -o -H newc 2>/dev/null > ../initramfs";
-    command::run(Command::new("busybox").args(["sh", "-c", pack]).current_dir(&root)).ok();
-    Machine { kernel: kernel_image(&package), initramfs, _dir: dir }
+    command::run(
+        Command::new("busybox")
+            .args(["sh", "-c", pack])
+            .current_dir(&root),
+    )
+    .ok();
+    Machine {
+        kernel: kernel_image(&package),
+        initramfs,
+        _dir: dir,
+    }
 }
 
 /// Debian's cloud kernel as the machine's own package lists offer it now, unpacked once.
@@ -60,18 +82,28 @@ fn kernel_package() -> PathBuf {
 
 fn kernel_image(package: &Path) -> PathBuf {
     let mut images: Vec<_> = entries(&package.join("boot"));
-    images.retain(|path| path.file_name().unwrap().to_string_lossy().starts_with("vmlinuz"));
+    images.retain(|path| {
+        path.file_name()
+            .unwrap()
+            .to_string_lossy()
+            .starts_with("vmlinuz")
+    });
     images.pop().expect("the package holds a kernel")
 }
 
 /// The kernel tests, built as cargo builds them for this workspace: static programs.
 fn test_programs() -> Vec<PathBuf> {
     let mut cargo = Command::new(env!("CARGO"));
-    cargo.args(["test", "--no-run", "--message-format=json"]).current_dir(machine::workspace());
+    cargo
+        .args(["test", "--no-run", "--message-format=json"])
+        .current_dir(machine::workspace());
     for package in TESTED {
         cargo.args(["-p", package]);
     }
-    let messages = command::start(&mut cargo).wait_within(super::LIMIT).ok().stdout;
+    let messages = command::start(&mut cargo)
+        .wait_within(super::LIMIT)
+        .ok()
+        .stdout;
     let programs: Vec<_> = messages
         .lines()
         .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
@@ -84,9 +116,15 @@ fn test_programs() -> Vec<PathBuf> {
 
 /// Copies a dynamically linked program to `bin` and the libraries that `ldd` lists to their places.
 fn with_libraries(program: &Path, root: &Path) {
-    copy(program, &root.join("bin").join(program.file_name().unwrap()));
+    copy(
+        program,
+        &root.join("bin").join(program.file_name().unwrap()),
+    );
     let listing = command::run(Command::new("ldd").arg(program)).ok().stdout;
-    for path in listing.split_whitespace().filter(|word| word.starts_with('/')) {
+    for path in listing
+        .split_whitespace()
+        .filter(|word| word.starts_with('/'))
+    {
         copy(Path::new(path), &root.join(path.trim_start_matches('/')));
     }
 }
@@ -99,9 +137,14 @@ fn copy(from: &Path, to: &Path) {
 }
 
 fn entries(dir: &Path) -> Vec<PathBuf> {
-    fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect()
+    fs::read_dir(dir)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .collect()
 }
 
 fn only(dir: &Path) -> PathBuf {
-    entries(dir).pop().unwrap_or_else(|| panic!("{} is empty", dir.display()))
+    entries(dir)
+        .pop()
+        .unwrap_or_else(|| panic!("{} is empty", dir.display()))
 }

@@ -6,7 +6,11 @@
 //! tests of the crates, starts a containerd, and drives it with `ctr`. It says what it saw on the serial
 //! console, one line a check.
 #![forbid(unsafe_code)]
-#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test may fail loudly")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test may fail loudly"
+)]
 
 mod initramfs;
 
@@ -42,19 +46,38 @@ fn births_under_cgroup_v2() {
     let console = boot(&machine);
     let failed: Vec<_> = CHECKS
         .iter()
-        .filter(|check| !console.lines().any(|line| line.trim() == format!("CHECK {check} ok")))
+        .filter(|check| {
+            !console
+                .lines()
+                .any(|line| line.trim() == format!("CHECK {check} ok"))
+        })
         .collect();
-    assert!(failed.is_empty(), "failed inside the machine: {failed:?}\n{console}");
+    assert!(
+        failed.is_empty(),
+        "failed inside the machine: {failed:?}\n{console}"
+    );
 }
 
 fn boot(machine: &initramfs::Machine) -> String {
     let mut qemu = Command::new("qemu-system-x86_64");
-    qemu.args(["-accel", "tcg,thread=multi", "-smp", "2", "-m", "1536", "-nographic", "-no-reboot"])
-        .args(["-nodefaults", "-serial", "stdio", "-cpu", "max"])
-        .arg("-kernel")
-        .arg(&machine.kernel)
-        .arg("-initrd")
-        .arg(&machine.initramfs)
-        .args(["-append", "console=ttyS0 quiet panic=-1 cgroup_no_v1=all mitigations=off"]);
+    qemu.args([
+        "-accel",
+        "tcg,thread=multi",
+        "-smp",
+        "2",
+        "-m",
+        "1536",
+        "-nographic",
+        "-no-reboot",
+    ])
+    .args(["-nodefaults", "-serial", "stdio", "-cpu", "max"])
+    .arg("-kernel")
+    .arg(&machine.kernel)
+    .arg("-initrd")
+    .arg(&machine.initramfs)
+    .args([
+        "-append",
+        "console=ttyS0 quiet panic=-1 cgroup_no_v1=all mitigations=off",
+    ]);
     command::start(&mut qemu).wait_within(LIMIT).stdout
 }
