@@ -4,4 +4,5 @@
 mod attacks;
 mod budget;
 mod lives;
+mod places;
 mod stage;

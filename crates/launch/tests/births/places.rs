@@ -1,0 +1,195 @@
+//! Where a process is born: its cgroup, and what of the host's mounts reaches it and back.
+
+use std::fs::{self, File, OpenOptions};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+
+use duet_launch::{Attach, Supplies};
+use duet_linux::{mount, process};
+use duet_plan::{CgroupFacts, Facts, Hierarchy, Program};
+use nix::mount::MsFlags;
+use serde_json::{Value, json};
+
+use crate::stage::{Stage, ask, stage};
+
+/// A volume of the host's that is shared, and a spec that binds it at `/vol`.
+fn volume(stage: &Stage, propagation: &str, script: &str) -> (PathBuf, Value) {
+    let none = None::<&str>;
+    let volume = stage.bundle.join("volume");
+    fs::create_dir_all(volume.join("in")).unwrap();
+    nix::mount::mount(
+        Some("volume"),
+        &volume,
+        Some("tmpfs"),
+        MsFlags::empty(),
+        none,
+    )
+    .unwrap();
+    for point in [&stage.bundle, &volume] {
+        nix::mount::mount(none, point, none, MsFlags::MS_SHARED, none).unwrap();
+    }
+    fs::create_dir(volume.join("in")).unwrap();
+    let mut spec = stage.spec(["sh", "-c", script]);
+    let admin = json!(["CAP_SYS_ADMIN"]);
+    spec["process"]["capabilities"] =
+        json!({"bounding": admin, "effective": admin, "permitted": admin});
+    let bind = json!({"destination": "/vol", "type": "bind", "source": volume,
+                      "options": ["rbind", propagation]});
+    spec["mounts"].as_array_mut().unwrap().push(bind);
+    (volume, spec)
+}
+
+#[test]
+fn mounts_in_a_shared_volume_reach_the_host() {
+    stage(|stage| {
+        let (volume, mut spec) = volume(stage, "rshared", "mount -t tmpfs made /vol/in");
+        spec["linux"]["rootfsPropagation"] = json!("rshared");
+        let outcome = stage.run(&spec);
+        assert_eq!(outcome.code, 0, "{outcome:?}");
+        let below = mount::mounts_below(&volume).unwrap();
+        assert_eq!(below, [volume.join("in"), volume]);
+        // Nothing but that: the container's own mounts stay its own.
+        let root = mount::mounts_below(&stage.root()).unwrap();
+        assert_eq!(root, Vec::<PathBuf>::new());
+    });
+}
+
+#[test]
+fn mounts_in_a_private_or_slave_volume_do_not_reach_the_host() {
+    for propagation in ["rprivate", "rslave"] {
+        stage(|stage| {
+            let (volume, spec) = volume(stage, propagation, "mount -t tmpfs made /vol/in");
+            let outcome = stage.run(&spec);
+            assert_eq!(outcome.code, 0, "{outcome:?}");
+            assert_eq!(mount::mounts_below(&volume).unwrap(), [volume]);
+        });
+    }
+}
+
+#[test]
+fn mounts_of_the_host_reach_a_slave_volume_and_no_private_one() {
+    for (propagation, seen) in [("rslave", "late\n"), ("rprivate", "")] {
+        stage(|stage| {
+            let (volume, spec) = volume(stage, propagation, "ls /vol/in");
+            let (newborn, pipes) = stage.create(&stage.plan(&spec)).unwrap();
+            let inside = volume.join("in");
+            let none = None::<&str>;
+            nix::mount::mount(Some("late"), &inside, Some("tmpfs"), MsFlags::empty(), none)
+                .unwrap();
+            fs::write(inside.join("late"), "").unwrap();
+            newborn.gate.open().unwrap();
+            assert_eq!(pipes.outcome(&newborn.pidfd).out, seen, "{propagation}");
+        });
+    }
+}
+
+#[test]
+fn recursively_read_only_is_read_only_below_too() {
+    stage(|stage| {
+        for (option, refused) in [("ro", false), ("rro", true)] {
+            let (volume, mut spec) = volume(stage, "rprivate", "touch /vol/x; touch /vol/in/x");
+            let none = None::<&str>;
+            let inside = volume.join("in");
+            nix::mount::mount(Some("in"), &inside, Some("tmpfs"), MsFlags::empty(), none).unwrap();
+            let mounts = spec["mounts"].as_array_mut().unwrap();
+            let options = mounts.last_mut().unwrap()["options"]
+                .as_array_mut()
+                .unwrap();
+            options.push(json!(option));
+            let err = stage.run(&spec).err;
+            assert!(err.contains("/vol/x: Read-only"), "{option}: {err}");
+            assert_eq!(
+                err.contains("/vol/in/x: Read-only"),
+                refused,
+                "{option}: {err}"
+            );
+        }
+    });
+}
+
+#[test]
+fn a_child_is_born_in_its_cgroups() {
+    stage(|stage| {
+        let table = mount::table().unwrap();
+        let mounted = |fstype: &str, name: &str| {
+            let mut found = table.iter().filter(|entry| entry.fstype == fstype);
+            found
+                .find(|entry| entry.point.ends_with(name))
+                .map(|entry| entry.point.clone())
+        };
+        let Some(freezer) = mounted("cgroup", "freezer") else {
+            eprintln!("skipped: no cgroup v1");
+            return;
+        };
+        let unified = table.iter().find(|entry| entry.fstype == "cgroup2");
+        let name = format!("duet-launch-{}", std::process::id());
+        let own = Cgroup::new(freezer.join(&name));
+        let born = unified.map(|entry| Cgroup::new(entry.point.join(&name)));
+
+        let mut spec = stage.spec(["cat", "/proc/self/cgroup"]);
+        let mount = json!({"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup",
+                           "options": ["nosuid", "noexec", "nodev", "relatime", "ro"]});
+        spec["mounts"].as_array_mut().unwrap().push(mount);
+        let container = stage.container(&spec);
+        let facts = Facts {
+            cgroup: CgroupFacts {
+                v2: false,
+                hierarchies: vec![Hierarchy {
+                    name: "freezer".to_owned(),
+                    mountpoint: freezer,
+                    path: own.0.clone(),
+                }],
+            },
+            ..duet_launch::facts(ask(&container, &container.process)).unwrap()
+        };
+        let plan = duet_plan::container(&container, &facts, Program::Native).unwrap();
+        let tasks = [own.tasks()];
+        let dir = born.as_ref().map(|cgroup| File::open(&cgroup.0).unwrap());
+        let attach = Attach {
+            unified: dir.as_ref().map(AsFd::as_fd),
+            tasks: &tasks,
+        };
+        let tree = duet_launch::root_tree(&stage.root()).unwrap();
+        let (mut out, stdout) = std::io::pipe().unwrap();
+        let supplies = Supplies {
+            root: Some(tree.as_fd()),
+            cgroup_dirs: std::slice::from_ref(&own.0),
+            stdout: Some(stdout.as_fd()),
+            stderr: Some(stdout.as_fd()),
+            ..Supplies::default()
+        };
+        let newborn = duet_launch::spawn(&plan, supplies, attach).unwrap();
+        drop(stdout);
+        newborn.gate.open().unwrap();
+        let mut text = String::new();
+        std::io::Read::read_to_string(&mut out, &mut text).unwrap();
+        assert_eq!(process::wait(&newborn.pidfd).unwrap().code, 0, "{text}");
+        assert!(text.contains(&format!("freezer:/{name}\n")), "{text}");
+        if born.is_some() {
+            assert!(text.contains(&format!("0::/{name}\n")), "{text}");
+        }
+    });
+}
+
+/// A cgroup of the test's own, removed at its end.
+struct Cgroup(PathBuf);
+
+// === impl Cgroup ===
+
+impl Cgroup {
+    fn new(path: PathBuf) -> Self {
+        fs::create_dir(&path).unwrap();
+        Self(path)
+    }
+
+    fn tasks(&self) -> OwnedFd {
+        let path = self.0.join("tasks");
+        OpenOptions::new().write(true).open(path).unwrap().into()
+    }
+}
+
+impl Drop for Cgroup {
+    fn drop(&mut self) {
+        fs::remove_dir(&self.0).unwrap();
+    }
+}
