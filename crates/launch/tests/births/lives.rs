@@ -1,7 +1,7 @@
 //! Births, execs, consoles and ends.
 
 use std::fs;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 
 use duet_launch::{Error, Newborn, Supplies};
 use duet_linux::process;
@@ -315,11 +315,6 @@ fn a_wasm_container_ends_in_the_runner_with_its_two_descriptors() {
         let plan = duet_plan::container(&container, &facts, Kind::Wasm).unwrap();
         let tree = duet_launch::root_tree(&stage.root()).unwrap();
         let runner = duet_linux::mount::clone_read_only(&stage.root().join("bin/busybox")).unwrap();
-        let runner = duet_linux::file::place(std::path::Path::new(&format!(
-            "/proc/self/fd/{}",
-            runner.as_raw_fd()
-        )))
-        .unwrap();
         let module = duet_linux::memfd::sealed("module", b"module\n").unwrap();
         let handoff = duet_linux::memfd::sealed("handoff", b"handoff\n").unwrap();
         let supplies = Supplies {
