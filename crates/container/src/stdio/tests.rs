@@ -223,18 +223,22 @@ fn a_gibibyte_arrives_whole_at_its_reader_s_pace() {
         }
     });
     let reader = std::thread::spawn(move || {
-        let (mut total, mut wrong) = (0_usize, 0_usize);
+        let chunk: Vec<u8> = (0..1 << 20).map(|i: u32| i.to_le_bytes()[1]).collect();
+        let (mut total, mut wrong) = (0, 0);
         let mut buffer = vec![0; 1 << 16];
         loop {
             let count = stdin.read(&mut buffer).unwrap();
             if count == 0 {
                 return (total, wrong);
             }
-            for (index, byte) in buffer[..count].iter().enumerate() {
-                let position = u32::try_from((total + index) % (1 << 20)).unwrap();
-                wrong += usize::from(*byte != position.to_le_bytes()[1]);
+            let mut read = &buffer[..count];
+            while !read.is_empty() {
+                let expected = &chunk[total % chunk.len()..];
+                let length = read.len().min(expected.len());
+                wrong += usize::from(read[..length] != expected[..length]);
+                read = &read[length..];
+                total += length;
             }
-            total += count;
         }
     });
     runtime().block_on(async {

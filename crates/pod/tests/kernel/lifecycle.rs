@@ -1,0 +1,303 @@
+//! One container, from Create to Delete, with everything that can be asked in between.
+
+use std::fs::OpenOptions;
+use std::io::Write;
+
+use duet_pod::{ContainerError, Denied, Error, Phase, Stdio};
+
+use crate::rig::{process, with};
+
+fn denied(error: Error) -> Denied {
+    match error {
+        Error::Container {
+            source: ContainerError::Denied(why),
+            ..
+        } => why,
+        other => panic!("not denied: {other:?}"),
+    }
+}
+
+#[test]
+fn a_program_runs_and_its_code_comes_back() {
+    with(async |mut rig| {
+        let (stdout, text) = rig.sink("out");
+        let bundle = rig
+            .bundle("web", &["sh", "-c", "echo hello; exit 7"])
+            .stdio("", &stdout);
+        let pid = bundle.create().await.unwrap();
+        let state = rig.pod.state("web", None).await.unwrap();
+        assert_eq!((state.pid, state.phase), (pid, Phase::Created));
+        assert!(!rig.pod.is_empty());
+        rig.pod.start("web", None).await.unwrap();
+        let (one, two) = tokio::join!(rig.pod.wait("web", None), rig.pod.wait("web", None));
+        assert_eq!((one.unwrap().code, two.unwrap().code), (7, 7));
+        assert_eq!(text.join().unwrap(), "hello\n");
+        assert_eq!(
+            rig.pod.wait("web", None).await.unwrap().code,
+            7,
+            "after the exit too"
+        );
+        let state = rig.pod.state("web", None).await.unwrap();
+        assert_eq!(state.phase, Phase::Stopped);
+        rig.pod.stats("web").await.expect("until it is deleted");
+        let gone = denied(rig.pod.kill("web", None, 9, false).await.unwrap_err());
+        assert_eq!(gone, Denied::AlreadyStopped);
+        let deleted = rig.pod.delete("web", None).await.unwrap();
+        assert_eq!((deleted.pid, deleted.exit.code), (pid, 7));
+        assert!(matches!(
+            rig.pod.state("web", None).await,
+            Err(Error::Unknown { .. })
+        ));
+        assert!(rig.pod.is_empty());
+        assert_eq!(
+            rig.facts(),
+            ["created web", "started web", "exited web 7", "deleted web"]
+        );
+    });
+}
+
+#[test]
+fn a_running_container_is_killed_before_it_is_deleted() {
+    with(async |mut rig| {
+        rig.bundle("web", &["sleep", "100"]).start().await;
+        let again = rig.bundle("web", &["true"]).create().await.unwrap_err();
+        assert!(matches!(again, Error::Exists { .. }));
+        let why = denied(rig.pod.delete("web", None).await.unwrap_err());
+        assert!(matches!(why, Denied::WrongState { .. }));
+        rig.pod.kill("web", None, 9, false).await.unwrap();
+        assert_eq!(rig.finish("web").await.code, 137);
+        assert_eq!(
+            rig.facts(),
+            [
+                "created web",
+                "started web",
+                "exited web 137",
+                "deleted web"
+            ]
+        );
+    });
+}
+
+#[test]
+fn a_container_that_never_started_is_deleted() {
+    with(async |mut rig| {
+        rig.bundle("web", &["true"]).create().await.unwrap();
+        let deleted = rig.pod.delete("web", None).await.unwrap();
+        assert_eq!(deleted.exit.code, 137);
+        assert_eq!(
+            rig.facts(),
+            ["created web", "exited web 137", "deleted web"]
+        );
+    });
+}
+
+#[test]
+fn a_program_that_is_missing_fails_and_leaves_nothing() {
+    with(async |mut rig| {
+        let error = rig
+            .bundle("web", &["/bin/nope"])
+            .create()
+            .await
+            .unwrap_err();
+        let text = format!("{}", std::error::Error::source(&error).unwrap());
+        assert!(text.contains("/bin/nope"), "{text}");
+        assert!(rig.pod.is_empty());
+        assert!(rig.facts().is_empty());
+        let error = rig
+            .bundle("web", &["true"])
+            .stdio("", "/nonexistent")
+            .create()
+            .await;
+        assert!(error.is_err() && rig.pod.is_empty());
+    });
+}
+
+#[test]
+fn execs_come_and_go_and_init_s_exit_is_the_last() {
+    with(async |mut rig| {
+        let init = rig.bundle("web", &["sleep", "100"]).start().await;
+        let (stdout, text) = rig.sink("out");
+        let stdio = Stdio {
+            stdout,
+            ..Stdio::default()
+        };
+        let say = process(&["sh", "-c", "echo exec; exit 3"], false);
+        rig.pod
+            .exec("web", "e1", &say, stdio.clone())
+            .await
+            .unwrap();
+        let twice = rig.pod.exec("web", "e1", &say, stdio).await.unwrap_err();
+        assert!(matches!(
+            twice,
+            Error::Container {
+                source: ContainerError::ExecExists { .. },
+                ..
+            }
+        ));
+        let why = denied(rig.pod.kill("web", Some("e1"), 9, false).await.unwrap_err());
+        assert_eq!(why, Denied::NotStarted);
+        rig.pod.start("web", Some("e1")).await.unwrap();
+        assert_eq!(rig.pod.wait("web", Some("e1")).await.unwrap().code, 3);
+        assert_eq!(text.join().unwrap(), "exec\n");
+        rig.pod.delete("web", Some("e1")).await.unwrap();
+        let sleep = process(&["sleep", "100"], false);
+        rig.pod
+            .exec("web", "e2", &sleep, Stdio::default())
+            .await
+            .unwrap();
+        let pid = rig.pod.start("web", Some("e2")).await.unwrap();
+        let mut pids = rig.pod.pids("web").await.unwrap();
+        pids.sort_unstable();
+        assert_eq!(pids, [(init, None), (pid, Some("e2".to_owned()))]);
+        let nope = process(&["/bin/nope"], false);
+        rig.pod
+            .exec("web", "e3", &nope, Stdio::default())
+            .await
+            .unwrap();
+        rig.pod.start("web", Some("e3")).await.unwrap_err();
+        rig.pod.delete("web", Some("e3")).await.unwrap();
+        rig.pod.kill("web", None, 9, true).await.unwrap();
+        rig.finish("web").await;
+        let facts = rig.facts();
+        assert_eq!(
+            facts,
+            [
+                "created web",
+                "started web",
+                "added e1",
+                "started e1",
+                "exited e1 3",
+                "added e2",
+                "started e2",
+                "added e3",
+                "exited e2 137",
+                "exited web 137",
+                "deleted web",
+            ]
+        );
+    });
+}
+
+#[test]
+fn stdin_arrives_and_close_io_ends_it() {
+    with(async |rig| {
+        let (stdout, text) = rig.sink("out");
+        let stdin = rig.fifo("in");
+        rig.bundle("web", &["cat"])
+            .stdio(&stdin, &stdout)
+            .start()
+            .await;
+        let mut writer = OpenOptions::new().write(true).open(&stdin).unwrap();
+        writer.write_all(b"through and back").unwrap();
+        rig.pod.close_io("web", None).await.unwrap();
+        drop(writer);
+        assert_eq!(rig.finish("web").await.code, 0);
+        assert_eq!(text.join().unwrap(), "through and back");
+    });
+}
+
+#[test]
+fn a_terminal_is_sized_and_its_output_complete() {
+    with(async |rig| {
+        let (stdout, text) = rig.sink("out");
+        let stdin = rig.fifo("in");
+        let script = "read line; stty size; echo $line; dd if=/dev/zero bs=1k count=300 | cat";
+        let bundle = rig
+            .bundle("web", &["sh", "-c", script])
+            .stdio(&stdin, &stdout)
+            .terminal();
+        bundle.start().await;
+        rig.pod.resize("web", None, 132, 43).await.unwrap();
+        let mut writer = OpenOptions::new().write(true).open(&stdin).unwrap();
+        writer.write_all(b"typed\n").unwrap();
+        assert_eq!(rig.finish("web").await.code, 0);
+        let text = text.join().unwrap();
+        assert!(text.contains("43 132\r\ntyped\r\n"), "{:.100}", text);
+        assert_eq!(text.matches('\0').count(), 300 * 1024);
+    });
+}
+
+#[test]
+fn a_paused_container_waits_and_dies_of_sigkill() {
+    with(async |mut rig| {
+        rig.bundle("web", &["sleep", "100"]).start().await;
+        rig.pod.pause("web").await.unwrap();
+        assert_eq!(
+            rig.pod.state("web", None).await.unwrap().phase,
+            Phase::Paused
+        );
+        let why = denied(rig.pod.pause("web").await.unwrap_err());
+        assert!(matches!(why, Denied::WrongState { .. }));
+        rig.pod.resume("web").await.unwrap();
+        rig.pod.pause("web").await.unwrap();
+        rig.pod.kill("web", None, 9, false).await.unwrap();
+        assert_eq!(rig.finish("web").await.code, 137);
+        let facts = rig.facts();
+        assert_eq!(facts[2..5], ["paused web", "resumed web", "paused web"]);
+    });
+}
+
+#[test]
+fn a_kill_for_want_of_memory_is_told_before_the_exit() {
+    with(async |mut rig| {
+        let hog = ["sh", "-c", "dd if=/dev/zero of=/dev/null bs=64M count=1"];
+        rig.bundle("web", &hog).memory(8 << 20).start().await;
+        rig.finish("web").await;
+        let facts = rig.facts();
+        let at = |word: &str| facts.iter().position(|fact| fact.starts_with(word));
+        assert!(
+            at("oom web").is_some() && at("oom web") < at("exited web"),
+            "{facts:?}"
+        );
+    });
+}
+
+#[test]
+fn limits_change_in_place() {
+    with(async |rig| {
+        rig.bundle("web", &["sleep", "100"])
+            .memory(64 << 20)
+            .start()
+            .await;
+        rig.pod
+            .update("web", br#"{"memory":{"limit":33554432}}"#)
+            .await
+            .unwrap();
+        rig.pod.update("web", b"{").await.unwrap_err();
+        rig.pod.kill("web", None, 9, true).await.unwrap();
+        rig.finish("web").await;
+    });
+}
+
+#[test]
+fn no_call_waits_for_another_container() {
+    with(async |mut rig| {
+        let ids: Vec<String> = (0..8).map(|number| format!("c{number}")).collect();
+        for id in &ids {
+            rig.bundle(id, &["true"]).create().await.unwrap();
+        }
+        let pod = rig.pod.clone();
+        let mut tasks = tokio::task::JoinSet::new();
+        for id in ids {
+            let pod = pod.clone();
+            tasks.spawn(async move {
+                pod.start(&id, None).await.unwrap();
+                assert_eq!(pod.wait(&id, None).await.unwrap().code, 0);
+                pod.delete(&id, None).await.unwrap();
+                id
+            });
+        }
+        let ids = tasks.join_all().await;
+        let facts = rig.facts();
+        for id in ids {
+            let of: Vec<_> = facts.iter().filter(|fact| fact.contains(&id)).collect();
+            let expected = [
+                format!("created {id}"),
+                format!("started {id}"),
+                format!("exited {id} 0"),
+                format!("deleted {id}"),
+            ];
+            assert_eq!(of, expected.iter().collect::<Vec<_>>());
+        }
+    });
+}

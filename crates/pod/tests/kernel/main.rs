@@ -1,0 +1,9 @@
+//! Real containers of a pod, without containerd: needs root.
+//!
+//! After each test nothing may be left: no cgroup, no mount, no process of its own.
+
+mod rig;
+
+mod lifecycle;
+mod orphans;
+mod plain_pods;

@@ -1,0 +1,96 @@
+//! What containers leave behind, and what a killed shim does.
+
+use std::time::{Duration, Instant};
+
+use duet_pod::clean::clean;
+
+use crate::rig::{process, with};
+
+#[test]
+fn what_init_leaves_in_a_shared_pid_namespace_is_killed_and_reaped() {
+    with(async |mut rig| {
+        let shared = ["mount", "ipc", "uts"];
+        let bundle = rig.bundle("web", &["sh", "-c", "sleep 1000 & sleep 0.2; exit 5"]);
+        bundle.namespaces(&shared).start().await;
+        let exec = process(&["sleep", "1000"], false);
+        rig.pod
+            .exec("web", "e1", &exec, Default::default())
+            .await
+            .unwrap();
+        rig.pod.start("web", Some("e1")).await.unwrap();
+        assert_eq!(rig.finish("web").await.code, 5);
+        let facts = rig.facts();
+        let last = facts[facts.len() - 3..].to_vec();
+        assert_eq!(last, ["exited e1 137", "exited web 5", "deleted web"]);
+        let deadline = Instant::now() + Duration::from_secs(5);
+        while zombies() > 0 {
+            assert!(Instant::now() < deadline, "strangers are not reaped");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    });
+}
+
+#[test]
+fn a_killed_shim_is_cleaned_up_after_from_its_record() {
+    with(async |rig| {
+        rig.bundle("one", &["sleep", "1000"]).start().await;
+        rig.bundle("two", &["sleep", "1000"])
+            .create()
+            .await
+            .unwrap();
+        let cleaned = {
+            let shim = rig.shim();
+            let began = Instant::now();
+            let cleaned = tokio::task::spawn_blocking(move || clean(&shim, None)).await;
+            assert!(
+                began.elapsed() < Duration::from_secs(1),
+                "{:?}",
+                began.elapsed()
+            );
+            cleaned.unwrap().unwrap()
+        };
+        let mut ids: Vec<_> = cleaned.iter().map(|cleaned| cleaned.id.as_str()).collect();
+        ids.sort_unstable();
+        assert_eq!(ids, ["one", "two"]);
+        assert!(
+            cleaned
+                .iter()
+                .all(|cleaned| cleaned.exit.code == 137 && cleaned.pid > 0)
+        );
+        assert_eq!(clean(&rig.shim(), None).unwrap(), [], "it may run twice");
+        // The pod itself is still there in this test; it finds nothing to undo and says so.
+        for id in ["one", "two"] {
+            assert_eq!(rig.pod.wait(id, None).await.unwrap().code, 137);
+            rig.pod.delete(id, None).await.unwrap();
+        }
+    });
+}
+
+#[test]
+fn a_single_member_is_cleaned_by_its_own_bundle() {
+    with(async |rig| {
+        rig.bundle("one", &["sleep", "1000"]).start().await;
+        rig.bundle("two", &["sleep", "1000"]).start().await;
+        let bundle = rig.path().join("bundles/one");
+        let cleaned = tokio::task::spawn_blocking(move || clean(&bundle, Some("one"))).await;
+        assert_eq!(cleaned.unwrap().unwrap().len(), 1);
+        assert_eq!(rig.finish("one").await.code, 137);
+        rig.pod.kill("two", None, 9, false).await.unwrap();
+        rig.finish("two").await;
+    });
+}
+
+/// How many children of this process wait to be reaped.
+fn zombies() -> usize {
+    let own = std::process::id().to_string();
+    let processes = std::fs::read_dir("/proc").unwrap().filter_map(Result::ok);
+    processes
+        .filter_map(|entry| std::fs::read_to_string(entry.path().join("stat")).ok())
+        .filter_map(|stat| {
+            let (_, rest) = stat.rsplit_once(')')?;
+            let mut fields = rest.split_whitespace();
+            Some((fields.next()? == "Z") && fields.next()? == own)
+        })
+        .filter(|zombie| *zombie)
+        .count()
+}

@@ -1,0 +1,293 @@
+//! A pod with bundles made by hand.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use duet_pod::{Config, Create, Error, Exit, Fact, Pod, RootfsMount, Stdio};
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+
+/// A pod and where it lives.
+pub(crate) struct Rig {
+    dir: tempfile::TempDir,
+    parent: String,
+    pub(crate) pod: Pod,
+    facts: UnboundedReceiver<Fact>,
+}
+
+/// A container to make.
+pub(crate) struct Bundle<'a> {
+    pub(crate) rig: &'a Rig,
+    pub(crate) id: &'a str,
+    args: Vec<String>,
+    namespaces: Vec<&'static str>,
+    annotations: String,
+    stdio: Stdio,
+    memory: Option<u64>,
+}
+
+/// Runs a test that needs root, or says that it was skipped.
+pub(crate) fn with<F: AsyncFnOnce(Rig)>(test: F) {
+    if !rustix::process::geteuid().is_root() {
+        assert!(
+            std::env::var_os("DUET_TEST_REQUIRE").is_none(),
+            "this test needs root"
+        );
+        eprintln!("skipped: needs root");
+        return;
+    }
+    // The reaper of one pod would take another's children for strangers: one pod a process.
+    static ALONE: Mutex<()> = Mutex::new(());
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    duet_linux::process::subreaper().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let rig = Rig::new();
+        let (dir, parent) = (rig.dir.path().to_owned(), rig.parent.clone());
+        tokio::time::timeout(Duration::from_secs(60), test(rig))
+            .await
+            .expect("in time");
+        nothing_is_left(&dir, &parent);
+    });
+}
+
+// === impl Rig ===
+
+impl Rig {
+    fn new() -> Self {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let dir = tempfile::Builder::new()
+            .prefix("duet-pod-")
+            .tempdir()
+            .unwrap();
+        let lower = dir.path().join("image");
+        for name in ["bin", "proc", "dev", "tmp"] {
+            fs::create_dir_all(lower.join(name)).unwrap();
+        }
+        fs::copy("/usr/bin/busybox", lower.join("bin/busybox")).expect("Debian's busybox-static");
+        for name in [
+            "sh", "true", "sleep", "cat", "hostname", "ip", "id", "dd", "stty", "echo",
+        ] {
+            std::os::unix::fs::symlink("busybox", lower.join("bin").join(name)).unwrap();
+        }
+        let (sender, facts) = unbounded_channel();
+        let shim = dir.path().join("shim");
+        fs::create_dir(&shim).unwrap();
+        let config = Config {
+            id: "pod".to_owned(),
+            namespace: "test".to_owned(),
+            bundle: shim,
+            runner: PathBuf::from("/nonexistent/runner"),
+            compiler: PathBuf::from("/nonexistent/compiler"),
+            cache: dir.path().join("cache"),
+        };
+        let pod = Pod::new(config, sender).unwrap();
+        let parent = format!("/duet-test-{}-{number}", std::process::id());
+        Rig {
+            dir,
+            parent,
+            pod,
+            facts,
+        }
+    }
+
+    /// The bundle of the shim itself.
+    pub(crate) fn shim(&self) -> PathBuf {
+        self.dir.path().join("shim")
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        self.dir.path()
+    }
+
+    pub(crate) fn bundle<'a>(&'a self, id: &'a str, args: &[&str]) -> Bundle<'a> {
+        Bundle {
+            rig: self,
+            id,
+            args: args.iter().map(|arg| (*arg).to_owned()).collect(),
+            namespaces: vec!["mount", "pid", "ipc", "uts"],
+            annotations: String::new(),
+            stdio: Stdio::default(),
+            memory: None,
+        }
+    }
+
+    /// A FIFO with a reader that collects everything until the end.
+    pub(crate) fn sink(&self, name: &str) -> (String, std::thread::JoinHandle<String>) {
+        let path = self.fifo(name);
+        let reader = std::thread::spawn({
+            let path = path.clone();
+            move || fs::read_to_string(path).unwrap()
+        });
+        (path, reader)
+    }
+
+    pub(crate) fn fifo(&self, name: &str) -> String {
+        let path = self.dir.path().join(name);
+        let mode = rustix::fs::Mode::from_raw_mode(0o600);
+        rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, mode, 0).unwrap();
+        path.to_str().unwrap().to_owned()
+    }
+
+    /// What happened so far, in short words.
+    pub(crate) fn facts(&mut self) -> Vec<String> {
+        let mut words = Vec::new();
+        while let Ok(fact) = self.facts.try_recv() {
+            words.push(match fact {
+                Fact::Created { id, .. } => format!("created {id}"),
+                Fact::Started { id, .. } => format!("started {id}"),
+                Fact::ExecAdded { exec, .. } => format!("added {exec}"),
+                Fact::ExecStarted { exec, .. } => format!("started {exec}"),
+                Fact::Exited { process, exit, .. } => format!("exited {process} {}", exit.code),
+                Fact::Deleted { id, .. } => format!("deleted {id}"),
+                Fact::Paused { id } => format!("paused {id}"),
+                Fact::Resumed { id } => format!("resumed {id}"),
+                Fact::Oom { id } => format!("oom {id}"),
+            });
+        }
+        words
+    }
+
+    /// Waits for the end of a container and deletes it.
+    pub(crate) async fn finish(&self, id: &str) -> Exit {
+        let exit = self.pod.wait(id, None).await.unwrap();
+        assert_eq!(self.pod.delete(id, None).await.unwrap().exit, exit);
+        exit
+    }
+}
+
+// === impl Bundle ===
+
+impl Bundle<'_> {
+    pub(crate) fn namespaces(mut self, list: &[&'static str]) -> Self {
+        self.namespaces = list.to_vec();
+        self
+    }
+
+    pub(crate) fn annotation(mut self, name: &str, value: &str) -> Self {
+        self.annotations = format!("\"{name}\":\"{value}\"");
+        self
+    }
+
+    pub(crate) fn stdio(mut self, stdin: &str, stdout: &str) -> Self {
+        self.stdio.stdin = stdin.to_owned();
+        self.stdio.stdout = stdout.to_owned();
+        self
+    }
+
+    pub(crate) fn terminal(mut self) -> Self {
+        self.stdio.terminal = true;
+        self
+    }
+
+    pub(crate) fn memory(mut self, bytes: u64) -> Self {
+        self.memory = Some(bytes);
+        self
+    }
+
+    pub(crate) async fn create(self) -> Result<i32, Error> {
+        let bundle = self.rig.path().join("bundles").join(self.id);
+        let work = self.rig.path().join("work").join(self.id);
+        for dir in [&bundle, &work.join("upper"), &work.join("work")] {
+            fs::create_dir_all(dir).unwrap();
+        }
+        let namespaces: Vec<String> = self
+            .namespaces
+            .iter()
+            .map(|kind| format!("{{\"type\":\"{kind}\"}}"))
+            .collect();
+        let resources = match self.memory {
+            Some(bytes) => format!(r#"{{"memory":{{"limit":{bytes},"swap":{bytes}}}}}"#),
+            None => "{}".to_owned(),
+        };
+        let caps = r#"["CAP_KILL","CAP_SETUID","CAP_SETGID","CAP_DAC_OVERRIDE"]"#;
+        let config = format!(
+            r#"{{"ociVersion":"1.1.0","root":{{"path":"rootfs"}},
+            "process":{{"terminal":{},"args":{:?},"cwd":"/","user":{{"uid":0,"gid":0}},
+                "env":["PATH=/bin","TERM=xterm"],
+                "capabilities":{{"bounding":{caps},"effective":{caps},"permitted":{caps}}}}},
+            "mounts":[
+                {{"destination":"/proc","type":"proc","source":"proc"}},
+                {{"destination":"/dev","type":"tmpfs","source":"tmpfs",
+                    "options":["nosuid","mode=755","size=65536k"]}},
+                {{"destination":"/dev/pts","type":"devpts","source":"devpts",
+                    "options":["nosuid","noexec","newinstance","ptmxmode=0666","mode=0620"]}}],
+            "annotations":{{{}}},
+            "linux":{{"cgroupsPath":"{}/{}","resources":{resources},
+                "namespaces":[{}]}}}}"#,
+            self.stdio.terminal,
+            self.args,
+            self.annotations,
+            self.rig.parent,
+            self.id,
+            namespaces.join(","),
+        );
+        fs::write(bundle.join("config.json"), config).unwrap();
+        let path = |name: &str| self.rig.path().join(name).display().to_string();
+        let options = vec![
+            format!("lowerdir={}", path("image")),
+            format!("upperdir={}", work.join("upper").display()),
+            format!("workdir={}", work.join("work").display()),
+        ];
+        let overlay = RootfsMount {
+            fstype: "overlay".to_owned(),
+            source: "overlay".to_owned(),
+            target: String::new(),
+            options,
+        };
+        let request = Create {
+            id: self.id.to_owned(),
+            bundle,
+            rootfs: vec![overlay],
+            stdio: self.stdio,
+            io_owner: None,
+        };
+        self.rig.pod.create(request).await
+    }
+
+    pub(crate) async fn start(self) -> i32 {
+        let (pod, id) = (self.rig.pod.clone(), self.id.to_owned());
+        let pid = self.create().await.unwrap();
+        assert_eq!(pod.start(&id, None).await.unwrap(), pid);
+        pid
+    }
+}
+
+/// An exec's process in JSON.
+pub(crate) fn process(args: &[&str], terminal: bool) -> Vec<u8> {
+    format!(
+        r#"{{"terminal":{terminal},"args":{args:?},"cwd":"/","user":{{"uid":0,"gid":0}},
+        "env":["PATH=/bin"]}}"#
+    )
+    .into_bytes()
+}
+
+fn nothing_is_left(dir: &Path, parent: &str) {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let ours = dir.to_str().unwrap();
+    assert!(!mounts.contains(ours), "mounts left below {ours}");
+    let hierarchies = fs::read_dir("/sys/fs/cgroup")
+        .unwrap()
+        .filter_map(Result::ok);
+    for hierarchy in hierarchies {
+        let place = hierarchy.path().join(parent.trim_start_matches('/'));
+        if !place.exists() {
+            continue;
+        }
+        let inside: Vec<_> = fs::read_dir(&place)
+            .unwrap()
+            .filter_map(Result::ok)
+            .filter(|entry| entry.path().is_dir())
+            .map(|entry| entry.path())
+            .collect();
+        assert!(inside.is_empty(), "cgroups left: {inside:?}");
+        // Like runc, Duet leaves what lies above a container's own cgroup.
+        fs::remove_dir(&place).unwrap();
+    }
+}
