@@ -9,11 +9,11 @@ use k8s_cri::v1::image_service_client::ImageServiceClient;
 use k8s_cri::v1::runtime_service_client::RuntimeServiceClient;
 use k8s_cri::v1::{
     Container, ContainerConfig, ContainerFilter, ContainerStatus, ContainerStatusRequest,
-    CreateContainerRequest, Image, ImageSpec, ImageStatusRequest, ListContainersRequest,
-    ListPodSandboxRequest, PodSandbox, PodSandboxConfig, PodSandboxFilter, PodSandboxStatusRequest,
-    PullImageRequest, RemoveContainerRequest, RemovePodSandboxRequest, RunPodSandboxRequest,
-    StartContainerRequest, StatusRequest, StatusResponse, StopContainerRequest,
-    StopPodSandboxRequest,
+    CreateContainerRequest, ExecSyncRequest, Image, ImageSpec, ImageStatusRequest,
+    ListContainersRequest, ListPodSandboxRequest, PodSandbox, PodSandboxConfig, PodSandboxFilter,
+    PodSandboxStatusRequest, PullImageRequest, RemoveContainerRequest, RemovePodSandboxRequest,
+    RunPodSandboxRequest, StartContainerRequest, StatusRequest, StatusResponse,
+    StopContainerRequest, StopPodSandboxRequest,
 };
 use std::collections::HashMap;
 use std::path::Path;
@@ -152,6 +152,33 @@ impl Cri {
             .await
             .map(drop)
             .map_err(Error::cri(format!("could not stop container {id}")))
+    }
+
+    /// Runs a command in a container to its end; `Err` says how it failed.
+    pub(crate) async fn exec(
+        &mut self,
+        id: &str,
+        command: &[String],
+        timeout_seconds: i64,
+    ) -> Result<(), String> {
+        let request = ExecSyncRequest {
+            container_id: id.to_owned(),
+            cmd: command.to_vec(),
+            timeout: timeout_seconds,
+        };
+        let answer = self.runtime.exec_sync(request).await;
+        let answer = answer.map_err(|status| status.message().to_owned())?;
+        let answer = answer.into_inner();
+        if answer.exit_code == 0 {
+            return Ok(());
+        }
+        let said = [answer.stdout, answer.stderr].concat();
+        Err(format!(
+            "{} exited with {}: {}",
+            command.first().map_or("", String::as_str),
+            answer.exit_code,
+            String::from_utf8_lossy(&said).trim()
+        ))
     }
 
     pub(crate) async fn remove(&mut self, id: &str) -> Result<(), Error> {

@@ -23,6 +23,7 @@ mod log;
 mod machine;
 mod manifest;
 mod pause;
+mod probe;
 mod program;
 mod quantity;
 mod resources;

@@ -2,6 +2,7 @@
 
 mod driver;
 mod images;
+mod probing;
 mod signals;
 
 use crate::containerd::{self, Private};
@@ -153,6 +154,7 @@ async fn on(
             ),
             cri: cri.clone(),
             stops: stops.clone(),
+            verdicts: driver::Verdicts::new(),
         };
         let handler = spec.runtime_class_name.as_deref().unwrap_or(&args.runtime);
         let status = match driver.drive(handler).await {

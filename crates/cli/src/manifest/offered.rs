@@ -85,6 +85,24 @@ const CONTAINER: &[&str] = &[
     "workingDir",
 ];
 
+/// Fields of `livenessProbe`, `readinessProbe` and `startupProbe`.
+const PROBE: &[&str] = &[
+    "exec.command[]",
+    "failureThreshold",
+    "httpGet.host",
+    "httpGet.httpHeaders[].name",
+    "httpGet.httpHeaders[].value",
+    "httpGet.path",
+    "httpGet.port",
+    "httpGet.scheme",
+    "initialDelaySeconds",
+    "periodSeconds",
+    "successThreshold",
+    "tcpSocket.host",
+    "tcpSocket.port",
+    "timeoutSeconds",
+];
+
 /// Fields of `spec.initContainers[]` alone.
 const INIT_CONTAINER: &[&str] = &["restartPolicy"];
 
@@ -119,10 +137,14 @@ pub(super) fn only(written: &Value, path: &str) -> Result<(), Refused> {
 fn is_offered(path: &str) -> bool {
     let general = without_indices(path);
     let among = |rest: &str, fields: &[&str]| fields.iter().any(|offered| reaches(offered, rest));
+    let container = |rest: &str| match rest.split_once('.').unwrap_or((rest, "")) {
+        ("livenessProbe" | "readinessProbe" | "startupProbe", probe) => among(probe, PROBE),
+        (_, _) => among(rest, CONTAINER),
+    };
     if let Some(rest) = general.strip_prefix("spec.containers[].") {
-        among(rest, CONTAINER)
+        container(rest)
     } else if let Some(rest) = general.strip_prefix("spec.initContainers[].") {
-        among(rest, CONTAINER) || among(rest, INIT_CONTAINER)
+        container(rest) || among(rest, INIT_CONTAINER)
     } else {
         matches!(
             general.as_str(),
@@ -133,9 +155,10 @@ fn is_offered(path: &str) -> bool {
 
 /// Whether `offered` is `path` or lies below it.
 fn reaches(offered: &str, path: &str) -> bool {
-    offered
-        .strip_prefix(path)
-        .is_some_and(|rest| rest.is_empty() || rest.starts_with('.') || rest.starts_with('['))
+    path.is_empty()
+        || offered
+            .strip_prefix(path)
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with('.') || rest.starts_with('['))
 }
 
 /// `a[3].b` as `a[].b`.

@@ -79,8 +79,28 @@ fn wrong_names_types_and_values_are_refused_with_path_and_value() {
         ),
         (
             "ports: [{containerPort: 80}]",
-            "livenessProbe: {exec: {command: [a]}}",
-            "spec.containers[0].livenessProbe: `duet run` does not offer this field",
+            "lifecycle: {preStop: {exec: {command: [a]}}}",
+            "spec.containers[0].lifecycle: `duet run` does not offer this field",
+        ),
+        (
+            "ports: [{containerPort: 80}]",
+            "livenessProbe: {grpc: {port: 1}}",
+            "spec.containers[0].livenessProbe.grpc: `duet run` does not offer this field",
+        ),
+        (
+            "ports: [{containerPort: 80}]",
+            "livenessProbe: {httpGet: {port: web}}",
+            "spec.containers[0].livenessProbe.httpGet.port: \"web\" is neither a port nor the name of one of the container's ports",
+        ),
+        (
+            "ports: [{containerPort: 80}]",
+            "startupProbe: {periodSeconds: 0, tcpSocket: {port: 1}}",
+            "spec.containers[0].startupProbe.periodSeconds: 0 is not between 1 and 2147483647",
+        ),
+        (
+            "command: [sh, -c, 'true']",
+            "readinessProbe: {tcpSocket: {port: 1}}",
+            "spec.initContainers[0].readinessProbe: only an init container with restartPolicy: Always may have it",
         ),
         (
             "ports: [{containerPort: 80}]",

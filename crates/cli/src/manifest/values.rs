@@ -1,6 +1,7 @@
 //! The manifest's values: names, references, ranges, and the words each field accepts.
 
 mod container;
+mod probe;
 
 use super::Refused;
 use super::shape::item;

@@ -3,6 +3,7 @@
 //! containerd is asked for the containers' states every [`POLL`]: CRI's event stream does not
 //! exist in containerd 1.6.
 
+use super::probing::{self, Heard, Subject};
 use super::signals::{Asked, Stops};
 use crate::cri::Cri;
 use crate::cri::container::{self, Surroundings, log_name};
@@ -10,6 +11,7 @@ use crate::environment::Place;
 use crate::error::Error;
 use crate::log::follow::Follower;
 use crate::manifest::{is_sidecar, timeout_seconds};
+use crate::probe::Kind;
 use crate::restart::{Next, Policy, Restarts, Role};
 use crate::screen::{Screen, step};
 use crate::volumes::Volumes;
@@ -18,6 +20,7 @@ use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
+use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
@@ -54,6 +57,15 @@ pub(super) struct Driver<'a> {
     pub(super) members: Vec<Member>,
     pub(super) cri: Cri,
     pub(super) stops: Stops,
+    pub(super) verdicts: Verdicts,
+}
+
+/// What the probes say, and the stops they cause.
+#[derive(Debug)]
+pub(super) struct Verdicts {
+    tell: UnboundedSender<Heard>,
+    hear: UnboundedReceiver<Heard>,
+    stops: JoinSet<Result<(), Error>>,
 }
 
 /// One container of the pod.
@@ -64,6 +76,17 @@ pub(super) struct Member {
     restarts: Restarts,
     attempt: u32,
     state: State,
+    started: Started,
+    /// Asks the probes; emptied when the container ends.
+    probes: JoinSet<()>,
+}
+
+/// Whether what waits for this container may go on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Started {
+    Yes,
+    /// Its startup probe has not passed.
+    No,
 }
 
 /// Where a container stands.
@@ -92,6 +115,8 @@ pub(super) fn members(spec: &PodSpec, base: Duration) -> Vec<Member> {
         restarts: Restarts::new(policy.of(role), base),
         attempt: 0,
         state: State::NotStarted,
+        started: Started::No,
+        probes: JoinSet::new(),
     };
     let init = spec.init_containers.iter().flatten().map(|container| {
         let role = if is_sidecar(container) {
@@ -104,6 +129,19 @@ pub(super) fn members(spec: &PodSpec, base: Duration) -> Vec<Member> {
     let main = spec.containers.iter();
     init.chain(main.map(|container| member(container, Role::Main)))
         .collect()
+}
+
+// === impl Verdicts ===
+
+impl Verdicts {
+    pub(super) fn new() -> Self {
+        let (tell, hear) = mpsc::unbounded_channel();
+        Self {
+            tell,
+            hear,
+            stops: JoinSet::new(),
+        }
+    }
 }
 
 // === impl Member ===
@@ -153,15 +191,21 @@ impl Driver<'_> {
                 return Ok(Ended::Stopped(asked));
             }
             self.start(index).await?;
-            let is_init = |member: &Member| member.role == Role::Init;
-            if !self.members.get(index).is_some_and(is_init) {
-                continue;
-            }
+            let role = self.members.get(index).map(|member| member.role);
             let done = |driver: &Self| driver.members.get(index).and_then(Member::code);
-            if let Ended::Stopped(asked) = self.until(|driver| done(driver).is_some()).await? {
+            let started = |driver: &Self| {
+                let member = driver.members.get(index);
+                member.is_some_and(|member| member.started == Started::Yes)
+            };
+            let waited = match role {
+                Some(Role::Init) => self.until(|driver| done(driver).is_some()).await?,
+                Some(Role::Sidecar) => self.until(started).await?,
+                Some(Role::Main) | None => continue,
+            };
+            if let Ended::Stopped(asked) = waited {
                 return Ok(Ended::Stopped(asked));
             }
-            if done(self) != Some(0) {
+            if role == Some(Role::Init) && done(self) != Some(0) {
                 step(&pod, "failed in its init containers");
                 return Ok(Ended::Finished);
             }
@@ -219,6 +263,20 @@ impl Driver<'_> {
             .map_err(|status| failed(status.message().to_owned()))?;
         self.follower.add(&name, &log_name(&name, member.attempt))?;
         step(&member.name(), "started");
+        member.started = match member.container.startup_probe {
+            Some(_) => Started::No,
+            None => Started::Yes,
+        };
+        let subject = Subject {
+            index,
+            id: id.clone(),
+            ip: self.place.pod_ip.clone(),
+            cri: self.cri.clone(),
+            tell: self.verdicts.tell.clone(),
+        };
+        member
+            .probes
+            .spawn(probing::ask(subject, member.container.clone()));
         member.state = State::Running { id };
         Ok(())
     }
@@ -236,6 +294,10 @@ impl Driver<'_> {
                     changed?;
                     self.show()?;
                 }
+                Some(heard) = self.verdicts.hear.recv() => self.hear(&heard),
+                Some(stopped) = self.verdicts.stops.join_next() => {
+                    stopped.unwrap_or(Ok(()))?;
+                }
                 () = sleep_until(poll) => {
                     self.poll().await?;
                     poll = Instant::now() + POLL;
@@ -243,6 +305,36 @@ impl Driver<'_> {
             }
         }
         Ok(Ended::Finished)
+    }
+
+    /// Acts on a probe's verdict, unless the container has been restarted meanwhile.
+    fn hear(&mut self, heard: &Heard) {
+        let Some(member) = self.members.get_mut(heard.index) else {
+            return;
+        };
+        if member.running() != Some(&heard.id) {
+            return;
+        }
+        let name = member.name();
+        match (heard.kind, &heard.verdict) {
+            (Kind::Startup, Ok(())) => {
+                member.started = Started::Yes;
+                step(&name, "has come up");
+            }
+            (Kind::Readiness, Ok(())) => step(&name, "ready"),
+            (Kind::Readiness, Err(why)) => step(&name, &format!("not ready: {why}")),
+            (Kind::Liveness, Ok(())) => {}
+            (kind @ (Kind::Startup | Kind::Liveness), Err(why)) => {
+                step(
+                    &name,
+                    &format!("{} failed: {why}; it is stopped", kind.name()),
+                );
+                let (mut cri, id) = (self.cri.clone(), heard.id.clone());
+                let grace = timeout_seconds(self.spec);
+                let stop = async move { cri.stop(&id, grace).await };
+                self.verdicts.stops.spawn(stop);
+            }
+        }
     }
 
     fn show(&mut self) -> Result<(), Error> {
@@ -287,6 +379,7 @@ impl Driver<'_> {
         let Some(member) = self.members.get_mut(index) else {
             return Ok(());
         };
+        member.probes = JoinSet::new();
         self.follower
             .finish(&member.container.name, |container, line| {
                 self.screen.line(container, line)
@@ -351,6 +444,11 @@ impl Driver<'_> {
         };
         if self.stops.impatient() {
             grace = 0;
+        }
+        for index in indices {
+            if let Some(member) = self.members.get_mut(*index) {
+                member.probes = JoinSet::new();
+            }
         }
         let mut stops = JoinSet::new();
         for (_, id) in &ids {

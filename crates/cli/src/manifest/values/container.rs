@@ -40,6 +40,7 @@ pub(super) fn check(
     if let Some(resources) = &container.resources {
         self::resources(&at("resources"), resources)?;
     }
+    super::probe::check(path, container)?;
     let security = container.security_context.as_ref();
     if let Some(security) = security {
         self::security(&at("securityContext"), security)?;
