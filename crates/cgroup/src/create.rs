@@ -342,3 +342,45 @@ fn enable_controllers(mountpoint: &Path, dir: &Path) -> Result<(), Error> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn controllers_are_enabled_from_the_root_down_to_the_parent() {
+        let root = tempfile::tempdir().unwrap();
+        let leaf = root.path().join("pod/container");
+        fs::create_dir_all(&leaf).unwrap();
+        let levels = [root.path(), &root.path().join("pod"), &leaf];
+        for (dir, controllers) in levels.iter().zip(["cpu memory pids", "cpu", ""]) {
+            fs::write(dir.join("cgroup.controllers"), controllers).unwrap();
+            fs::write(dir.join("cgroup.subtree_control"), "").unwrap();
+        }
+        enable_controllers(root.path(), &leaf).unwrap();
+        let written = levels.map(|dir| read(dir, "cgroup.subtree_control").unwrap());
+        // A real kernel would have changed what the levels below have by now.
+        assert_eq!(written, ["+memory +pids", "+cpu +memory +pids", ""]);
+    }
+
+    #[test]
+    fn a_new_cpuset_takes_over_what_is_above_it() {
+        let root = tempfile::tempdir().unwrap();
+        let leaf = root.path().join("pod/container");
+        fs::create_dir_all(&leaf).unwrap();
+        for (dir, cpus) in [
+            (root.path(), "0-3\n"),
+            (&root.path().join("pod"), "\n"),
+            (&leaf, ""),
+        ] {
+            fs::write(dir.join("cpuset.cpus"), cpus).unwrap();
+            fs::write(dir.join("cpuset.mems"), "0\n").unwrap();
+        }
+        fill_cpuset(&leaf, root.path()).unwrap();
+        assert_eq!(read(&leaf, "cpuset.cpus").unwrap(), "0-3");
+        assert_eq!(
+            read(&root.path().join("pod"), "cpuset.cpus").unwrap(),
+            "0-3"
+        );
+    }
+}

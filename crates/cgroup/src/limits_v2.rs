@@ -281,3 +281,154 @@ fn set_unified(dir: &Path, resources: &LinuxResources) -> Result<(), Error> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A directory with empty files where a cgroup has its control files.
+    fn tree(files: &[&str]) -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        for file in files {
+            std::fs::write(dir.path().join(file), "").unwrap();
+        }
+        dir
+    }
+
+    fn apply(dir: &Path, json: &str, occasion: Occasion) -> Result<(), Error> {
+        set_all(dir, &serde_json::from_str(json).unwrap(), occasion)
+    }
+
+    #[test]
+    fn the_limits_of_a_pod_are_converted_to_those_of_v2() {
+        let dir = tree(&[
+            "memory.max",
+            "memory.swap.max",
+            "memory.low",
+            "cpu.weight",
+            "cpu.max",
+            "cpuset.cpus",
+            "pids.max",
+            "hugetlb.2MB.max",
+            "hugetlb.2MB.rsvd.max",
+            "io.weight",
+            "io.max",
+            "memory.high",
+            "memory.oom.group",
+        ]);
+        let json = r#"{
+            "memory": {"limit": 1000, "swap": 1500, "reservation": -1, "kernel": 77, "kernelTCP": 77},
+            "cpu": {"shares": 1024, "quota": 50000, "period": 100000, "cpus": "0-1"},
+            "pids": {"limit": -1},
+            "hugepageLimits": [{"pageSize": "2MB", "limit": 4096}, {"pageSize": "1GB", "limit": 0}],
+            "blockIO": {"weight": 1000,
+                        "throttleReadBpsDevice": [{"major": 8, "minor": 0, "rate": 42}]},
+            "unified": {"memory.high": "900", "memory.oom.group": "1"}}"#;
+        apply(dir.path(), json, Occasion::Birth).unwrap();
+        let expected = [
+            ("memory.max", "1000"),
+            ("memory.swap.max", "500"),
+            ("memory.low", "max"),
+            ("cpu.weight", "100"),
+            ("cpu.max", "50000 100000"),
+            ("cpuset.cpus", "0-1"),
+            ("pids.max", "max"),
+            ("hugetlb.2MB.max", "4096"),
+            ("hugetlb.2MB.rsvd.max", "4096"),
+            ("io.weight", "10000"),
+            ("io.max", "8:0 rbps=42"),
+            ("memory.high", "900"),
+            ("memory.oom.group", "1"),
+        ];
+        for (name, value) in expected {
+            assert_eq!(read(dir.path(), name).unwrap(), value, "{name}");
+        }
+    }
+
+    #[test]
+    fn what_v2_has_not_is_refused_by_name() {
+        let dir = tree(&["memory.max", "memory.swap.max"]);
+        let cases = [
+            (
+                r#"{"memory": {"swappiness": 60}}"#,
+                "linux.resources.memory.swappiness = 60: cgroup v2 has no such limit",
+            ),
+            (
+                r#"{"memory": {"disableOOMKiller": true}}"#,
+                "linux.resources.memory.disableOOMKiller = true: cgroup v2 has no such limit",
+            ),
+            (
+                r#"{"memory": {"limit": 10, "swap": 5}}"#,
+                "linux.resources.memory.swap = 5: it is below memory.limit, which it includes",
+            ),
+            (
+                r#"{"memory": {"swap": 5}}"#,
+                "linux.resources.memory.swap = 5: it means nothing without a memory.limit",
+            ),
+            (
+                r#"{"cpu": {"realtimePeriod": 9}}"#,
+                "linux.resources.cpu.realtimePeriod = 9: cgroup v2 has no such limit",
+            ),
+            (
+                r#"{"network": {"classID": 9}}"#,
+                "linux.resources.network.classID = 9: cgroup v2 has no such limit",
+            ),
+            (
+                r#"{"unified": {"cgroup.procs": "1"}}"#,
+                "linux.resources.unified.cgroup.procs = 1: it is not a limit",
+            ),
+            (
+                r#"{"unified": {"../memory.max": "1"}}"#,
+                "linux.resources.unified.../memory.max = 1: it is not a file of a cgroup",
+            ),
+        ];
+        for (json, text) in cases {
+            let error = apply(dir.path(), json, Occasion::Birth).unwrap_err();
+            assert_eq!(error.to_string(), text);
+        }
+        // A controller that no ancestor passes on: its file is missing.
+        let error = apply(dir.path(), r#"{"cpu": {"idle": 1}}"#, Occasion::Birth).unwrap_err();
+        assert!(matches!(
+            &error,
+            Error::Refused {
+                source: nix::errno::Errno::ENOENT,
+                ..
+            }
+        ));
+        assert_eq!(error.to_string(), "cpu.idle = 1");
+    }
+
+    #[test]
+    fn a_limit_below_what_is_in_use_is_refused_but_for_the_cache() {
+        let dir = tree(&["memory.max"]);
+        std::fs::write(dir.path().join("memory.current"), "1000\n").unwrap();
+        let stat = "inactive_file 300\nactive_file 200\n";
+        std::fs::write(dir.path().join("memory.stat"), stat).unwrap();
+        let update = |json: &str| apply(dir.path(), json, Occasion::Update);
+        let error = update(r#"{"memory": {"limit": 400}}"#).unwrap_err();
+        assert_eq!(error.to_string(), "memory.max = 400: 500 are in use");
+        update(r#"{"memory": {"limit": 600}}"#).unwrap();
+        let strict = r#"{"memory": {"limit": 600, "checkBeforeUpdate": true}}"#;
+        assert_eq!(
+            update(strict).unwrap_err().to_string(),
+            "memory.max = 600: 1000 are in use"
+        );
+        assert_eq!(read(dir.path(), "memory.max").unwrap(), "600");
+    }
+
+    #[test]
+    fn shares_become_weights_along_the_curve() {
+        let table = [
+            (2, 1),
+            (102, 17),
+            (512, 59),
+            (1024, 100),
+            (2048, 174),
+            (262_144, 10_000),
+        ];
+        for (shares, weight) in table {
+            assert_eq!(weight_of_shares(shares), weight, "{shares}");
+        }
+        assert_eq!((io_weight(10), io_weight(1000)), (1, 10_000));
+    }
+}

@@ -1,0 +1,332 @@
+//! The v1 hierarchies.
+
+use std::io::Read as _;
+use std::os::fd::AsFd as _;
+use std::path::Path;
+
+use duet_cgroup::{Attach, Cgroup, Error, Stats};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use crate::support::{Own, can_run, chain, resources, signal, v1};
+
+macro_rules! own {
+    ($name:literal) => {{
+        let host = v1();
+        if !can_run(host.as_ref()) {
+            return;
+        }
+        Own::new(host.unwrap(), $name)
+    }};
+}
+
+#[test]
+fn a_cgroup_is_made_in_every_hierarchy_and_removed_from_each() {
+    let own = own!("create");
+    let dirs = own.cgroup.own_dirs();
+    assert_eq!(dirs.len(), own.host().hierarchies().len());
+    assert!(dirs.iter().all(|dir| dir.path.is_dir()));
+    assert_eq!(
+        own.cgroup.attach_unified().unwrap().is_some(),
+        own.host().unified().is_some()
+    );
+    let Attach::V1(tasks) = own.cgroup.attach().unwrap() else {
+        panic!("this is v1")
+    };
+    assert_eq!(tasks.len(), dirs.len());
+    // A container may have made cgroups of its own.
+    std::fs::create_dir_all(dirs[0].path.join("deep/er")).unwrap();
+    own.cgroup.remove().unwrap();
+    assert!(dirs.iter().all(|dir| !dir.path.exists()));
+    own.cgroup.remove().unwrap();
+    own.cgroup.kill().unwrap();
+    assert!(own.cgroup.stats().unwrap_err().is_gone());
+    assert!(own.cgroup.attach().unwrap_err().is_gone());
+    assert!(own.cgroup.freeze().unwrap_err().is_gone());
+    assert!(
+        Cgroup::open(own.host(), own.cgroup.path())
+            .unwrap_err()
+            .is_gone()
+    );
+}
+
+#[test]
+fn a_cgroup_that_holds_processes_is_not_taken_over() {
+    let own = own!("occupied");
+    let child = own.spawn("exec sleep 1000");
+    Own::until("the child is inside", || {
+        own.dir("name=systemd").join("cgroup.procs").exists()
+            && !own.cgroup.pids().unwrap().is_empty()
+    });
+    assert_eq!(own.cgroup.pids().unwrap(), [child.id()]);
+    let error = Cgroup::create(own.host(), own.cgroup.path()).unwrap_err();
+    assert!(matches!(error, Error::Occupied { count: 1, .. }), "{error}");
+    assert!(
+        error.to_string().contains("already holds 1 processes"),
+        "{error}"
+    );
+    own.cgroup.kill().unwrap();
+    assert_eq!(signal(child), Some(9));
+    // Empty again, it may be.
+    Cgroup::create(own.host(), own.cgroup.path()).unwrap();
+}
+
+#[test]
+fn a_path_that_names_no_cgroup_is_refused() {
+    let own = own!("path");
+    let cases = [
+        (
+            "/",
+            "linux.cgroupsPath /: the root cgroup is not ours to use",
+        ),
+        ("relative", "linux.cgroupsPath relative: not absolute"),
+        ("/a/../b", "linux.cgroupsPath /a/../b: `..` leads out of it"),
+        (
+            "kubepods.slice:cri-containerd:abc",
+            "linux.cgroupsPath = kubepods.slice:cri-containerd:abc: the systemd cgroup driver is not offered yet",
+        ),
+    ];
+    for (path, text) in cases {
+        assert_eq!(
+            Cgroup::create(own.host(), Path::new(path))
+                .unwrap_err()
+                .to_string(),
+            text
+        );
+    }
+}
+
+#[test]
+fn the_limits_of_a_pod_arrive_in_their_files() {
+    let own = own!("limits");
+    let all = r#"{
+        "devices": [{"allow": false, "access": "rwm"}],
+        "memory": {"limit": 67108864, "swap": 67108864, "reservation": 33554432, "swappiness": 10},
+        "cpu": {"shares": 512, "quota": 50000, "period": 100000, "cpus": "0", "mems": "0"},
+        "pids": {"limit": 50},
+        "hugepageLimits": [{"pageSize": "2MB", "limit": 0}, {"pageSize": "1GB", "limit": 0}]}"#;
+    own.cgroup.limit(&resources(all)).unwrap();
+    let expected = [
+        ("memory", "memory.limit_in_bytes", "67108864"),
+        ("memory", "memory.memsw.limit_in_bytes", "67108864"),
+        ("memory", "memory.soft_limit_in_bytes", "33554432"),
+        ("memory", "memory.swappiness", "10"),
+        ("cpu", "cpu.shares", "512"),
+        ("cpu", "cpu.cfs_quota_us", "50000"),
+        ("cpu", "cpu.cfs_period_us", "100000"),
+        ("cpuset", "cpuset.cpus", "0"),
+        ("pids", "pids.max", "50"),
+    ];
+    for (controller, name, value) in expected {
+        assert_eq!(own.file(controller, name), value, "{name}");
+    }
+    // Up and down again: memory must never be above memory with swap on the way.
+    for (limit, swap) in [
+        (134_217_728, 268_435_456_i64),
+        (33_554_432, 33_554_432),
+        (268_435_456, -1),
+    ] {
+        let json = format!(r#"{{"memory": {{"limit": {limit}, "swap": {swap}}}}}"#);
+        own.cgroup.update(&resources(&json)).unwrap();
+        assert_eq!(
+            own.file("memory", "memory.limit_in_bytes"),
+            limit.to_string()
+        );
+    }
+    let burst = r#"{"cpu": {"quota": 20000, "burst": 10000}}"#;
+    own.cgroup.update(&resources(burst)).unwrap();
+    let burst = r#"{"cpu": {"quota": 80000, "burst": 60000}}"#;
+    own.cgroup.update(&resources(burst)).unwrap();
+    assert_eq!(own.file("cpu", "cpu.cfs_burst_us"), "60000");
+    own.cgroup
+        .update(&resources(r#"{"pids": {"limit": -1}}"#))
+        .unwrap();
+    assert_eq!(own.file("pids", "pids.max"), "max");
+}
+
+#[test]
+fn what_is_refused_names_the_file_and_the_value() {
+    let own = own!("refused");
+    let cases = [
+        (r#"{"cpu": {"cpus": "4000"}}"#, "cpuset.cpus = 4000: E"),
+        (r#"{"cpu": {"quota": 3}}"#, "cpu.cfs_quota_us = 3: EINVAL"),
+        (
+            r#"{"cpu": {"shares": 1}}"#,
+            "linux.resources.cpu.shares = 1: it is not between 2 and",
+        ),
+        (
+            r#"{"hugepageLimits": [{"pageSize": "3MB", "limit": 4096}]}"#,
+            "linux.resources.hugepageLimits[0].pageSize = 3MB: this host does not count",
+        ),
+        (
+            r#"{"unified": {"memory.high": "1"}}"#,
+            "linux.resources.unified = memory.high: this host has cgroup v1",
+        ),
+        (
+            r#"{"memory": {"swappiness": 101}}"#,
+            "linux.resources.memory.swappiness = 101: it is more",
+        ),
+        (
+            r#"{"blockIO": {"throttleReadBpsDevice": [{"major": 999, "minor": 9, "rate": 1}]}}"#,
+            "blkio.throttle.read_bps_device = 999:9 1: ENODEV",
+        ),
+    ];
+    for (json, text) in cases {
+        let found = chain(&own.cgroup.update(&resources(json)).unwrap_err());
+        assert!(found.starts_with(text), "{found}\n{text}");
+    }
+    // 16 MiB of a shell's variable cannot be reclaimed: there may be no swap.
+    let mut child =
+        own.spawn("x=$(head -c 16777216 /dev/zero | tr '\\0' x); echo; exec sleep 1000 <<E\n$x\nE");
+    let mut ready = [0; 1];
+    let heard = child.stdout.as_mut().unwrap().read(&mut ready).unwrap();
+    assert_eq!(heard, 1);
+    let busy = own
+        .cgroup
+        .update(&resources(r#"{"memory": {"limit": 8192}}"#));
+    if let Err(error) = busy {
+        let text = error.to_string();
+        assert!(text.starts_with("memory.limit_in_bytes = 8192: "), "{text}");
+        assert!(text.ends_with(" are in use"), "{text}");
+    }
+    own.cgroup.kill().unwrap();
+    child.wait().unwrap();
+}
+
+#[test]
+fn a_fork_bomb_is_killed_and_nobody_else() {
+    let own = own!("bomb");
+    own.cgroup
+        .limit(&resources(r#"{"pids": {"limit": 60}}"#))
+        .unwrap();
+    let other = std::process::Command::new("sleep").arg("1000").spawn();
+    let mut other = other.unwrap();
+    let bomb = own.spawn("set +e; f() { f & f & wait; sleep 0.01; f; }; f 2>/dev/null");
+    Own::until("the bomb has spread", || {
+        own.cgroup.pids().unwrap().len() > 10
+    });
+    own.cgroup.kill().unwrap();
+    assert_eq!(own.cgroup.pids().unwrap(), [0_u32; 0]);
+    assert_eq!(signal(bomb), Some(9));
+    assert!(other.try_wait().unwrap().is_none());
+    other.kill().unwrap();
+    other.wait().unwrap();
+    own.cgroup.remove().unwrap();
+}
+
+#[test]
+fn a_frozen_container_stands_still_and_can_be_killed() {
+    let own = own!("freeze");
+    let child = own.spawn("while :; do :; done");
+    Own::until("the child is inside", || {
+        !own.cgroup.pids().unwrap().is_empty()
+    });
+    own.cgroup.freeze().unwrap();
+    assert_eq!(own.file("freezer", "freezer.state"), "FROZEN");
+    own.cgroup.freeze().unwrap();
+    own.cgroup.thaw().unwrap();
+    own.cgroup.thaw().unwrap();
+    assert_eq!(own.file("freezer", "freezer.state"), "THAWED");
+    own.cgroup.freeze().unwrap();
+    own.cgroup.kill().unwrap();
+    assert_eq!(signal(child), Some(9));
+    assert_eq!(own.file("freezer", "freezer.state"), "THAWED");
+}
+
+#[test]
+fn statistics_tell_what_was_used() {
+    let own = own!("stats");
+    let limits = r#"{"pids": {"limit": 9}, "memory": {"limit": 67108864}}"#;
+    own.cgroup.limit(&resources(limits)).unwrap();
+    let mut child =
+        own.spawn("i=0; while [ $i -lt 200000 ]; do i=$((i+1)); done; echo; exec sleep 1000");
+    let mut ready = [0; 1];
+    assert_eq!(child.stdout.as_mut().unwrap().read(&mut ready).unwrap(), 1);
+    let Stats::V1(stats) = own.cgroup.stats().unwrap() else {
+        panic!("this is v1")
+    };
+    let pids = stats.pids.unwrap();
+    assert_eq!((pids.current, pids.limit), (1, 9));
+    let cpu = stats.cpu.unwrap();
+    // At least 10 ms, and less than the test may take: nanoseconds, not anything else.
+    assert!((10_000_000..60_000_000_000).contains(&cpu.total), "{cpu:?}");
+    assert_eq!(cpu.per_cpu.iter().sum::<u64>(), cpu.total);
+    assert!(cpu.user + cpu.kernel <= cpu.total + 20_000_000, "{cpu:?}");
+    let memory = stats.memory.unwrap();
+    let usage = memory.usage.unwrap();
+    assert_eq!(usage.limit, 67_108_864);
+    assert!(usage.usage > 0 && usage.max >= usage.usage, "{usage:?}");
+    // The kernel adds up memory.stat every two seconds or so: its counters may still be zero.
+    assert!(memory.kernel.is_some(), "{memory:?}");
+    assert_eq!(memory.hierarchical_memory_limit, 67_108_864);
+    assert_eq!(stats.memory_oom_control.unwrap().oom_kill, 0);
+    own.cgroup.kill().unwrap();
+    child.wait().unwrap();
+}
+
+#[test]
+fn an_oom_kill_wakes_the_watch_and_is_counted() {
+    let own = own!("oom");
+    let limit = r#"{"memory": {"limit": 16777216, "swap": 16777216}}"#;
+    own.cgroup.limit(&resources(limit)).unwrap();
+    let watch = own.cgroup.oom().unwrap();
+    assert_eq!(watch.kills(), 0);
+    let child = own.spawn("exec tail /dev/zero");
+    let mut fds = [PollFd::from_borrowed_fd(watch.as_fd(), PollFlags::IN)];
+    let timeout = Timespec {
+        tv_sec: 10,
+        tv_nsec: 0,
+    };
+    assert_eq!(poll(&mut fds, Some(&timeout)).unwrap(), 1);
+    assert_eq!(signal(child), Some(9));
+    watch.drain();
+    assert_eq!(watch.kills(), 1);
+    // Removal wakes it once more, and the count stays.
+    own.cgroup.remove().unwrap();
+    assert_eq!(watch.kills(), 1);
+}
+
+#[test]
+fn devices_are_confined() {
+    let own = own!("devices");
+    own.cgroup.limit(&resources("{}")).unwrap();
+    let script = "
+        echo > /dev/null; head -c 1 /dev/zero > /dev/null; echo ok
+        if (: < /dev/kmsg) 2>/dev/null; then echo kmsg; fi
+        mknod $0 b 8 0 && if (: < $0) 2>/dev/null; then echo disk; fi; rm -f $0";
+    let node = std::env::temp_dir().join(format!("duet-test-{}-node", std::process::id()));
+    let script = script.replace("$0", &node.display().to_string());
+    let output = own.spawn(&script).wait_with_output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "ok\n");
+    assert!(own.file("devices", "devices.list").contains("c 1:3 rwm"));
+}
+
+#[test]
+fn a_failed_creation_leaves_nothing() {
+    let own = own!("failed");
+    // In one hierarchy, behind several others, someone else lives there already.
+    let path = own.parent().join("two/three");
+    let hierarchy = own.host().hierarchy("pids").unwrap();
+    let taken = hierarchy.dir(&path);
+    std::fs::create_dir_all(&taken).unwrap();
+    let enter = format!("echo 0 > {}/tasks; exec sleep 1000", taken.display());
+    let mut child = std::process::Command::new("/bin/sh")
+        .args(["-ec", &enter])
+        .spawn()
+        .unwrap();
+    let procs = taken.join("cgroup.procs");
+    Own::until("the child is inside", || {
+        !std::fs::read(&procs).unwrap().is_empty()
+    });
+    let error = Cgroup::create(own.host(), &path).unwrap_err();
+    assert!(matches!(error, Error::Occupied { .. }), "{error}");
+    assert!(taken.is_dir());
+    let two = own.parent().join("two");
+    let others = own
+        .host()
+        .hierarchies()
+        .iter()
+        .filter(|other| *other != hierarchy);
+    assert_eq!(others.filter(|other| other.dir(&two).exists()).count(), 0);
+    child.kill().unwrap();
+    child.wait().unwrap();
+}

@@ -1,0 +1,62 @@
+//! The v2 tree: whatever needs no controller.
+
+use duet_cgroup::{Attach, Mode, Stats};
+
+use crate::support::{Own, can_run, resources, signal, v2};
+
+macro_rules! own {
+    ($name:literal) => {{
+        let host = v2();
+        if !can_run(host.as_ref()) {
+            return;
+        }
+        Own::new(host.unwrap(), $name)
+    }};
+}
+
+#[test]
+fn a_cgroup_is_one_directory() {
+    let own = own!("create2");
+    assert_eq!(own.cgroup.mode(), Mode::V2);
+    assert!(matches!(own.cgroup.attach().unwrap(), Attach::V2(_)));
+    assert!(own.cgroup.attach_unified().unwrap().is_none());
+    let Stats::V2(stats) = own.cgroup.stats().unwrap() else {
+        panic!("this is v2")
+    };
+    assert!(stats.cpu.is_some());
+    std::fs::create_dir_all(own.dir("").join("deep/er")).unwrap();
+    own.cgroup.remove().unwrap();
+    own.cgroup.remove().unwrap();
+    own.cgroup.kill().unwrap();
+    assert!(own.cgroup.stats().unwrap_err().is_gone());
+    assert!(own.cgroup.freeze().unwrap_err().is_gone());
+}
+
+#[test]
+fn a_frozen_container_stands_still_and_can_be_killed() {
+    let own = own!("freeze2");
+    let child = own.spawn("sleep 1000 & while :; do :; done");
+    Own::until("both are inside", || own.cgroup.pids().unwrap().len() == 2);
+    own.cgroup.freeze().unwrap();
+    assert!(own.file("", "cgroup.events").contains("frozen 1"));
+    own.cgroup.thaw().unwrap();
+    assert!(own.file("", "cgroup.events").contains("frozen 0"));
+    own.cgroup.freeze().unwrap();
+    own.cgroup.kill().unwrap();
+    assert_eq!(own.cgroup.pids().unwrap(), [0_u32; 0]);
+    assert_eq!(signal(child), Some(9));
+}
+
+#[test]
+fn devices_are_confined_by_a_program() {
+    let own = own!("devices2");
+    own.cgroup.limit(&resources("{}")).unwrap();
+    let node = std::env::temp_dir().join(format!("duet-test-{}-node2", std::process::id()));
+    let script = "
+        echo > /dev/null; head -c 1 /dev/zero > /dev/null; echo ok
+        if (: < /dev/kmsg) 2>/dev/null; then echo kmsg; fi
+        mknod NODE b 8 0 && if (: < NODE) 2>/dev/null; then echo disk; fi; rm -f NODE";
+    let script = script.replace("NODE", &node.display().to_string());
+    let output = own.spawn(&script).wait_with_output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "ok\n");
+}
