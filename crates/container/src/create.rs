@@ -281,6 +281,14 @@ impl Linux {
 
     fn supply(&self, guest: Guest, facts: &Facts) -> Result<Supplied, Error> {
         let options = &self.spec.options;
+        if let Some(address) = options.listen.first() {
+            // The runner cannot be told of them yet, and a guest without them would only fail later.
+            let field = "annotations.io.containerd.duet.v1.listen";
+            return Err(Error::Unsupported {
+                field,
+                value: address.to_string(),
+            });
+        }
         let Guest { name, file, format } = guest;
         let deadline = Instant::now() + COMPILE_LIMIT;
         let compiled = self

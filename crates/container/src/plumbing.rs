@@ -8,7 +8,7 @@ use tokio::task::JoinSet;
 
 use crate::error::Error;
 use crate::stdio::{Ends, Input, Pipes};
-use crate::terminal::{self, Terminal};
+use crate::terminal::{self, Connected, Terminal};
 use crate::words::{IoOwner, Stdio};
 
 /// How long the exit of a process may wait for the rest of its terminal's output: 2 s.
@@ -82,8 +82,12 @@ impl Plumbing {
                 Ok((io, Drain(None)))
             }
             (Plumbing::Terminal(ends), Some(console)) => {
-                let connected = ends.connect(console, &mut io.copies)?;
-                let (terminal, input, holds, complete) = connected;
+                let Connected {
+                    terminal,
+                    input,
+                    holds,
+                    complete,
+                } = ends.connect(console, &mut io.copies)?;
                 io.terminal = Some(terminal);
                 io.input = input;
                 io.holds = holds;

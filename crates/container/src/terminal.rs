@@ -34,6 +34,19 @@ pub(crate) struct Terminal {
     master: OwnedFd,
 }
 
+/// A terminal whose copies run.
+#[derive(Debug)]
+pub(crate) struct Connected {
+    /// For changes of its size.
+    pub(crate) terminal: Terminal,
+    /// Dropping it is CloseIO.
+    pub(crate) input: Option<OwnedFd>,
+    /// Dropping them is the end that the readers see.
+    pub(crate) holds: Vec<OwnedFd>,
+    /// Turns true when the output is complete.
+    pub(crate) complete: watch::Receiver<bool>,
+}
+
 // === impl Ends ===
 
 impl Ends {
@@ -45,21 +58,12 @@ impl Ends {
         })
     }
 
-    /// Starts both copies in `tasks`. Returns the terminal, the hold whose end means CloseIO,
-    /// the hold of the output, and a flag that turns true when the output is complete.
+    /// Starts both copies in `tasks`.
     pub(crate) fn connect(
         self,
         master: OwnedFd,
         tasks: &mut JoinSet<()>,
-    ) -> Result<
-        (
-            Terminal,
-            Option<OwnedFd>,
-            Vec<OwnedFd>,
-            watch::Receiver<bool>,
-        ),
-        Error,
-    > {
+    ) -> Result<Connected, Error> {
         let failed = |step| move |source: io::Error| Error::Terminal { step, source };
         rustix::fs::fcntl_setfl(&master, OFlags::RDWR | OFlags::NONBLOCK)
             .map_err(|e| failed("set O_NONBLOCK")(e.into()))?;
@@ -90,7 +94,12 @@ impl Ends {
                 complete.send_replace(true);
             });
         }
-        Ok((Terminal { master }, input_hold, holds, completed))
+        Ok(Connected {
+            terminal: Terminal { master },
+            input: input_hold,
+            holds,
+            complete: completed,
+        })
     }
 }
 

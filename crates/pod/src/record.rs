@@ -249,7 +249,7 @@ mod tests {
         assert_eq!(bundles(&shim).unwrap(), [shim.clone(), other.clone()]);
         assert_eq!(Member::read(&other).unwrap(), Some(member("b")));
         record.remove(&shim).unwrap();
-        assert_eq!(bundles(&shim).unwrap(), [other.clone()]);
+        assert_eq!(bundles(&shim).unwrap(), std::slice::from_ref(&other));
         assert_eq!(Member::read(&shim).unwrap(), None);
         fs::remove_dir_all(&shim).unwrap();
         record

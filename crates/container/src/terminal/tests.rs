@@ -81,7 +81,12 @@ fn output_is_complete_when_the_last_user_has_closed() {
     run(async move {
         let mut tasks = JoinSet::new();
         let ends = Ends::open(&stdio).unwrap();
-        let (_terminal, _hold, holds, mut done) = ends.connect(rig.master, &mut tasks).unwrap();
+        let Connected {
+            input: _hold,
+            holds,
+            mut complete,
+            ..
+        } = ends.connect(rig.master, &mut tasks).unwrap();
         let mut user = rig.user;
         let writer = tokio::task::spawn_blocking(move || {
             for _ in 0..20_000 {
@@ -89,7 +94,7 @@ fn output_is_complete_when_the_last_user_has_closed() {
             }
         });
         writer.await.unwrap();
-        done.wait_for(|done| *done).await.unwrap();
+        complete.wait_for(|done| *done).await.unwrap();
         drop(holds);
     });
     let text = reader.join().unwrap();
@@ -106,14 +111,14 @@ fn input_arrives_and_its_end_is_typed() {
     let stdio = rig.stdio();
     run(async move {
         let mut tasks = JoinSet::new();
-        let (_terminal, hold, _holds, _done) = Ends::open(&stdio)
+        let connected = Ends::open(&stdio)
             .unwrap()
             .connect(rig.master, &mut tasks)
             .unwrap();
         let mut client = OpenOptions::new().write(true).open(&rig.stdin).unwrap();
         client.write_all(b"typed\n").unwrap();
         drop(client);
-        drop(hold);
+        drop(connected.input);
         let mut user = rig.user;
         let text = tokio::task::spawn_blocking(move || {
             let mut text = String::new();
@@ -130,11 +135,11 @@ fn the_size_is_seen_by_the_user() {
     let stdio = rig.stdio();
     run(async move {
         let mut tasks = JoinSet::new();
-        let (terminal, ..) = Ends::open(&stdio)
+        let connected = Ends::open(&stdio)
             .unwrap()
             .connect(rig.master, &mut tasks)
             .unwrap();
-        terminal.resize(132, 43).unwrap();
+        connected.terminal.resize(132, 43).unwrap();
         let size = rustix::termios::tcgetwinsize(&rig.user).unwrap();
         assert_eq!((size.ws_col, size.ws_row), (132, 43));
     });

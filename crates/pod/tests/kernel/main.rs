@@ -2,6 +2,11 @@
 //!
 //! After each test nothing may be left: no cgroup, no mount, no process of its own.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "a helper of tests may panic as a test may"
+)]
+
 mod rig;
 
 mod lifecycle;
