@@ -4,7 +4,7 @@
 //! when its container is created, with the import's name and world.
 
 use duet_wasm::{Format, HEAD};
-use wasmparser::{Chunk, Encoding, Parser, Payload, Validator, WasmFeatures};
+use wasmparser::{Chunk, Parser, Payload, Validator, WasmFeatures};
 
 /// The functions of WASI preview 1.
 const PREVIEW1: &str = "args_get args_sizes_get clock_res_get clock_time_get environ_get \
@@ -91,50 +91,48 @@ struct Names {
     exports: Vec<String>,
 }
 
+// === impl Names ===
+
+impl Names {
+    fn note(&mut self, payload: Payload<'_>) -> Result<(), wasmparser::BinaryReaderError> {
+        if let Payload::ImportSection(section) = payload {
+            for import in section.into_imports() {
+                let import = import?;
+                self.imports
+                    .push((import.module.to_owned(), import.name.to_owned()));
+            }
+        } else if let Payload::ExportSection(section) = payload {
+            for export in section {
+                self.exports.push(export?.name.to_owned());
+            }
+        } else if let Payload::ComponentImportSection(section) = payload {
+            for import in section {
+                self.imports
+                    .push((import?.name.name.to_owned(), String::new()));
+            }
+        } else if let Payload::ComponentExportSection(section) = payload {
+            for export in section {
+                self.exports.push(export?.name.name.to_owned());
+            }
+        }
+        Ok(())
+    }
+}
+
 fn names(wasm: &[u8]) -> Result<Names, wasmparser::BinaryReaderError> {
     let mut names = Names::default();
     // Modules and components inside a component are its own affair.
     let mut depth = 0_usize;
-    let mut outermost = None;
     for payload in Parser::new(0).parse_all(wasm) {
-        match payload? {
-            Payload::Version { encoding, .. } => {
-                depth += 1;
-                outermost.get_or_insert(encoding);
-            }
-            Payload::End(_) => depth = depth.saturating_sub(1),
-            Payload::ImportSection(section) if depth == 1 => {
-                for import in section.into_imports() {
-                    let import = import?;
-                    names
-                        .imports
-                        .push((import.module.to_owned(), import.name.to_owned()));
-                }
-            }
-            Payload::ExportSection(section) if depth == 1 => {
-                for export in section {
-                    names.exports.push(export?.name.to_owned());
-                }
-            }
-            Payload::ComponentImportSection(section) if depth == 1 => {
-                for import in section {
-                    names
-                        .imports
-                        .push((import?.name.name.to_owned(), String::new()));
-                }
-            }
-            Payload::ComponentExportSection(section) if depth == 1 => {
-                for export in section {
-                    names.exports.push(export?.name.name.to_owned());
-                }
-            }
-            _ => {}
+        let payload = payload?;
+        if let Payload::Version { .. } = payload {
+            depth += 1;
+        } else if let Payload::End(_) = payload {
+            depth = depth.saturating_sub(1);
+        } else if depth == 1 {
+            names.note(payload)?;
         }
     }
-    debug_assert!(matches!(
-        outermost,
-        Some(Encoding::Module | Encoding::Component)
-    ));
     Ok(names)
 }
 

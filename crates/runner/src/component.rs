@@ -1,13 +1,14 @@
 //! WASI preview 2: commands; and which components are servers.
 
 use duet_wasm::{Handoff, Inherited, engine_config};
-use wasmtime::component::{Component, Linker};
+use wasmtime::component::Component;
 use wasmtime::{Engine, Store};
 use wasmtime_wasi::p2::bindings::CommandPre;
 use wasmtime_wasi_http::p2::bindings::ProxyPre;
 
 use crate::end::End;
 use crate::guest::{Guest, STACK};
+use crate::imports::{imports, linker};
 use crate::module::unfit;
 use crate::serve;
 use crate::signals::Signals;
@@ -42,7 +43,8 @@ pub(crate) fn run(inherited: Inherited, handoff: &Handoff, signals: Signals) -> 
         Err(error) => return End::Unfit(error.to_string()),
     };
     let end = runtime.block_on(command(&pre, handoff));
-    runtime.shutdown_background();
+    // The process is over: the kernel takes everything back faster than we could.
+    std::mem::forget((runtime, pre));
     end
 }
 
@@ -55,23 +57,13 @@ async fn command(pre: &CommandPre<Guest>, handoff: &Handoff) -> End {
         Ok(command) => command,
         Err(error) => return End::of_instantiation(&error),
     };
-    match command.wasi_cli_run().call_run(&mut store).await {
+    let end = match command.wasi_cli_run().call_run(&mut store).await {
         Ok(Ok(())) => End::Exit(0),
         Ok(Err(())) => End::Exit(1),
         Err(error) => End::of(&error),
-    }
-}
-
-/// Everything this runner offers that `component` could ask for.
-pub(crate) fn linker(component: &Component) -> wasmtime::Result<Linker<Guest>> {
-    let mut linker = Linker::new(component.engine());
-    // Servers get the whole of `wasi:cli` and not only what their world lists: every language's
-    // library asks for the environment.
-    wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
-    if imports(component, "wasi:http/") {
-        wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker)?;
-    }
-    Ok(linker)
+    };
+    std::mem::forget(store);
+    end
 }
 
 /// Prepares a server.
@@ -79,13 +71,6 @@ pub(crate) fn proxy(component: &Component) -> wasmtime::Result<ProxyPre<Guest>> 
     linker(component)?
         .instantiate_pre(component)
         .and_then(ProxyPre::new)
-}
-
-fn imports(component: &Component, prefix: &str) -> bool {
-    component
-        .component_type()
-        .imports(component.engine())
-        .any(|(name, _)| name.starts_with(prefix))
 }
 
 fn exports(component: &Component, prefix: &str) -> bool {

@@ -5,6 +5,7 @@
 //! containers no procfs, sysfs or devices, so there is nothing else to keep from it.
 
 use duet_wasm::Handoff;
+use wasmtime_wasi::random::WasiRandomCtx;
 use wasmtime_wasi::{FsPerms, WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
@@ -56,6 +57,14 @@ impl Guest {
             outgoing: Outgoing,
             table: ResourceTable::new(),
         })
+    }
+
+    pub(crate) fn table(&mut self) -> &mut ResourceTable {
+        &mut self.table
+    }
+
+    pub(crate) fn random(&mut self) -> &mut WasiRandomCtx {
+        self.wasi.random()
     }
 }
 

@@ -12,6 +12,7 @@
 //! | `guest.rs` | the guest's world: arguments, files, network |
 //! | `module.rs` | WASI preview 1 |
 //! | `component.rs` | WASI preview 2: commands; and which components are servers |
+//! | `imports.rs` | what components can be linked with |
 //! | `serve.rs`, `serve/` | `wasi:http` servers |
 //! | `outgoing.rs` | the guest's own http requests |
 #![forbid(unsafe_code)]
@@ -19,6 +20,7 @@
 mod component;
 mod end;
 mod guest;
+mod imports;
 mod module;
 mod outgoing;
 mod serve;

@@ -81,7 +81,7 @@ fn listen(handoff: &Handoff) -> Result<TcpListener, End> {
         .variables()
         .find(|(name, _)| *name == Http::VARIABLE);
     let (address, by) = match (&handoff.http.address, variable) {
-        (Some(address), _) => (address.as_str(), "the http address annotation"),
+        (Some(address), _) => (address.as_str(), "io.containerd.duet.v1.http.listen"),
         (None, Some((name, address))) => (address, name),
         (None, None) => (Http::ADDRESS, "the default"),
     };

@@ -25,11 +25,11 @@ use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use duet_linux::mount;
 use rustix::fs::{
     AtFlags, FlockOperation, Mode, OFlags, flock, mkdirat, openat, renameat, unlinkat,
 };
 use rustix::io::Errno;
-use rustix::mount::{OpenTreeFlags, open_tree};
 use sha2::{Digest as _, Sha256};
 
 use crate::CODE;
@@ -197,8 +197,8 @@ impl Cache {
                 mode,
             });
         }
-        let mount = rustix::fs::fstatvfs(&opened).map_err(|e| failed(e.into()))?;
-        if mount.f_flag.bits() & NOEXEC != 0 {
+        let volume = rustix::fs::fstatvfs(&opened).map_err(|e| failed(e.into()))?;
+        if volume.f_flag.bits() & NOEXEC != 0 {
             return Err(Error::Noexec {
                 path: directory.to_owned(),
             });
@@ -426,10 +426,11 @@ impl Cache {
 // === impl Compiled ===
 
 impl Compiled {
-    /// The entry as a mount of its own, attached nowhere: descriptor 3 of the runner.
+    /// The entry as a read-only mount of its own, attached nowhere: descriptor 3 of the runner.
     ///
     /// A plain descriptor of a directory would lead its holder to every file of the host through
-    /// `..`; the root of a mount leads nowhere.
+    /// `..`; the root of a mount leads nowhere. And through a read-only mount not even a root neighbour
+    /// who gets at the descriptor can write into the code of every container of the node.
     ///
     /// # Errors
     ///
@@ -437,12 +438,12 @@ impl Compiled {
     ///
     /// # References
     ///
-    /// [open_tree(2)](https://man7.org/linux/man-pages/man2/open_tree.2.html), Linux 5.2.
+    /// [open_tree(2)](https://man7.org/linux/man-pages/man2/open_tree.2.html), Linux 5.2;
+    /// [mount_setattr(2)](https://man7.org/linux/man-pages/man2/mount_setattr.2.html), Linux 5.12.
     pub fn tree(&self) -> io::Result<OwnedFd> {
-        let flags = OpenTreeFlags::OPEN_TREE_CLONE
-            | OpenTreeFlags::OPEN_TREE_CLOEXEC
-            | OpenTreeFlags::AT_EMPTY_PATH;
-        Ok(open_tree(&self.directory, c"", flags)?)
+        let tree = mount::clone_open(&self.directory, false)?;
+        mount::make_read_only(&tree)?;
+        Ok(tree)
     }
 }
 

@@ -335,6 +335,20 @@ fn a_cache_that_others_can_write_to_is_refused() {
 }
 
 #[test]
+fn the_version_is_the_one_in_the_lock_file() {
+    let lock = include_str!("../../../../Cargo.lock");
+    let after = lock
+        .split("name = \"wasmtime\"\nversion = \"")
+        .nth(1)
+        .unwrap();
+    let version = after.split('"').next().unwrap();
+    assert!(
+        crate::VERSION.ends_with(&format!("wasmtime {version}")),
+        "{version}"
+    );
+}
+
+#[test]
 fn a_missing_compiler_is_named() {
     let node = Node::copying();
     let error =
@@ -343,4 +357,25 @@ fn a_missing_compiler_is_named() {
         chain(&error),
         "wasm compiler /no/compiler: No such file or directory (os error 2)"
     );
+}
+
+#[test]
+fn what_the_runner_is_given_leads_nowhere_and_cannot_be_written() {
+    if !rustix::process::geteuid().is_root() {
+        let required = std::env::var("DUET_TEST_REQUIRE").unwrap_or_default();
+        assert!(
+            !required.contains("root"),
+            "this test needs root, and DUET_TEST_REQUIRE says so"
+        );
+        eprintln!("skipped: needs root");
+        return;
+    }
+    let node = Node::copying();
+    let tree = node.compiled("one").unwrap().tree().unwrap();
+    let path = OFlags::PATH | OFlags::CLOEXEC;
+    let number = |place: OwnedFd| rustix::fs::fstat(place).unwrap().st_ino;
+    let above = openat(&tree, "../../..", path, Mode::empty()).unwrap();
+    assert_eq!(number(above), number(tree.try_clone().unwrap()));
+    let write = openat(&tree, CODE, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty());
+    assert_eq!(write.unwrap_err(), Errno::ROFS);
 }

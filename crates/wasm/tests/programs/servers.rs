@@ -219,7 +219,8 @@ fn an_address_that_cannot_be_had_is_named() {
         .http(|http| http.address = Some(address.clone()))
         .run();
     assert_eq!(ended.code, 126);
-    let start =
-        format!("/guest.wasm: cannot listen on {address} (the http address annotation): Address");
+    let start = format!(
+        "/guest.wasm: cannot listen on {address} (io.containerd.duet.v1.http.listen): Address"
+    );
     assert!(ended.stderr.starts_with(&start), "{}", ended.stderr);
 }

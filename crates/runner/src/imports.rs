@@ -1,0 +1,109 @@
+//! What a component may import, and only what it does import.
+//!
+//! Linking all of preview 2 takes longer, and more memory, than anything else in the life of a small
+//! command: so each interface is linked if the component names it.
+
+use wasmtime::component::{Component, HasData, Linker, ResourceTable};
+use wasmtime_wasi::cli::{WasiCli, WasiCliView as _};
+use wasmtime_wasi::clocks::{WasiClocks, WasiClocksView as _};
+use wasmtime_wasi::filesystem::{WasiFilesystem, WasiFilesystemView as _};
+use wasmtime_wasi::p2::bindings::{self, cli, clocks, filesystem, io, random, sockets};
+use wasmtime_wasi::random::WasiRandom;
+use wasmtime_wasi::sockets::{WasiSockets, WasiSocketsView as _};
+use wasmtime_wasi_http::p2::bindings::{LinkOptions, http};
+use wasmtime_wasi_http::{WasiHttp, WasiHttpView as _};
+
+use crate::guest::Guest;
+
+/// A linker with everything `component` imports, as far as there is such a thing.
+///
+/// An import that is missing here is named when the component is instantiated; the compiler has
+/// refused it long before.
+pub(crate) fn linker(component: &Component) -> wasmtime::Result<Linker<Guest>> {
+    let mut linker = Linker::new(component.engine());
+    for (name, _) in component.component_type().imports(component.engine()) {
+        // The versions of 0.2 are compatible with each other; wasmtime looks them up that way.
+        let interface = name
+            .split_once('@')
+            .map_or(name, |(interface, _)| interface);
+        link(&mut linker, interface)?;
+    }
+    Ok(linker)
+}
+
+/// Does `component` import something that begins like this?
+pub(crate) fn imports(component: &Component, prefix: &str) -> bool {
+    component
+        .component_type()
+        .imports(component.engine())
+        .any(|(name, _)| name.starts_with(prefix))
+}
+
+fn link(l: &mut Linker<Guest>, interface: &str) -> wasmtime::Result<()> {
+    type G = Guest;
+    match interface {
+        "wasi:cli/environment" => cli::environment::add_to_linker::<G, WasiCli>(l, G::cli),
+        "wasi:cli/exit" => cli::exit::add_to_linker::<G, WasiCli>(l, G::cli),
+        "wasi:cli/stdin" => cli::stdin::add_to_linker::<G, WasiCli>(l, G::cli),
+        "wasi:cli/stdout" => cli::stdout::add_to_linker::<G, WasiCli>(l, G::cli),
+        "wasi:cli/stderr" => cli::stderr::add_to_linker::<G, WasiCli>(l, G::cli),
+        "wasi:cli/terminal-input" => cli::terminal_input::add_to_linker::<G, WasiCli>(l, G::cli),
+        "wasi:cli/terminal-output" => cli::terminal_output::add_to_linker::<G, WasiCli>(l, G::cli),
+        "wasi:cli/terminal-stdin" => cli::terminal_stdin::add_to_linker::<G, WasiCli>(l, G::cli),
+        "wasi:cli/terminal-stdout" => cli::terminal_stdout::add_to_linker::<G, WasiCli>(l, G::cli),
+        "wasi:cli/terminal-stderr" => cli::terminal_stderr::add_to_linker::<G, WasiCli>(l, G::cli),
+        "wasi:clocks/wall-clock" => {
+            clocks::wall_clock::add_to_linker::<G, WasiClocks>(l, G::clocks)
+        }
+        "wasi:clocks/monotonic-clock" => {
+            clocks::monotonic_clock::add_to_linker::<G, WasiClocks>(l, G::clocks)
+        }
+        "wasi:filesystem/preopens" => {
+            filesystem::preopens::add_to_linker::<G, WasiFilesystem>(l, G::filesystem)
+        }
+        "wasi:filesystem/types" => {
+            filesystem::types::add_to_linker::<G, WasiFilesystem>(l, G::filesystem)
+        }
+        "wasi:io/error" => io::error::add_to_linker::<G, Io>(l, G::table),
+        "wasi:io/poll" => io::poll::add_to_linker::<G, Io>(l, G::table),
+        "wasi:io/streams" => io::streams::add_to_linker::<G, Io>(l, G::table),
+        "wasi:random/random" => random::random::add_to_linker::<G, WasiRandom>(l, G::random),
+        "wasi:random/insecure" => random::insecure::add_to_linker::<G, WasiRandom>(l, G::random),
+        "wasi:random/insecure-seed" => {
+            random::insecure_seed::add_to_linker::<G, WasiRandom>(l, G::random)
+        }
+        "wasi:sockets/network" => {
+            let options = bindings::sockets::network::LinkOptions::default();
+            sockets::network::add_to_linker::<G, WasiSockets>(l, &options, G::sockets)
+        }
+        "wasi:sockets/instance-network" => {
+            sockets::instance_network::add_to_linker::<G, WasiSockets>(l, G::sockets)
+        }
+        "wasi:sockets/ip-name-lookup" => {
+            sockets::ip_name_lookup::add_to_linker::<G, WasiSockets>(l, G::sockets)
+        }
+        "wasi:sockets/tcp" => sockets::tcp::add_to_linker::<G, WasiSockets>(l, G::sockets),
+        "wasi:sockets/tcp-create-socket" => {
+            sockets::tcp_create_socket::add_to_linker::<G, WasiSockets>(l, G::sockets)
+        }
+        "wasi:sockets/udp" => sockets::udp::add_to_linker::<G, WasiSockets>(l, G::sockets),
+        "wasi:sockets/udp-create-socket" => {
+            sockets::udp_create_socket::add_to_linker::<G, WasiSockets>(l, G::sockets)
+        }
+        "wasi:http/types" => {
+            let options = LinkOptions::default();
+            http::types::add_to_linker::<G, WasiHttp>(l, &(&options).into(), G::http)
+        }
+        "wasi:http/outgoing-handler" => {
+            http::outgoing_handler::add_to_linker::<G, WasiHttp>(l, G::http)
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The table of resources, for the interfaces that need nothing else.
+struct Io;
+
+impl HasData for Io {
+    type Data<'a> = &'a mut ResourceTable;
+}
