@@ -152,6 +152,16 @@ impl Running {
         let _sent = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM);
     }
 
+    /// Whether the program has ended.
+    ///
+    /// # Panics
+    ///
+    /// Never: a child of ours can be asked about.
+    #[must_use]
+    pub fn has_ended(&mut self) -> bool {
+        self.child.try_wait().expect("our own child").is_some()
+    }
+
     /// Waits until the program has ended and its output is complete.
     ///
     /// # Panics

@@ -48,6 +48,7 @@ impl Snapshot {
         }
         sentences.extend(state_files(scope));
         sentences.extend(scope.daemon.network.leftovers());
+        sentences.extend(of_duet_run());
         Self { sentences }
     }
 
@@ -230,6 +231,26 @@ fn sockets() -> Vec<String> {
         .filter(dead)
         .map(|name| format!("socket {SOCKET_DIR}/{name}"))
         .collect()
+}
+
+/// What `duet run` makes on the machine under its own name: cgroups and a bridge.
+fn of_duet_run() -> Vec<String> {
+    let mut found = Vec::new();
+    for hierarchy in hierarchies() {
+        let pods = hierarchy.join("duet");
+        found.extend(
+            entries(&pods)
+                .filter(|name| pods.join(name).is_dir())
+                .map(|name| format!("cgroup {}/{name}", pods.display())),
+        );
+    }
+    let bridge = |name: &String| {
+        name.strip_prefix("duet")
+            .is_some_and(|number| number.parse::<u32>().is_ok())
+    };
+    let interfaces = entries(Path::new("/sys/class/net")).filter(bridge);
+    found.extend(interfaces.map(|name| format!("interface {name}")));
+    found
 }
 
 fn state_files(scope: &Scope<'_>) -> Vec<String> {
