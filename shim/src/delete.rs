@@ -15,13 +15,14 @@ use std::time::SystemTime;
 
 use containerd_shim::Flags;
 use containerd_shim_protos::api::DeleteResponse;
+use duet_linux::process;
 use duet_pod::clean;
 use protobuf::Message as _;
 use protobuf::well_known_types::timestamp::Timestamp;
 
 use crate::error::Error;
 use crate::events::unsigned;
-use crate::socket::Socket;
+use crate::socket::{Behind, Socket};
 
 /// What a container's end is called when nobody saw it: the code of `SIGKILL`, which is
 /// what its last process got.
@@ -52,27 +53,63 @@ pub(crate) fn run(flags: &Flags) -> Result<Vec<u8>, Error> {
         .map_err(|source| Error::Encode { source })
 }
 
-/// Whether the container's shim still answers; the socket of a dead one is removed.
+/// Whether the container's shim still answers. What is left of one that does not is removed.
 fn shim_lives(bundle: &Path, id: &str) -> Result<bool, Error> {
-    let address = bundle.join("address");
-    let text = match fs::read_to_string(&address) {
-        Ok(text) => text,
+    let Some(address) = read(&bundle.join("address"))? else {
         // `start` failed before it had a socket.
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
-        Err(source) => {
-            return Err(Error::File {
-                verb: "reading",
-                path: address,
-                source,
-            });
-        }
+        return Ok(false);
     };
-    let path = PathBuf::from(text.trim_start_matches("unix://"));
-    Socket::at(&path).sweep(id).map_err(|source| Error::File {
+    let path = PathBuf::from(address.trim_start_matches("unix://"));
+    let behind = Socket::at(&path).sweep(id).map_err(|source| Error::File {
         verb: "removing",
         path,
         source,
-    })
+    })?;
+    match behind {
+        Behind::Shim => Ok(true),
+        Behind::Nobody => Ok(false),
+        Behind::Mute => {
+            end_mute_shim(bundle, &address)?;
+            Ok(false)
+        }
+    }
+}
+
+/// Kills a shim that holds its socket and does not answer: containerd has given it up, and
+/// nobody would ever end it.
+fn end_mute_shim(bundle: &Path, address: &str) -> Result<(), Error> {
+    let Some(pid) = read(&bundle.join("shim.pid"))?.and_then(|text| text.parse::<i32>().ok())
+    else {
+        // It was started for another member of the pod, whose `delete` will do it.
+        return Ok(());
+    };
+    let Ok(shim) = process::pidfd_open(pid) else {
+        return Ok(());
+    };
+    // Read after the descriptor was opened, so it is about the process that it names.
+    let socket = address.trim_start_matches("unix://");
+    let is_ours = fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| {
+        line.split(|byte| *byte == 0)
+            .any(|word| word == socket.as_bytes())
+    });
+    if is_ours {
+        // It may end by itself at this moment.
+        drop(process::send_signal(&shim, nix::libc::SIGKILL));
+    }
+    Ok(())
+}
+
+/// A small file of the bundle, if it is there.
+fn read(path: &Path) -> Result<Option<String>, Error> {
+    match fs::read_to_string(path) {
+        Ok(text) => Ok(Some(text)),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(Error::File {
+            verb: "reading",
+            path: path.to_owned(),
+            source,
+        }),
+    }
 }
 
 /// The bundle: named by a flag, or else the directory we were started in.

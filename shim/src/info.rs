@@ -7,6 +7,7 @@
 use std::fs;
 
 use containerd_shim_protos::types::introspection::{RuntimeInfo, RuntimeVersion};
+use duet_spec::annotations;
 use protobuf::Message as _;
 use protobuf::well_known_types::any::Any;
 use serde_json::{Value, json};
@@ -28,10 +29,8 @@ const MOUNT_OPTIONS: &[&str] = &[
     "diratime",
     "dirsync",
     "exec",
-    "iversion",
     "lazytime",
     "loud",
-    "mand",
     "noatime",
     "nodev",
     "nodiratime",
@@ -49,7 +48,6 @@ const MOUNT_OPTIONS: &[&str] = &[
     "rdev",
     "rdiratime",
     "relatime",
-    "remount",
     "rexec",
     "rnoatime",
     "rnodev",
@@ -66,13 +64,19 @@ const MOUNT_OPTIONS: &[&str] = &[
     "rrw",
     "rshared",
     "rslave",
+    "rstrictatime",
+    "rsuid",
+    "rsymfollow",
+    "runbindable",
     "rw",
     "shared",
     "silent",
     "slave",
     "strictatime",
     "suid",
+    "symfollow",
     "sync",
+    "unbindable",
 ];
 
 /// Plays the role; returns containerd's `RuntimeInfo`.
@@ -148,7 +152,13 @@ fn features() -> Value {
                     "SCMP_CMP_MASKED_EQ",
                     "SCMP_CMP_NE",
                 ],
-                "archs": ["SCMP_ARCH_AARCH64", "SCMP_ARCH_X32", "SCMP_ARCH_X86", "SCMP_ARCH_X86_64"],
+                "archs": [
+                    "SCMP_ARCH_AARCH64",
+                    "SCMP_ARCH_ARM",
+                    "SCMP_ARCH_X32",
+                    "SCMP_ARCH_X86",
+                    "SCMP_ARCH_X86_64",
+                ],
                 "knownFlags": [
                     "SECCOMP_FILTER_FLAG_LOG",
                     "SECCOMP_FILTER_FLAG_SPEC_ALLOW",
@@ -166,6 +176,18 @@ fn features() -> Value {
             "mountExtensions": { "idmap": { "enabled": false } },
             "netDevices": { "enabled": false },
         },
+        "annotations": {
+            "io.containerd.duet.v1.version": env!("CARGO_PKG_VERSION"),
+            "io.containerd.duet.v1.commit": COMMIT.unwrap_or_default(),
+        },
+        // A name that ends with a dot stands for all that begin with it.
+        "potentiallyUnsafeConfigAnnotations": [
+            "io.containerd.duet.v1.",
+            annotations::SANDBOX_ID,
+            annotations::RUNC_GROUP,
+            annotations::CRUN_HANDLER,
+            annotations::IMAGE_VARIANT,
+        ],
     })
 }
 
@@ -227,6 +249,8 @@ const CAPABILITIES: &[&str] = &[
 mod tests {
     use super::*;
 
+    use std::path::Path;
+
     use oci_spec::runtime::Features;
 
     #[test]
@@ -269,6 +293,49 @@ mod tests {
             info.options.type_url, "x",
             "the options come back as they were sent"
         );
+    }
+
+    /// Whether a bundle may ask for a mount of this type with this option.
+    fn is_taken(kind: &str, option: &str) -> Result<(), String> {
+        let config = json!({
+            "ociVersion": "1.0.2",
+            "root": { "path": "rootfs" },
+            "process": { "user": { "uid": 0, "gid": 0 }, "args": ["/x"], "cwd": "/" },
+            "mounts": [{
+                "destination": "/x",
+                "type": kind,
+                "source": "/tmp",
+                "options": [option],
+            }],
+            "linux": { "namespaces": [{ "type": "mount" }] },
+        });
+        duet_spec::Container::parse(Path::new("/bundle"), config.to_string().as_bytes())
+            .map(drop)
+            .map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn what_is_listed_is_taken_and_what_is_refused_is_not_listed() {
+        for option in MOUNT_OPTIONS {
+            // Some options are about a file system and mean nothing on a bind mount.
+            let kind = if option.ends_with("bind") {
+                "bind"
+            } else {
+                "tmpfs"
+            };
+            assert_eq!(is_taken(kind, option), Ok(()), "{option}");
+        }
+        for option in [
+            "idmap",
+            "ridmap",
+            "remount",
+            "mand",
+            "iversion",
+            "tmpcopyup",
+        ] {
+            assert!(!MOUNT_OPTIONS.contains(&option));
+            assert!(is_taken("tmpfs", option).unwrap_err().contains(option));
+        }
     }
 
     #[test]

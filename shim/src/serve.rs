@@ -17,9 +17,9 @@ use std::time::Duration;
 
 use containerd_shim::Flags;
 use containerd_shim_protos::shim_async::create_task;
+use duet_linux::process;
 use duet_pod::{Config, Pod};
 use duet_wasm::Cache;
-use nix::sys::prctl;
 use nix::unistd;
 use serde::Deserialize;
 use tokio::sync::mpsc;
@@ -91,8 +91,11 @@ fn prepare() -> Result<UnixListener, Error> {
     let null = File::open("/dev/null").map_err(failed("opening /dev/null"))?;
     unistd::dup2_stdin(&null).map_err(|errno| failed("closing standard input")(errno.into()))?;
     unistd::setsid().map_err(|errno| failed("leaving the session")(errno.into()))?;
-    prctl::set_child_subreaper(true)
-        .map_err(|errno| failed("becoming the subreaper")(errno.into()))?;
+    // Orphans of the pod are ours to reap, not the machine's.
+    process::subreaper().map_err(failed("becoming the subreaper"))?;
+    // A container's process is a copy of this one until it runs its program: nobody in the
+    // pod may look into it before that.
+    process::hide().map_err(failed("hiding from tracers"))?;
     // The bundle is containerd's to remove while we still run.
     env::set_current_dir("/").map_err(failed("leaving the bundle"))?;
     if let Err(error) = offer_to_oom_killer(Path::new("/proc/self/oom_score_adj")) {

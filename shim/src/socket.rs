@@ -3,7 +3,7 @@
 use std::fs::{self, DirBuilder, File, Permissions};
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -41,6 +41,17 @@ pub(crate) enum Claim {
     Ours(UnixListener),
     /// A shim that answers.
     Served,
+}
+
+/// What was found behind a socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Behind {
+    /// A shim that answers.
+    Shim,
+    /// Nobody accepts, or there is no socket.
+    Nobody,
+    /// Somebody holds it and says nothing.
+    Mute,
 }
 
 // === impl Socket ===
@@ -132,22 +143,24 @@ impl Socket {
             .is_ok()
     }
 
-    /// Removes what a dead shim left here; returns whether a living one has the socket.
+    /// Finds out who is behind the socket, and removes it if that is nobody who answers.
     ///
     /// If another process is about to claim it, it is left to that one.
-    pub(crate) fn sweep(&self, id: &str) -> io::Result<bool> {
+    pub(crate) fn sweep(&self, id: &str) -> io::Result<Behind> {
         let dir = match File::open(self.path.parent().unwrap_or(Path::new("/"))) {
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Behind::Nobody),
             opened => opened?,
         };
         let lock = Flock::lock(dir, FlockArg::LockExclusiveNonblock);
-        if self.answers(id, SWEEP_LIMIT) {
-            return Ok(true);
-        }
+        let behind = match UnixStream::connect(&self.path) {
+            Err(_) => Behind::Nobody,
+            Ok(_) if self.answers(id, SWEEP_LIMIT) => return Ok(Behind::Shim),
+            Ok(_) => Behind::Mute,
+        };
         if lock.is_ok() {
             self.remove()?;
         }
-        Ok(false)
+        Ok(behind)
     }
 
     /// Removes the socket; that it is gone already is fine.
@@ -215,10 +228,13 @@ mod tests {
         let socket = Socket::at(dir.path().join("dead"));
         drop(UnixListener::bind(socket.path()).unwrap());
         for _ in 0..2 {
-            assert!(!socket.sweep("x").unwrap());
+            assert_eq!(socket.sweep("x").unwrap(), Behind::Nobody);
             assert!(!socket.path().exists());
         }
-        assert!(!Socket::at("/nonexistent/duet/s").sweep("x").unwrap());
+        assert_eq!(
+            Socket::at("/nonexistent/duet/s").sweep("x").unwrap(),
+            Behind::Nobody
+        );
     }
 
     #[test]
@@ -227,5 +243,7 @@ mod tests {
         let socket = Socket::at(dir.path().join("mute"));
         let _mute = UnixListener::bind(socket.path()).unwrap();
         assert!(!socket.answers("x", Duration::from_millis(50)));
+        assert_eq!(socket.sweep("x").unwrap(), Behind::Mute);
+        assert!(!socket.path().exists());
     }
 }

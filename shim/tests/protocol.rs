@@ -300,6 +300,32 @@ fn the_socket_of_a_killed_shim_is_replaced_or_removed() {
 }
 
 #[test]
+fn a_shim_that_hangs_is_ended_by_delete() {
+    let node = Node::new();
+    let socket = node.start("a", "{}");
+    let pid = task(&socket)
+        .connect(limit(), &connect("a"))
+        .unwrap()
+        .shim_pid;
+    assert!(
+        Command::new("kill")
+            .args(["-STOP", &pid.to_string()])
+            .status()
+            .unwrap()
+            .success()
+    );
+    let bundle = node.dir.path().join("a");
+    let start = Instant::now();
+    let output = shim(&bundle, &["-namespace", "test", "-id", "a", "delete"], b"");
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    assert!(start.elapsed() < Duration::from_secs(1));
+    until("the shim is gone", || {
+        !Path::new(&format!("/proc/{pid}")).exists() || zombie(pid)
+    });
+    assert!(!socket.exists());
+}
+
+#[test]
 fn older_containerds_are_answered_in_their_own_words() {
     // A socket directory cannot be named in the older protocol: what is checked here ends
     // before there is a socket.
