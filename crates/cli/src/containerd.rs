@@ -43,6 +43,7 @@ pub(crate) struct Private {
     snapshotter: &'static str,
     daemon: Option<Daemon>,
     pause: String,
+    runtime: String,
     alone: Alone,
     users: File,
 }
@@ -85,6 +86,11 @@ impl Places {
         self.root.join("pods")
     }
 
+    /// The addresses that CNI has given out.
+    fn leases(&self) -> PathBuf {
+        self.root.join("leases")
+    }
+
     /// The tag of the pause image that the running containerd was configured with.
     fn pause(&self) -> PathBuf {
         self.state.join("pause-image")
@@ -120,12 +126,13 @@ impl Private {
             snapshotter,
             daemon: None,
             pause: String::new(),
+            runtime: runtime.to_owned(),
             alone,
             users,
             places,
         };
         if alone == Alone::Yes {
-            let started = private.start(runtime).await;
+            let started = private.start().await;
             if let Err(error) = started {
                 private.stop()?;
                 return Err(error);
@@ -142,8 +149,9 @@ impl Private {
         Ok(private)
     }
 
-    async fn start(&mut self, runtime: &str) -> Result<(), Error> {
+    async fn start(&mut self) -> Result<(), Error> {
         let places = self.places.clone();
+        let runtime = self.runtime.as_str();
         process::end_stale(&places.state)?;
         network::remove_stale(&places.state)?;
         machine::unmount_below(&places.state)?;
@@ -161,7 +169,7 @@ impl Private {
             fs::create_dir_all(directory).map_err(Error::at("could not create", directory))?;
         }
         let plugins = network::plugins()?;
-        let networks = network::write(&places.state, &places.root)?;
+        let networks = network::write(&places.state, &places.leases())?;
         self.pause = pause_name()?;
         let pause = places.pause();
         fs::write(&pause, &self.pause).map_err(Error::at("could not write", &pause))?;
@@ -219,11 +227,23 @@ impl Private {
     }
 
     /// Leaves; the last to leave stops containerd and removes its state.
-    pub(crate) async fn leave(self) -> Result<(), Error> {
+    pub(crate) async fn leave(mut self) -> Result<(), Error> {
         let root = self.places.root.clone();
         let _door = lock(&root.join("door.lock"), FlockOperation::LockExclusive).await?;
         match flock(&self.users, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => self.stop(),
+            Ok(()) => {
+                if let Some(daemon) = &mut self.daemon
+                    && let Some(ended) = daemon.ended()?
+                {
+                    let happened = format!("ended with {ended}; started again to clean up");
+                    step("containerd", &happened);
+                    self.daemon = None;
+                    let cleaned = self.start().await;
+                    let stopped = self.stop();
+                    return cleaned.and(stopped);
+                }
+                self.stop()
+            }
             Err(rustix::io::Errno::WOULDBLOCK) => {
                 // It now belongs to the others; as a process it goes to init when Duet ends.
                 step("containerd", "left running for another `duet run`");
@@ -246,13 +266,9 @@ impl Private {
         network::remove_stale(&self.places.state)?;
         machine::unmount_below(&self.places.state)?;
         machine::unmount_below(&self.places.root)?;
-        let state = &self.places.state;
-        match fs::remove_dir_all(state) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                Err(Error::io("could not remove", state, error))
-            }
-            Ok(()) | Err(_) => Ok(()),
-        }
+        // Nobody holds a lease without a pod.
+        remove_all(&self.places.leases())?;
+        remove_all(&self.places.state)
     }
 
     pub(crate) fn socket(&self) -> PathBuf {
@@ -282,6 +298,15 @@ fn snapshotter(root: &Path) -> Result<&'static str, Error> {
     } else {
         "overlayfs"
     })
+}
+
+fn remove_all(directory: &Path) -> Result<(), Error> {
+    match fs::remove_dir_all(directory) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(Error::io("could not remove", directory, error))
+        }
+        Ok(()) | Err(_) => Ok(()),
+    }
 }
 
 /// Opens a lock file and waits for the lock, off the runtime's thread.

@@ -182,20 +182,18 @@ async fn clean_up(
     directory: &Path,
     cgroup_parent: &str,
 ) -> Result<(), Error> {
-    let sandboxes = async {
-        for sandbox in cri.sandboxes(Some(uid)).await? {
-            cri.remove_sandbox(&sandbox.id).await?;
-        }
-        Ok(())
-    };
-    let sandboxes = sandboxes.await;
+    // While its processes may live their files stay: Duet's containerd finds them by these at
+    // its next start, and removes all.
+    for sandbox in cri.sandboxes(Some(uid)).await? {
+        cri.remove_sandbox(&sandbox.id).await?;
+    }
     let files = crate::volumes::remove(directory);
     let cgroup = if cgroup_parent.ends_with(".slice") {
         Ok(())
     } else {
         machine::remove_cgroup(Path::new(cgroup_parent))
     };
-    both(both(sandboxes, files), cgroup)
+    both(files, cgroup)
 }
 
 /// The first error counts; one that comes while cleaning up after it is shown beside it.

@@ -1,8 +1,13 @@
 //! The pod network of Duet's own containerd: a CNI bridge with a subnet nobody uses.
+//!
+//! The bridge is made here, before CNI would make it: the kernel gives a name to one taker
+//! only, and the number in the name is also the subnet's, so two containerds that start at
+//! the same time take two subnets.
+
+mod link;
 
 use crate::error::Error;
 use crate::program;
-use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
 use serde_json::json;
 use std::fs;
 use std::net::Ipv4Addr;
@@ -11,8 +16,11 @@ use std::path::{Path, PathBuf};
 /// Where distributions and Kubernetes put the CNI programs.
 const PLUGINS: [&str; 3] = ["/usr/lib/cni", "/opt/cni/bin", "/usr/libexec/cni"];
 
-/// The second bytes of 10.x.0.0/16 that are tried, in order.
-const SECOND_BYTES: std::ops::RangeInclusive<u8> = 88..=127;
+/// The bridges that are tried, in order: `duet0` with 10.88.0.0/16, `duet1` with 10.89.0.0/16 …
+const NUMBERS: std::ops::Range<u8> = 0..40;
+
+/// The second byte of the first bridge's subnet.
+const FIRST_SUBNET: u8 = 88;
 
 /// The chains of the `portmap` plugin in iptables' table `nat`, and where it hangs them in.
 /// It never removes them.
@@ -39,24 +47,17 @@ pub(super) fn plugins() -> Result<PathBuf, Error> {
 
 /// Writes the network's configuration below `state` and returns its directory.
 ///
-/// Leases are kept below `root`, which outlives `state`: a lease goes with its pod.
-pub(super) fn write(state: &Path, root: &Path) -> Result<PathBuf, Error> {
+/// The addresses given out are kept in `leases`, which outlives `state` if Duet is killed.
+pub(super) fn write(state: &Path, leases: &Path) -> Result<PathBuf, Error> {
     let routes_path = Path::new("/proc/net/route");
     let routes =
         fs::read_to_string(routes_path).map_err(Error::at("could not read", routes_path))?;
-    let second = free(&routes).ok_or_else(|| {
-        Error::Missing("no subnet of 10.88.0.0 to 10.127.0.0 is free for pods".to_owned())
-    })?;
-    let bridge = (0..100)
-        .map(|number| format!("duet{number}"))
-        .find(|name| !interface(name).exists())
-        .ok_or_else(|| Error::Missing("no name is free for a bridge".to_owned()))?;
+    let (bridge, second) = take_bridge(&routes)?;
     let record = bridge_record(state);
     fs::write(&record, &bridge).map_err(Error::at("could not write", &record))?;
 
     // Without iptables there is no way out of the machine, and no host ports; the pod runs.
     let iptables = program::find("iptables").is_some();
-    let leases = root.join("leases");
     let mut chain = vec![json!({
         "type": "bridge",
         "bridge": bridge,
@@ -81,18 +82,36 @@ pub(super) fn write(state: &Path, root: &Path) -> Result<PathBuf, Error> {
     Ok(directory)
 }
 
-/// The first second byte whose /16 overlaps no route.
-fn free(routes: &str) -> Option<u8> {
-    let taken: Vec<(u32, u32)> = routes.lines().skip(1).filter_map(route).collect();
-    SECOND_BYTES.into_iter().find(|second| {
-        let network = u32::from(Ipv4Addr::new(10, *second, 0, 0));
-        let overlaps = |(destination, mask): &(u32, u32)| {
-            let common = mask & 0xffff_0000;
-            // The default route overlaps everything and means nothing.
-            *mask != 0 && destination & common == network & common
-        };
-        !taken.iter().any(overlaps)
-    })
+/// Makes the first bridge whose name and subnet are free; returns its name and second byte.
+fn take_bridge(routes: &str) -> Result<(String, u8), Error> {
+    let failed = |name: &str, errno: rustix::io::Errno| {
+        Error::io("could not make the bridge", &interface(name), errno.into())
+    };
+    for number in NUMBERS {
+        let (name, second) = (format!("duet{number}"), FIRST_SUBNET + number);
+        if !is_free(second, routes) {
+            continue;
+        }
+        match link::add_bridge(&name) {
+            Ok(()) => return Ok((name, second)),
+            Err(rustix::io::Errno::EXIST) => {}
+            Err(errno) => return Err(failed(&name, errno)),
+        }
+    }
+    Err(Error::Missing(
+        "no subnet of 10.88.0.0/16 to 10.127.0.0/16 is free for pods".to_owned(),
+    ))
+}
+
+/// Whether no route overlaps 10.`second`.0.0/16.
+fn is_free(second: u8, routes: &str) -> bool {
+    let network = u32::from(Ipv4Addr::new(10, second, 0, 0));
+    let overlaps = |(destination, mask): (u32, u32)| {
+        let common = mask & 0xffff_0000;
+        // The default route overlaps everything and means nothing.
+        mask != 0 && destination & common == network & common
+    };
+    !routes.lines().skip(1).filter_map(route).any(overlaps)
 }
 
 /// Destination and mask of a line of `/proc/net/route`, which has them in the machine's order.
@@ -120,7 +139,7 @@ pub(super) fn remove_stale(state: &Path) -> Result<(), Error> {
         let index = interface(&bridge).join("ifindex");
         let text = fs::read_to_string(&index).map_err(Error::at("could not read", &index))?;
         if let Ok(index) = text.trim().parse() {
-            delete_link(index).map_err(|errno| {
+            link::delete(index).map_err(|errno| {
                 Error::io("could not remove", &interface(&bridge), errno.into())
             })?;
         }
@@ -173,52 +192,13 @@ fn words(rule: &str) -> Vec<String> {
     words
 }
 
-/// Deletes a network interface by its index: `RTM_DELLINK` over netlink, which needs no
-/// program on the machine.
-///
-/// # References
-///
-/// [rtnetlink(7)](https://man7.org/linux/man-pages/man7/rtnetlink.7.html)
-fn delete_link(index: i32) -> rustix::io::Result<()> {
-    const RTM_DELLINK: u16 = 17;
-    const NLM_F_REQUEST_ACK: u16 = 1 | 4;
-    const LENGTH: u32 = 32;
-    let socket = rustix::net::socket_with(
-        AddressFamily::NETLINK,
-        SocketType::RAW,
-        SocketFlags::CLOEXEC,
-        // Protocol 0 of this family is NETLINK_ROUTE.
-        None,
-    )?;
-    let mut message = Vec::with_capacity(32);
-    // struct nlmsghdr: length, type, flags, sequence, port.
-    message.extend(LENGTH.to_ne_bytes());
-    message.extend(RTM_DELLINK.to_ne_bytes());
-    message.extend(NLM_F_REQUEST_ACK.to_ne_bytes());
-    message.extend([0; 8]);
-    // struct ifinfomsg: family and padding, type, index, flags, change.
-    message.extend([0; 4]);
-    message.extend(index.to_ne_bytes());
-    message.extend([0; 8]);
-    rustix::net::send(&socket, &message, SendFlags::empty())?;
-    let mut answer = [0_u8; 256];
-    let (_, length) = rustix::net::recv(&socket, &mut answer, RecvFlags::empty())?;
-    // struct nlmsgerr after the header: 0, or a negative errno.
-    let code = answer
-        .get(16..20)
-        .filter(|_| length >= 20)
-        .and_then(|code| code.try_into().ok())
-        .map(i32::from_ne_bytes);
-    match code {
-        Some(0) => Ok(()),
-        Some(code) => Err(rustix::io::Errno::from_raw_os_error(-code)),
-        None => Err(rustix::io::Errno::IO),
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use super::{free, words};
+    use super::{is_free, words};
+
+    fn free(routes: &str) -> Option<u8> {
+        (88..=127).find(|second| is_free(*second, routes))
+    }
 
     const HEAD: &str = "Iface Destination Gateway Flags RefCnt Use Metric Mask MTU Window IRTT\n";
 
