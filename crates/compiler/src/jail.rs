@@ -2,6 +2,7 @@
 
 use std::io;
 
+use nix::unistd::{Gid, Uid, geteuid, setgroups, setresgid, setresuid};
 use rustix::process::{
     DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, setrlimit,
 };
@@ -19,7 +20,10 @@ const SECONDS: u64 = 240;
 /// How large machine code may be: 2 GiB.
 const CODE: u64 = 2 << 30;
 
-/// Enters the jail.
+/// The user and group that own nothing.
+const NOBODY: u32 = 65534;
+
+/// Enters the jail. To be called while there is one thread.
 pub(crate) fn enter() -> io::Result<()> {
     set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
     rustix::thread::set_no_new_privs(true)?;
@@ -28,7 +32,18 @@ pub(crate) fn enter() -> io::Result<()> {
     limit(Resource::Fsize, CODE)?;
     limit(Resource::Core, 0)?;
     // Standard input, output and error are all it will ever have open.
-    limit(Resource::Nofile, 16)
+    limit(Resource::Nofile, 16)?;
+    become_nobody()
+}
+
+/// Gives up root, and with it every capability. What is open stays open.
+fn become_nobody() -> io::Result<()> {
+    if !geteuid().is_root() {
+        return Ok(());
+    }
+    setgroups(&[])?;
+    setresgid(Gid::from_raw(NOBODY), Gid::from_raw(NOBODY), Gid::from_raw(NOBODY))?;
+    Ok(setresuid(Uid::from_raw(NOBODY), Uid::from_raw(NOBODY), Uid::from_raw(NOBODY))?)
 }
 
 /// Lowers a limit; one that is lower already stays.
