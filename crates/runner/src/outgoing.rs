@@ -59,13 +59,14 @@ impl WasiHttpHooks for Outgoing {
     }
 
     fn p2_error_from_connect(&mut self, error: &std::io::Error) -> ErrorCode {
-        use std::io::ErrorKind;
-        match error.kind() {
-            ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable => {
-                ErrorCode::DestinationUnavailable
-            }
-            ErrorKind::TimedOut => ErrorCode::ConnectionTimeout,
-            _ => ErrorCode::ConnectionRefused,
+        use std::io::ErrorKind::{HostUnreachable, NetworkUnreachable, TimedOut};
+        let kind = error.kind();
+        if kind == TimedOut {
+            ErrorCode::ConnectionTimeout
+        } else if [HostUnreachable, NetworkUnreachable].contains(&kind) {
+            ErrorCode::DestinationUnavailable
+        } else {
+            ErrorCode::ConnectionRefused
         }
     }
 }
