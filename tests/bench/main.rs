@@ -68,9 +68,12 @@ impl Stage {
         let dir = node.scratch().join(name);
         fs::create_dir(&dir).expect("our own folder");
         // The namespaces a pause container would keep.
-        let holder = Command::new("unshare")
-            .args(["--net", "--ipc", "--uts", "sleep", "infinity"])
+        let holder = Command::new("setpriv")
+            .args(["--pdeathsig", "KILL", "unshare", "--net", "--ipc", "--uts"])
+            .args(["sleep", "infinity"])
             .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
             .spawn()
             .expect("unshare of util-linux starts");
         let specs = Specs::new(node, &dir, name, holder.id());
@@ -111,7 +114,8 @@ impl Stage {
 
     /// Ends the pod.
     fn close(mut self) {
-        self.shim.shutdown();
+        // runc's `delete` complains that the pod itself was never a container.
+        let _said = self.shim.shutdown();
         self.holder.kill().expect("our own child");
         let _reaped = self.holder.wait().expect("our own child");
     }

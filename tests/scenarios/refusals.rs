@@ -108,7 +108,7 @@ fn a_bundle_without_a_readable_config_is_refused_with_the_files_name() {
                 let error = shim
                     .create(name, &bundle.dir)
                     .expect_err("it is not a container");
-                shim.shutdown();
+                let _deleted = shim.shutdown().ok();
                 error
             }
         };
@@ -131,6 +131,6 @@ fn a_field_that_is_not_offered_is_refused_by_its_path() {
     let error = shim
         .create("rdt", &bundle.dir)
         .expect_err("it is not offered");
-    shim.shutdown();
+    let _deleted = shim.shutdown().ok();
     assert!(error.contains("linux.intelRdt"), "{error}");
 }

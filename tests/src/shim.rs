@@ -221,19 +221,15 @@ impl Shim {
         Ok(answer.shim_pid)
     }
 
-    /// Ends the shim, and has it clean up as containerd would.
-    ///
-    /// # Panics
-    ///
-    /// When `delete` fails.
-    pub fn shutdown(self) {
+    /// Ends the shim, and has it clean up as containerd would: what `delete` said.
+    pub fn shutdown(self) -> Outcome {
         let request = api::ShutdownRequest::new();
         // The shim may close the connection before its answer is out.
         let _answer: Result<api::Empty, _> = self.call("Shutdown", &request);
         let mut flags = self.flags.clone();
         flags.extend(["-bundle".to_owned(), self.bundle.display().to_string()]);
         let mut delete = invocation(&self.program, &flags, &self.bundle, &self.events, "delete");
-        let _done = command::run(&mut delete).ok();
+        command::run(&mut delete)
     }
 }
 
