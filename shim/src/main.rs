@@ -70,7 +70,7 @@ fn play(args: &[OsString]) -> Result<Vec<u8>, Error> {
     }
     match flags.action.as_str() {
         "start" => start::run(&identified(flags)?),
-        "serve" => serve::run(&identified(flags)?).map(|()| Vec::new()),
+        "serve" => serve::run(&identified(flags)?, pod(args)?).map(|()| Vec::new()),
         "delete" => delete::run(&identified(flags)?),
         action => Err(Error::Action(action.to_owned())),
     }
@@ -85,6 +85,15 @@ fn identified(flags: Flags) -> Result<Flags, Error> {
         return Err(Error::Missing("-namespace"));
     }
     Ok(flags)
+}
+
+/// The pod's name, which `start` puts last.
+fn pod(args: &[OsString]) -> Result<String, Error> {
+    let name = args.iter().skip_while(|arg| *arg != "serve").nth(1);
+    Ok(name
+        .ok_or(Error::Missing("the pod's name"))?
+        .to_string_lossy()
+        .into_owned())
 }
 
 fn version() -> String {

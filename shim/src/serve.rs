@@ -5,10 +5,10 @@
 //! pod makes threads a cost per pod), and ends when it was told to and nobody lives in
 //! the pod any more.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::env;
 use std::fs::{self, File};
-use std::io::{self, ErrorKind};
+use std::io;
 use std::os::fd::AsFd as _;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
@@ -21,7 +21,6 @@ use duet_linux::process;
 use duet_pod::{Config, Pod};
 use duet_wasm::Cache;
 use nix::unistd;
-use serde::Deserialize;
 use tokio::sync::mpsc;
 use tokio::{runtime, time};
 use tracing::{info, warn};
@@ -38,47 +37,17 @@ use crate::{COMMIT, logging};
 /// a shim's end before it kills it.
 const FAREWELL_LIMIT: Duration = Duration::from_secs(2);
 
-/// The part of `config.json` that names the pod.
-#[derive(Debug, Default, Deserialize)]
-struct Annotated {
-    #[serde(default)]
-    annotations: Option<BTreeMap<String, String>>,
-}
-
 /// Plays the role; returns when the pod is over.
-pub(crate) fn run(flags: &Flags) -> Result<(), Error> {
+pub(crate) fn run(flags: &Flags, pod: String) -> Result<(), Error> {
     let bundle = env::current_dir().map_err(failed("finding the bundle"))?;
     logging::start(&bundle, flags.debug);
-    let result = prepare().and_then(|listener| serve(listener, flags, &bundle));
+    let result =
+        prepare().and_then(|listener| serve(listener, flags, config(flags, pod, &bundle)?));
     if let Err(error) = &result {
         // Standard error is /dev/null: this line is all that anybody will see.
         tracing::error!(id = flags.id, error = error.chain(), "the shim ends");
     }
     result
-}
-
-/// The name of the pod that the bundle's container belongs to: the first grouping
-/// annotation that it has, else its own id.
-pub(crate) fn pod_key(bundle: &Path, id: &str) -> Result<String, Error> {
-    let path = bundle.join("config.json");
-    let json = match fs::read(&path) {
-        Ok(json) => json,
-        // The Sandbox API's bundles have none; for a Task, Create will say so.
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(id.to_owned()),
-        Err(source) => {
-            return Err(Error::File {
-                verb: "reading",
-                path,
-                source,
-            });
-        }
-    };
-    let annotated: Annotated =
-        serde_json::from_slice(&json).map_err(|source| Error::Config { path, source })?;
-    let annotations = annotated.annotations.unwrap_or_default();
-    Ok(duet_spec::annotations::pod_key(&annotations)
-        .unwrap_or(id)
-        .to_owned())
 }
 
 /// Turns the process that `start` left into a server of its own.
@@ -118,21 +87,20 @@ fn offer_to_oom_killer(file: &Path) -> io::Result<()> {
     Ok(())
 }
 
-fn serve(listener: UnixListener, flags: &Flags, bundle: &Path) -> Result<(), Error> {
+fn serve(listener: UnixListener, flags: &Flags, config: Config) -> Result<(), Error> {
     runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(failed("starting the runtime"))?
-        .block_on(attend(listener, flags, bundle))
+        .block_on(attend(listener, flags, config))
 }
 
 /// Answers until the pod is over.
-async fn attend(listener: UnixListener, flags: &Flags, bundle: &Path) -> Result<(), Error> {
+async fn attend(listener: UnixListener, flags: &Flags, config: Config) -> Result<(), Error> {
     let (facts, told) = mpsc::unbounded_channel();
     let ttrpc_address = env::var("TTRPC_ADDRESS").unwrap_or_default();
     let publisher = tokio::spawn(Publisher::new(&ttrpc_address, &flags.namespace).run(told));
 
-    let config = config(flags, bundle)?;
     info!(
         pod = config.id,
         namespace = config.namespace,
@@ -187,11 +155,11 @@ fn both_versions(tasks: &Arc<Tasks>) -> HashMap<String, Service> {
     services
 }
 
-fn config(flags: &Flags, bundle: &Path) -> Result<Config, Error> {
+fn config(flags: &Flags, pod: String, bundle: &Path) -> Result<Config, Error> {
     let program = env::current_exe().map_err(failed("finding this program"))?;
     let beside = |name: &str| program.with_file_name(name);
     Ok(Config {
-        id: pod_key(bundle, &flags.id)?,
+        id: pod,
         namespace: flags.namespace.clone(),
         bundle: bundle.to_owned(),
         runner: beside("duet-runner"),
@@ -216,29 +184,5 @@ mod tests {
             offer_to_oom_killer(file.path()).unwrap();
             assert_eq!(fs::read_to_string(file.path()).unwrap(), after);
         }
-    }
-
-    #[test]
-    fn a_pod_is_named_by_its_annotation_or_its_only_container() {
-        let dir = tempfile::tempdir().unwrap();
-        assert_eq!(pod_key(dir.path(), "a").unwrap(), "a");
-        for (json, key) in [
-            (r#"{"ociVersion":"1.0.2"}"#, "a"),
-            (r#"{"annotations":null}"#, "a"),
-            (
-                r#"{"annotations":{"io.kubernetes.cri.sandbox-id":"s"}}"#,
-                "s",
-            ),
-            (
-                r#"{"annotations":{"io.containerd.runc.v2.group":"g"}}"#,
-                "g",
-            ),
-        ] {
-            fs::write(dir.path().join("config.json"), json).unwrap();
-            assert_eq!(pod_key(dir.path(), "a").unwrap(), key, "{json}");
-        }
-        fs::write(dir.path().join("config.json"), "{").unwrap();
-        let error = pod_key(dir.path(), "a").unwrap_err().chain();
-        assert!(error.contains("config.json"), "{error}");
     }
 }

@@ -4,8 +4,10 @@
 //! no moment at which the answer is out and nobody listens, and nothing to wait for. No
 //! async runtime is made: this is over in a few milliseconds.
 
+use std::collections::BTreeMap;
 use std::env;
 use std::fs;
+use std::io::ErrorKind;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
@@ -13,17 +15,24 @@ use std::process::{Child, Command, Stdio};
 
 use containerd_shim::Flags;
 use duet_cgroup::{Cgroup, Host};
+use serde::Deserialize;
 
 use crate::bootstrap::{self, Bootstrap, Environment};
 use crate::error::Error;
 use crate::options::Options;
-use crate::serve;
 use crate::socket::{Claim, Socket};
 
 /// The oldest kernel Duet runs on: the last of the calls it needs (`mount_setattr` with
 /// id-mappings, `cgroup.kill`) came with it.
 const KERNEL: (u32, u32) = (5, 14);
 const KERNEL_TEXT: &str = "5.14";
+
+/// The part of `config.json` that names the pod.
+#[derive(Debug, Default, Deserialize)]
+struct Annotated {
+    #[serde(default)]
+    annotations: Option<BTreeMap<String, String>>,
+}
 
 /// Plays the role; returns the answer in the form that containerd expects.
 pub(crate) fn run(flags: &Flags) -> Result<Vec<u8>, Error> {
@@ -36,26 +45,51 @@ pub(crate) fn run(flags: &Flags) -> Result<Vec<u8>, Error> {
         path: PathBuf::from("."),
         source,
     })?;
-    let key = serve::pod_key(&bundle, &flags.id)?;
+    let key = pod_key(&bundle, &flags.id)?;
     let socket = Socket::of(&told, &flags.namespace, &key)?;
 
     if let Claim::Ours(listener) = socket.claim(&flags.id)? {
-        hand_over(listener, flags, &told, &socket, &bundle)?;
+        hand_over(listener, flags, &key, &told, &socket, &bundle)?;
     }
     // containerd 1.6 and 1.7 find the shim by this file after a restart of their own.
     write(&bundle.join("address"), &socket.address())?;
     told.reply.encode(&socket.address())
 }
 
+/// The name of the pod that the bundle's container belongs to: the first grouping
+/// annotation that it has, else its own id.
+fn pod_key(bundle: &Path, id: &str) -> Result<String, Error> {
+    let path = bundle.join("config.json");
+    let json = match fs::read(&path) {
+        Ok(json) => json,
+        // The Sandbox API's bundles have none; for a Task, Create will say so.
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(id.to_owned()),
+        Err(source) => {
+            return Err(Error::File {
+                verb: "reading",
+                path,
+                source,
+            });
+        }
+    };
+    let annotated: Annotated =
+        serde_json::from_slice(&json).map_err(|source| Error::Config { path, source })?;
+    let annotations = annotated.annotations.unwrap_or_default();
+    Ok(duet_spec::annotations::pod_key(&annotations)
+        .unwrap_or(id)
+        .to_owned())
+}
+
 /// Starts the server with the listener; on failure nothing of it is left.
 fn hand_over(
     listener: UnixListener,
     flags: &Flags,
+    key: &str,
     told: &Bootstrap,
     socket: &Socket,
     bundle: &Path,
 ) -> Result<(), Error> {
-    let mut server = match spawn(listener, flags, told, socket) {
+    let mut server = match spawn(listener, flags, key, told, socket) {
         Ok(server) => server,
         Err(error) => {
             // The error that is on its way says more than a second one could.
@@ -96,6 +130,7 @@ fn settle(server: &Child, options: &Options, bundle: &Path) -> Result<(), Error>
 fn spawn(
     listener: UnixListener,
     flags: &Flags,
+    key: &str,
     told: &Bootstrap,
     socket: &Socket,
 ) -> Result<Child, Error> {
@@ -115,7 +150,7 @@ fn spawn(
         command.arg("-debug");
     }
     command
-        .arg("serve")
+        .args(["serve", key])
         .env("TTRPC_ADDRESS", &told.ttrpc_address)
         .stdin(OwnedFd::from(listener))
         // containerd reads `start`'s output to its end: the server must not hold it.
@@ -196,5 +231,29 @@ mod tests {
             "unix:///a"
         );
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_pod_is_named_by_its_annotation_or_its_only_container() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(pod_key(dir.path(), "a").unwrap(), "a");
+        for (json, key) in [
+            (r#"{"ociVersion":"1.0.2"}"#, "a"),
+            (r#"{"annotations":null}"#, "a"),
+            (
+                r#"{"annotations":{"io.kubernetes.cri.sandbox-id":"s"}}"#,
+                "s",
+            ),
+            (
+                r#"{"annotations":{"io.containerd.runc.v2.group":"g"}}"#,
+                "g",
+            ),
+        ] {
+            fs::write(dir.path().join("config.json"), json).unwrap();
+            assert_eq!(pod_key(dir.path(), "a").unwrap(), key, "{json}");
+        }
+        fs::write(dir.path().join("config.json"), "{").unwrap();
+        let error = pod_key(dir.path(), "a").unwrap_err().chain();
+        assert!(error.contains("config.json"), "{error}");
     }
 }

@@ -1,142 +1,18 @@
-//! The shim as containerd meets it, before any container: every role is run as a process,
-//! every answer read from the wire.
-
-#![expect(clippy::unwrap_used, reason = "a test ends where it fails")]
+//! Every role is run as a process, every answer read from the wire; no container yet.
 
 use std::fs;
-use std::io::Write as _;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
-use std::thread;
+use std::path::Path;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use containerd_shim_protos::api;
-use containerd_shim_protos::bootstrap_api::{BootstrapParams, BootstrapResult};
-use containerd_shim_protos::shim_sync::{Client, TaskClient};
+use containerd_shim_protos::bootstrap_api::BootstrapParams;
+use containerd_shim_protos::shim_sync::Client;
 use containerd_shim_protos::types::introspection::RuntimeInfo;
-use protobuf::Message;
-use ttrpc::{Code, Error, context};
+use protobuf::Message as _;
+use ttrpc::Code;
 
-/// How long anything here may take before the test fails.
-const LIMIT: Duration = Duration::from_secs(10);
-
-/// A node of our own: a directory for sockets and one for bundles.
-struct Node {
-    dir: tempfile::TempDir,
-}
-
-impl Node {
-    fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        Self { dir }
-    }
-
-    fn bundle(&self, id: &str, annotations: &str) -> PathBuf {
-        let bundle = self.dir.path().join(id);
-        fs::create_dir_all(&bundle).unwrap();
-        let config = format!(r#"{{"ociVersion":"1.0.2","annotations":{annotations}}}"#);
-        fs::write(bundle.join("config.json"), config).unwrap();
-        bundle
-    }
-
-    fn params(&self, id: &str) -> BootstrapParams {
-        BootstrapParams {
-            instance_id: id.to_owned(),
-            namespace: "test".to_owned(),
-            containerd_ttrpc_address: self.dir.path().join("events").display().to_string(),
-            containerd_grpc_address: self.dir.path().join("grpc").display().to_string(),
-            socket_dir: Some(self.dir.path().join("s").display().to_string()),
-            ..BootstrapParams::default()
-        }
-    }
-
-    /// Starts a shim for `id` and returns its socket.
-    fn start(&self, id: &str, annotations: &str) -> PathBuf {
-        let bundle = self.bundle(id, annotations);
-        let input = self.params(id).write_to_bytes().unwrap();
-        let output = shim(&bundle, &["-namespace", "test", "-id", id, "start"], &input);
-        assert!(output.status.success(), "{}", text(&output.stderr));
-        assert_eq!(text(&output.stderr), "");
-        let reply = BootstrapResult::parse_from_bytes(&output.stdout).unwrap();
-        assert_eq!((reply.version, reply.protocol.as_str()), (3, "ttrpc"));
-        assert_eq!(
-            fs::read_to_string(bundle.join("address")).unwrap(),
-            reply.address
-        );
-        PathBuf::from(reply.address.strip_prefix("unix://").unwrap())
-    }
-
-    /// Asks the shim to end and waits until it has.
-    fn end(&self, id: &str, socket: &Path) {
-        let task = task(socket);
-        let pid = task.connect(limit(), &connect(id)).unwrap().shim_pid;
-        let request = api::ShutdownRequest {
-            id: id.to_owned(),
-            ..Default::default()
-        };
-        // The shim may be gone before its answer is read.
-        drop(task.shutdown(limit(), &request));
-        until("the shim is gone", || {
-            !Path::new(&format!("/proc/{pid}")).exists() || zombie(pid)
-        });
-        assert!(!socket.exists(), "the socket is left behind");
-    }
-}
-
-fn shim(cwd: &Path, args: &[&str], input: &[u8]) -> Output {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_containerd-shim-duet-v1"))
-        .args(args)
-        .current_dir(cwd)
-        .env_remove("TTRPC_ADDRESS")
-        .env_remove("GRPC_ADDRESS")
-        .env_remove("MAX_SHIM_VERSION")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    // A program that refuses its arguments does not read.
-    drop(child.stdin.take().unwrap().write_all(input));
-    child.wait_with_output().unwrap()
-}
-
-fn task(socket: &Path) -> TaskClient {
-    TaskClient::new(Client::connect(&format!("unix://{}", socket.display())).unwrap())
-}
-
-fn limit() -> context::Context {
-    context::with_duration(LIMIT)
-}
-
-fn connect(id: &str) -> api::ConnectRequest {
-    api::ConnectRequest {
-        id: id.to_owned(),
-        ..Default::default()
-    }
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8(bytes.to_vec()).unwrap()
-}
-
-fn zombie(pid: u32) -> bool {
-    fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| stat.contains(") Z "))
-}
-
-fn until(what: &str, done: impl Fn() -> bool) {
-    let start = Instant::now();
-    while !done() {
-        assert!(start.elapsed() < LIMIT, "not in time: {what}");
-        thread::sleep(Duration::from_millis(2));
-    }
-}
-
-fn code<T: std::fmt::Debug>(answer: ttrpc::Result<T>) -> (Code, String) {
-    match answer {
-        Err(Error::RpcStatus(status)) => (status.code(), status.message().to_owned()),
-        other => panic!("not a status: {other:?}"),
-    }
-}
+use crate::node::{LIMIT, Node, code, connect, limit, shim, task, text, until, zombie};
 
 #[test]
 fn a_shim_starts_answers_and_ends_when_told() {
@@ -196,7 +72,7 @@ fn every_call_about_an_unknown_task_says_so() {
         id: "x".to_owned(),
         ..Default::default()
     };
-    let (code, message) = self::code(task.checkpoint(limit(), &request));
+    let (code, message) = crate::node::code(task.checkpoint(limit(), &request));
     assert_eq!(code, Code::UNIMPLEMENTED);
     assert!(message.contains("does not checkpoint"), "{message}");
 
@@ -205,7 +81,7 @@ fn every_call_about_an_unknown_task_says_so() {
         checkpoint: "/some/image".to_owned(),
         ..Default::default()
     };
-    let (code, message) = self::code(task.create(limit(), &request));
+    let (code, message) = crate::node::code(task.create(limit(), &request));
     assert_eq!(
         code,
         Code::INVALID_ARGUMENT,

@@ -1,0 +1,255 @@
+//! The life of a container over a real socket, with a containerd that only hears events.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use containerd_shim_protos::api;
+use containerd_shim_protos::shim::events::ForwardRequest;
+use containerd_shim_protos::shim_async::{Events, create_events};
+use serde_json::json;
+use tokio::runtime::Runtime;
+use ttrpc::asynchronous::{Server, TtrpcContext};
+use ttrpc::{Code, context};
+
+use crate::node::{Node, code, connect, limit, task, until, zombie};
+
+/// A static program that is a whole userland; the package `busybox-static` or `busybox`.
+const BUSYBOX: &str = "/bin/busybox";
+
+/// A containerd that only hears events.
+struct Daemon {
+    topics: Arc<Topics>,
+    _server: Server,
+    // Dropped last: the server lives in it.
+    _runtime: Runtime,
+}
+
+#[derive(Default)]
+struct Topics(Mutex<Vec<String>>);
+
+#[async_trait::async_trait]
+impl Events for Topics {
+    async fn forward(
+        &self,
+        _: &TtrpcContext,
+        request: ForwardRequest,
+    ) -> ttrpc::Result<api::Empty> {
+        self.0.lock().unwrap().push(request.envelope.unwrap().topic);
+        Ok(api::Empty::new())
+    }
+}
+
+impl Daemon {
+    fn listen(node: &Node) -> Self {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .unwrap();
+        let topics = Arc::new(Topics::default());
+        let address = format!("unix://{}", node.dir.path().join("events").display());
+        let server = runtime.block_on(async {
+            let mut server = Server::new()
+                .bind(&address)
+                .unwrap()
+                .register_service(create_events(Arc::<Topics>::clone(&topics) as _));
+            server.start().await.unwrap();
+            server
+        });
+        Self {
+            topics,
+            _server: server,
+            _runtime: runtime,
+        }
+    }
+
+    fn heard(&self) -> Vec<String> {
+        self.topics.0.lock().unwrap().clone()
+    }
+}
+
+/// Whether containers can be made here; a run that promises root must not skip.
+fn can_make_containers() -> bool {
+    let able = nix::unistd::geteuid().is_root() && Path::new(BUSYBOX).exists();
+    let required = std::env::var("DUET_TEST_REQUIRE").is_ok_and(|names| names.contains("root"));
+    assert!(
+        able || !required,
+        "DUET_TEST_REQUIRE=root, but this is not root or busybox is missing"
+    );
+    if !able {
+        eprintln!("skipped: needs root and {BUSYBOX}");
+    }
+    able
+}
+
+/// A bundle whose container runs `script`.
+fn bundle(node: &Node, id: &str, script: &str) -> PathBuf {
+    let bundle = node.bundle(id, "{}");
+    let bin = bundle.join("rootfs/bin");
+    fs::create_dir_all(&bin).unwrap();
+    fs::copy(BUSYBOX, bin.join("busybox")).unwrap();
+    fs::set_permissions(bin.join("busybox"), fs::Permissions::from_mode(0o755)).unwrap();
+    let namespaces = ["mount", "pid", "network", "ipc", "uts"].map(|kind| json!({ "type": kind }));
+    let config = json!({
+        "ociVersion": "1.0.2",
+        "root": { "path": "rootfs" },
+        "process": {
+            "user": { "uid": 0, "gid": 0 },
+            "args": ["/bin/busybox", "sh", "-c", script],
+            "env": ["PATH=/bin"],
+            "cwd": "/",
+        },
+        "linux": {
+            "namespaces": namespaces,
+            "cgroupsPath": format!("/duet-wire-{}/{id}", std::process::id()),
+        },
+    });
+    fs::write(bundle.join("config.json"), config.to_string()).unwrap();
+    bundle
+}
+
+/// Removes the parent of the containers' cgroups, which nobody else would.
+fn forget_cgroups() {
+    for hierarchy in fs::read_dir("/sys/fs/cgroup").unwrap().flatten() {
+        let dir = format!("duet-wire-{}", std::process::id());
+        // Most of these exist only where a controller is mounted.
+        drop(fs::remove_dir(hierarchy.path().join(&dir)));
+    }
+}
+
+fn creation(id: &str, bundle: &Path) -> api::CreateTaskRequest {
+    api::CreateTaskRequest {
+        id: id.to_owned(),
+        bundle: bundle.display().to_string(),
+        ..Default::default()
+    }
+}
+
+fn named<R: Default>(id: &str, set: impl FnOnce(&mut R, String)) -> R {
+    let mut request = R::default();
+    set(&mut request, id.to_owned());
+    request
+}
+
+#[test]
+fn the_exit_of_a_program_that_ends_at_once_comes_after_its_start() {
+    if !can_make_containers() {
+        return;
+    }
+    let node = Node::new();
+    let daemon = Daemon::listen(&node);
+    let socket = node.start("a", "{}");
+    let bundle = bundle(&node, "a", "exit 7");
+    let task = task(&socket);
+
+    let pid = task.create(limit(), &creation("a", &bundle)).unwrap().pid;
+    assert_ne!(pid, 0);
+    assert_eq!(task.connect(limit(), &connect("a")).unwrap().task_pid, pid);
+    assert_eq!(
+        code(task.create(limit(), &creation("a", &bundle))).0,
+        Code::ALREADY_EXISTS
+    );
+    let start = named("a", |request: &mut api::StartRequest, id| request.id = id);
+    assert_eq!(task.start(limit(), &start).unwrap().pid, pid);
+    let wait = named("a", |request: &mut api::WaitRequest, id| request.id = id);
+    assert_eq!(task.wait(limit(), &wait).unwrap().exit_status, 7);
+    assert_eq!(
+        task.wait(limit(), &wait).unwrap().exit_status,
+        7,
+        "asked again after the exit"
+    );
+    let state = named("a", |request: &mut api::StateRequest, id| request.id = id);
+    let state = task.state(limit(), &state).unwrap();
+    assert_eq!(state.status.unwrap(), api::Status::STOPPED);
+    let mut kill = named("a", |request: &mut api::KillRequest, id| request.id = id);
+    kill.signal = 9;
+    assert_eq!(code(task.kill(limit(), &kill)).0, Code::NOT_FOUND);
+    let delete = named("a", |request: &mut api::DeleteRequest, id| request.id = id);
+    assert_eq!(task.delete(limit(), &delete).unwrap().exit_status, 7);
+    assert_eq!(code(task.delete(limit(), &delete)).0, Code::NOT_FOUND);
+
+    node.end("a", &socket);
+    assert_eq!(
+        daemon.heard(),
+        [
+            "/tasks/create",
+            "/tasks/start",
+            "/tasks/exit",
+            "/tasks/delete"
+        ]
+    );
+    forget_cgroups();
+}
+
+#[test]
+fn an_early_shutdown_is_remembered_until_the_last_task_is_gone() {
+    if !can_make_containers() {
+        return;
+    }
+    let node = Node::new();
+    let daemon = Daemon::listen(&node);
+    let socket = node.start("b", "{}");
+    let bundle = bundle(&node, "b", "busybox sleep 60");
+    let task = task(&socket);
+    task.create(limit(), &creation("b", &bundle)).unwrap();
+    let start = named("b", |request: &mut api::StartRequest, id| request.id = id);
+    task.start(limit(), &start).unwrap();
+
+    let shutdown = named("b", |request: &mut api::ShutdownRequest, id| {
+        request.id = id
+    });
+    task.shutdown(limit(), &shutdown).unwrap();
+    let pid = task.connect(limit(), &connect("b")).unwrap().shim_pid;
+    let mut kill = named("b", |request: &mut api::KillRequest, id| request.id = id);
+    (kill.signal, kill.all) = (9, true);
+    task.kill(limit(), &kill).unwrap();
+    let wait = named("b", |request: &mut api::WaitRequest, id| request.id = id);
+    assert_eq!(task.wait(limit(), &wait).unwrap().exit_status, 137);
+    let delete = named("b", |request: &mut api::DeleteRequest, id| request.id = id);
+    assert_eq!(
+        task.delete(limit(), &delete).unwrap().exit_status,
+        137,
+        "the last answer arrives"
+    );
+
+    until("the shim is gone", || {
+        !Path::new(&format!("/proc/{pid}")).exists() || zombie(pid)
+    });
+    assert!(!socket.exists());
+    assert_eq!(
+        daemon.heard().last().unwrap(),
+        "/tasks/delete",
+        "the last event arrives"
+    );
+    forget_cgroups();
+}
+
+#[test]
+fn a_create_whose_caller_gives_up_is_finished_and_can_be_deleted() {
+    if !can_make_containers() {
+        return;
+    }
+    let node = Node::new();
+    let _daemon = Daemon::listen(&node);
+    let socket = node.start("c", "{}");
+    let bundle = bundle(&node, "c", "exit 0");
+    let task = task(&socket);
+    // No birth is that fast.
+    let hurry = context::with_duration(Duration::from_nanos(1));
+    assert!(task.create(hurry, &creation("c", &bundle)).is_err());
+    let delete = named("c", |request: &mut api::DeleteRequest, id| request.id = id);
+    until("it can be deleted", || {
+        match task.delete(limit(), &delete) {
+            Ok(_) => true,
+            Err(error) => {
+                assert_eq!(code::<()>(Err(error)).0, Code::NOT_FOUND);
+                false
+            }
+        }
+    });
+    node.end("c", &socket);
+    forget_cgroups();
+}

@@ -1,0 +1,6 @@
+//! The shim as containerd meets it: started by flags and a message, asked over its socket.
+#![expect(clippy::unwrap_used, reason = "a test ends where it fails")]
+
+mod life;
+mod node;
+mod protocol;

@@ -1,0 +1,148 @@
+//! A node without containerd: directories of our own, and the shim run as containerd runs it.
+
+use std::fs;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use containerd_shim_protos::api;
+use containerd_shim_protos::bootstrap_api::{BootstrapParams, BootstrapResult};
+use containerd_shim_protos::shim_sync::{Client, TaskClient};
+use protobuf::Message as _;
+use ttrpc::{Code, Error, context};
+
+/// How long anything here may take before the test fails.
+pub(crate) const LIMIT: Duration = Duration::from_secs(10);
+
+/// A node of our own: a directory for sockets and one for bundles.
+#[derive(Debug)]
+pub(crate) struct Node {
+    pub(crate) dir: tempfile::TempDir,
+}
+
+impl Node {
+    pub(crate) fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        Self { dir }
+    }
+
+    pub(crate) fn bundle(&self, id: &str, annotations: &str) -> PathBuf {
+        let bundle = self.dir.path().join(id);
+        fs::create_dir_all(&bundle).unwrap();
+        // A plain file takes the log as well as the FIFO that containerd makes.
+        fs::File::create(bundle.join("log")).unwrap();
+        let config = format!(r#"{{"ociVersion":"1.0.2","annotations":{annotations}}}"#);
+        fs::write(bundle.join("config.json"), config).unwrap();
+        bundle
+    }
+
+    pub(crate) fn params(&self, id: &str) -> BootstrapParams {
+        BootstrapParams {
+            instance_id: id.to_owned(),
+            namespace: "test".to_owned(),
+            containerd_ttrpc_address: self.dir.path().join("events").display().to_string(),
+            containerd_grpc_address: self.dir.path().join("grpc").display().to_string(),
+            socket_dir: Some(self.dir.path().join("s").display().to_string()),
+            ..BootstrapParams::default()
+        }
+    }
+
+    /// Starts a shim for `id` and returns its socket.
+    pub(crate) fn start(&self, id: &str, annotations: &str) -> PathBuf {
+        let bundle = self.bundle(id, annotations);
+        let input = self.params(id).write_to_bytes().unwrap();
+        let output = shim(&bundle, &["-namespace", "test", "-id", id, "start"], &input);
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        assert_eq!(text(&output.stderr), "");
+        let reply = BootstrapResult::parse_from_bytes(&output.stdout).unwrap();
+        assert_eq!((reply.version, reply.protocol.as_str()), (3, "ttrpc"));
+        assert_eq!(
+            fs::read_to_string(bundle.join("address")).unwrap(),
+            reply.address
+        );
+        PathBuf::from(reply.address.strip_prefix("unix://").unwrap())
+    }
+
+    /// Asks the shim to end and waits until it has.
+    pub(crate) fn end(&self, id: &str, socket: &Path) {
+        let task = task(socket);
+        let pid = task.connect(limit(), &connect(id)).unwrap().shim_pid;
+        let request = api::ShutdownRequest {
+            id: id.to_owned(),
+            ..Default::default()
+        };
+        // The shim may be gone before its answer is read.
+        drop(task.shutdown(limit(), &request));
+        until("the shim is gone", || {
+            !Path::new(&format!("/proc/{pid}")).exists() || zombie(pid)
+        });
+        assert!(!socket.exists(), "the socket is left behind");
+    }
+}
+
+pub(crate) fn shim(cwd: &Path, args: &[&str], input: &[u8]) -> Output {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_containerd-shim-duet-v1"))
+        .args(args)
+        .current_dir(cwd)
+        .env_remove("TTRPC_ADDRESS")
+        .env_remove("GRPC_ADDRESS")
+        .env_remove("MAX_SHIM_VERSION")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // A program that refuses its arguments does not read.
+    drop(child.stdin.take().unwrap().write_all(input));
+    child.wait_with_output().unwrap()
+}
+
+pub(crate) fn task(socket: &Path) -> TaskClient {
+    let client = Client::connect(&format!("unix://{}", socket.display()));
+    TaskClient::new(client.unwrap_or_else(|error| panic!("{error}; logs:\n{}", logs(socket))))
+}
+
+/// What the shims of the node that has `socket` have logged.
+fn logs(socket: &Path) -> String {
+    let node = socket.parent().and_then(Path::parent).unwrap();
+    let bundles = fs::read_dir(node).unwrap().flatten();
+    bundles
+        .filter_map(|bundle| fs::read_to_string(bundle.path().join("log")).ok())
+        .collect()
+}
+
+pub(crate) fn limit() -> context::Context {
+    context::with_duration(LIMIT)
+}
+
+pub(crate) fn connect(id: &str) -> api::ConnectRequest {
+    api::ConnectRequest {
+        id: id.to_owned(),
+        ..Default::default()
+    }
+}
+
+pub(crate) fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+pub(crate) fn zombie(pid: u32) -> bool {
+    fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| stat.contains(") Z "))
+}
+
+pub(crate) fn until(what: &str, done: impl Fn() -> bool) {
+    let start = Instant::now();
+    while !done() {
+        assert!(start.elapsed() < LIMIT, "not in time: {what}");
+        thread::sleep(Duration::from_millis(2));
+    }
+}
+
+pub(crate) fn code<T: std::fmt::Debug>(answer: ttrpc::Result<T>) -> (Code, String) {
+    match answer {
+        Err(Error::RpcStatus(status)) => (status.code(), status.message().to_owned()),
+        other => panic!("not a status: {other:?}"),
+    }
+}
