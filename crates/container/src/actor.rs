@@ -546,3 +546,7 @@ impl Actor {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "actor/tests.rs"]
+mod tests;

@@ -8,9 +8,13 @@
 //!
 //! | File | What it holds |
 //! | --- | --- |
+//! | `words`, `error` | the nouns that callers and events share; why something could not be done |
+//! | `create`, `rootfs`, `kind`, `ground` | the birth of a container, and what it stands on |
 //! | `lifecycle` | what is allowed when: a pure function |
-//! | `words` | the nouns that callers and events share |
-//! | `error` | why something could not be done, one variant a step |
+//! | `actor`, `exec`, `process`, `handle` | who owns the container, and the way to it |
+//! | `stdio`, `terminal`, `plumbing`, `copy` | where bytes go |
+//! | `exit`, `children`, `oom` | how ends are seen |
+//! | `body` | the seam between the rules and the kernel |
 #![forbid(unsafe_code)]
 
 mod actor;

@@ -8,13 +8,14 @@ use duet_pod::{ContainerError, Denied, Error, Phase, Stdio};
 use crate::rig::{process, with};
 
 fn denied(error: Error) -> Denied {
-    match error {
-        Error::Container {
-            source: ContainerError::Denied(why),
-            ..
-        } => why,
-        other => panic!("not denied: {other:?}"),
-    }
+    let Error::Container {
+        source: ContainerError::Denied(why),
+        ..
+    } = error
+    else {
+        panic!("not denied: {error:?}")
+    };
+    why
 }
 
 #[test]

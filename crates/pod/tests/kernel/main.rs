@@ -9,6 +9,7 @@
 
 mod rig;
 
+mod guests;
 mod lifecycle;
 mod orphans;
 mod plain_pods;

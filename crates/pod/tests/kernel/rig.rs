@@ -83,8 +83,8 @@ impl Rig {
             id: "pod".to_owned(),
             namespace: "test".to_owned(),
             bundle: shim,
-            runner: PathBuf::from("/nonexistent/runner"),
-            compiler: PathBuf::from("/nonexistent/compiler"),
+            runner: binary("duet-runner"),
+            compiler: binary("duet-compiler"),
             cache: dir.path().join("cache"),
         };
         let pod = Pod::new(config, sender).unwrap();
@@ -257,6 +257,12 @@ impl Bundle<'_> {
         assert_eq!(pod.start(&id, None).await.unwrap(), pid);
         pid
     }
+}
+
+/// A binary of the wasm half, from the directory that the environment names.
+fn binary(name: &str) -> PathBuf {
+    let directory = std::env::var_os("DUET_TEST_BINARIES").unwrap_or_default();
+    Path::new(&directory).join(name)
 }
 
 /// An exec's process in JSON.

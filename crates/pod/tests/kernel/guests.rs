@@ -1,0 +1,37 @@
+//! Wasm containers, where `DUET_TEST_BINARIES` names a directory with the runner and the compiler.
+
+use std::error::Error as _;
+use std::path::Path;
+
+use crate::rig::with;
+
+#[test]
+fn a_guest_runs_and_a_broken_one_is_refused_by_name() {
+    if std::env::var_os("DUET_TEST_BINARIES").is_none() {
+        eprintln!("skipped: DUET_TEST_BINARIES is not set");
+        return;
+    }
+    with(async |rig| {
+        let image = rig.path().join("image");
+        let probe = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/guests/probe.wasm");
+        std::fs::copy(probe, image.join("probe.wasm")).unwrap();
+        std::fs::write(image.join("bad.wasm"), b"\0asm\x01\0\0\0garbage").unwrap();
+        for id in ["cold", "warm"] {
+            let (stdout, text) = rig.sink(id);
+            rig.bundle(id, &["/probe.wasm", "args"])
+                .stdio("", &stdout)
+                .start()
+                .await;
+            assert_eq!(rig.finish(id).await.code, 0);
+            assert_eq!(text.join().unwrap(), "/probe.wasm\nargs\n");
+        }
+        let error = rig
+            .bundle("bad", &["/bad.wasm"])
+            .create()
+            .await
+            .unwrap_err();
+        let why = error.source().unwrap().to_string();
+        assert!(why.starts_with("/bad.wasm: "), "{why}");
+        assert!(rig.pod.is_empty());
+    });
+}
