@@ -66,6 +66,13 @@ impl Child<'_> {
         syscalls::write(file.number(), self.code.text(value)?.to_bytes())
     }
 
+    /// Writes a security attribute of the caller.
+    pub(crate) fn label(&self, attribute: Text, value: Text) -> Result<(), Fault> {
+        let file = self.proc(self.code.text(attribute)?, libc::O_WRONLY)?;
+        // In one call: the kernel takes each write for a whole label.
+        syscalls::write(file.number(), self.code.text(value)?.to_bytes())
+    }
+
     fn proc(&self, path: &CStr, flags: c_int) -> Result<Fd, Fault> {
         syscalls::openat2(self.register(Reg::Proc)?, path, flags, syscalls::PROCFS)
     }

@@ -141,6 +141,7 @@ impl Child<'_> {
                 hard,
             } => syscalls::setrlimit(resource, soft, hard),
             Step::OomScoreAdj(value) => self.oom_score_adj(value),
+            Step::Label(attribute, value) => self.label(attribute, value),
             Step::IoPriority(value) => {
                 const WHO_PROCESS: u32 = 1;
                 let args = [WHO_PROCESS, 0, value.cast_unsigned()];

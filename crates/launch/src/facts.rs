@@ -6,7 +6,7 @@ use std::io::{self, Read};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
+use std::sync::{LazyLock, OnceLock};
 
 use duet_linux::mount::{self, Entry};
 use duet_linux::{file, kernel};
@@ -76,6 +76,8 @@ pub fn exec_facts(ask: Ask<'_>) -> Result<Facts, Error> {
         stdio: ask.stdio,
         home,
         arch: ARCH,
+        apparmor: apparmor(),
+        selinux: selinux(),
     })
 }
 
@@ -83,6 +85,22 @@ pub fn exec_facts(ask: Ask<'_>) -> Result<Facts, Error> {
 const ARCH: Arch = Arch::X86_64;
 #[cfg(target_arch = "aarch64")]
 const ARCH: Arch = Arch::Aarch64;
+
+/// Whether AppArmor is in the kernel and switched on. That does not change while it runs.
+fn apparmor() -> bool {
+    static ENABLED: LazyLock<bool> = LazyLock::new(|| {
+        let enabled = fs::read("/sys/module/apparmor/parameters/enabled");
+        enabled.is_ok_and(|text| text.first() == Some(&b'Y'))
+    });
+    *ENABLED
+}
+
+/// Whether a policy of SELinux is loaded, which is when its file system is there.
+fn selinux() -> bool {
+    static ENABLED: LazyLock<bool> =
+        LazyLock::new(|| Path::new("/sys/fs/selinux/enforce").exists());
+    *ENABLED
+}
 
 fn last_capability() -> Result<u32, Error> {
     static LAST: OnceLock<u32> = OnceLock::new();

@@ -11,8 +11,8 @@
 //! 5. the process itself, with fewer privileges after each step (`privileges`).
 
 use crate::{
-    Error, Facts, Plan, Program, dev, mounts, mounts::ms, namespaces, privileges, program, wasm,
-    writer::Writer,
+    Error, Facts, Plan, Program, dev, labels, mounts, mounts::ms, namespaces, privileges, program,
+    wasm, writer::Writer,
 };
 use duet_spec::{Container, PropagationKind};
 use duet_step::Step;
@@ -31,6 +31,7 @@ pub fn container(spec: &Container, facts: &Facts, kind: Program) -> Result<Plan,
             &guarded
         }
     };
+    labels::check(&spec.process, facts)?;
     let mut writer = Writer::new();
 
     namespaces::join_cgroup(&mut writer, facts);
@@ -42,7 +43,10 @@ pub fn container(spec: &Container, facts: &Facts, kind: Program) -> Result<Plan,
     mounts::root(&mut writer, spec);
     // Sysctls and /proc/self are written through a procfs of the child's own, so that nothing
     // an image or a volume puts on /proc can redirect them (CVE-2025-52881).
-    if !spec.sysctl.is_empty() || spec.process.oom_score_adj.is_some() {
+    if !spec.sysctl.is_empty()
+        || spec.process.oom_score_adj.is_some()
+        || labels::any(&spec.process, facts)
+    {
         writer.step(Step::PrivateProc);
     }
     mounts::all(&mut writer, spec, facts, kind)?;

@@ -53,14 +53,14 @@ impl Plan {
     #[must_use]
     pub fn describe(&self, step: u32, op: u32, errno: i32) -> String {
         let place = format!("step {} of {}", u64::from(step) + 1, self.steps.len());
-        let op = OPS
+        let name = OPS
             .iter()
             .find(|(known, _)| *known as u32 == op)
             .map_or("?", |(_, name)| name);
-        let place = if op.is_empty() {
+        let place = if name.is_empty() {
             place
         } else {
-            format!("{op}, {place}")
+            format!("{name}, {place}")
         };
         let error = Errno::from_raw(errno);
         let code = if error == Errno::UnknownErrno {
@@ -83,6 +83,11 @@ impl Plan {
                 format!(
                     "exec: {name:?}: executable file not found in $PATH ({code}, {place}, PATH={path})"
                 )
+            }
+            // Of the write: a missing file is a missing module.
+            Some(step @ Step::Label(..)) if error == Errno::ENOENT && op == Op::Write as u32 => {
+                let profile = self.subject(step);
+                format!("{profile}: no such profile is loaded ({code}, {place})")
             }
             Some(step) => format!("{}: {code} ({place})", self.subject(step)),
         }

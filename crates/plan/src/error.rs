@@ -40,7 +40,7 @@ pub enum Error {
         /// The name.
         name: String,
     },
-    /// Something that a wasm container must not have.
+    /// Something that a wasm container must not have, or that this machine cannot give any.
     #[error("{field}: {value}: {why}")]
     Wasm {
         /// The field.

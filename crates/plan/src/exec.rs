@@ -1,8 +1,8 @@
 //! The birth of a further process in a container that lives.
 
 use crate::{
-    Descriptor, Error, Facts, Given, Plan, Program, namespaces, namespaces::clone, privileges,
-    program, writer::Writer,
+    Descriptor, Error, Facts, Given, Plan, Program, labels, namespaces, namespaces::clone,
+    privileges, program, writer::Writer,
 };
 use duet_spec::{Container, Namespace, Process};
 use duet_step::{Reg, Step};
@@ -17,6 +17,7 @@ use duet_step::{Reg, Step};
 /// [`Error`], naming the field that stands in the way.
 pub fn exec(process: &Process, container: &Container, facts: &Facts) -> Result<Plan, Error> {
     let process = inherit(process, container);
+    labels::check(&process, facts)?;
     let mut writer = Writer::new();
 
     namespaces::join_cgroup(&mut writer, facts);
@@ -40,7 +41,7 @@ pub fn exec(process: &Process, container: &Container, facts: &Facts) -> Result<P
     // Joining the mount namespace has made its root the child's.
     let root = writer.text("/");
     writer.step(Step::Open(root, Reg::Root));
-    if process.oom_score_adj.is_some() {
+    if process.oom_score_adj.is_some() || labels::any(&process, facts) {
         writer.step(Step::PrivateProc);
     }
     if let Some(size) = process.terminal {
@@ -68,6 +69,13 @@ fn inherit(process: &Process, container: &Container) -> Process {
     process.capabilities = process.capabilities.or(from.capabilities);
     process.oom_score_adj = process.oom_score_adj.or(from.oom_score_adj);
     process.user.umask = process.user.umask.or(from.user.umask);
+    let inherit = |own: &mut Option<String>, from: &Option<String>| {
+        if own.is_none() {
+            own.clone_from(from);
+        }
+    };
+    inherit(&mut process.apparmor_profile, &from.apparmor_profile);
+    inherit(&mut process.selinux_label, &from.selinux_label);
     if process.rlimits.is_empty() {
         process.rlimits.clone_from(&from.rlimits);
     }

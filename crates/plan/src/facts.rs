@@ -25,6 +25,10 @@ pub struct Facts {
     pub home: Option<String>,
     /// The architecture of the machine.
     pub arch: Arch,
+    /// Whether the kernel enforces AppArmor profiles.
+    pub apparmor: bool,
+    /// Whether the kernel has an SELinux policy.
+    pub selinux: bool,
 }
 
 /// The container's place in the cgroup hierarchies.

@@ -21,6 +21,7 @@ mod dev;
 mod error;
 mod exec;
 mod facts;
+mod labels;
 mod mounts;
 mod namespaces;
 mod plan;

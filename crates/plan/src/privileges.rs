@@ -9,7 +9,7 @@
 //!   `setresgid`, `setresuid`, and for the gate `sendmsg`, `read` and `exit_group`. Everything
 //!   that can be done earlier is.
 
-use crate::{Descriptor, Error, Facts, Given, Program, program, writer::Writer};
+use crate::{Descriptor, Error, Facts, Given, Program, labels, program, writer::Writer};
 use duet_spec::{LinuxSeccomp, Process};
 use duet_step::{Capabilities, Exec, Step};
 
@@ -77,7 +77,8 @@ pub(crate) fn become_program(
 fn surroundings(writer: &mut Writer, process: &Process, facts: &Facts) {
     // The shim's session keyring must not be the container's.
     let keyring = writer.text(&format!("_ses.{}", facts.id));
-    writer.step(Step::Keyring(keyring));
+    labels::keyring(writer, process, Step::Keyring(keyring));
+    labels::program(writer, process, facts);
     if let Some(adjustment) = process.oom_score_adj {
         let text = writer.text(&adjustment.to_string());
         writer.step(Step::OomScoreAdj(text));

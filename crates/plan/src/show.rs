@@ -1,6 +1,6 @@
 //! A plan for people: one line a step.
 
-use crate::{Descriptor, Given, Plan, mounts::ms, namespaces::clone};
+use crate::{Descriptor, Given, Plan, labels, mounts::ms, namespaces::clone};
 use duet_spec::{Capabilities, attr};
 use duet_step::{Destination, Exec, Mount, Slot, Source, Step};
 
@@ -45,6 +45,15 @@ impl Plan {
             Step::Symlink(base, _, path) => format!("link {} in {base:?}", self.text(path)),
             Step::Sysctl(path, _) => format!("sysctl {}", self.text(path)),
             Step::Rlimit { resource, .. } => format!("limit {}", rlimit(resource)),
+            Step::Label(attribute, value) => match self.text(attribute).as_str() {
+                labels::APPARMOR => {
+                    let profile = self.text(value);
+                    let profile = profile.strip_prefix("exec ").unwrap_or(&profile);
+                    format!("process.apparmorProfile: {profile}")
+                }
+                labels::SELINUX => format!("process.selinuxLabel: {}", self.text(value)),
+                other => format!("label {other}"),
+            },
             Step::Console { .. } => "console".to_owned(),
             Step::Capabilities(_) => "capabilities".to_owned(),
             Step::Seccomp(..) => "seccomp".to_owned(),
@@ -123,6 +132,13 @@ impl Plan {
                 format!("{} {} {}", subject(), limit(soft), limit(hard))
             }
             Step::OomScoreAdj(value) => format!("oom_score_adj {}", self.text(value)),
+            Step::Label(attribute, value) => {
+                format!(
+                    "label {} = {}",
+                    self.text(attribute),
+                    self.text(value).trim_end()
+                )
+            }
             Step::IoPriority(value) => format!("I/O priority {:#x}", value),
             Step::ControllingTerminal => "controlling terminal on 0 1 2".to_owned(),
             Step::Dup(slot, number) => format!("{} on {number}", self.slot(slot)),

@@ -62,6 +62,8 @@ pub(crate) const PROCESS: Shape = Object(&[
         List(&Object(&[("type", Any), ("hard", Any), ("soft", Any)])),
     ),
     ("noNewPrivileges", Any),
+    ("apparmorProfile", Any),
+    ("selinuxLabel", Any),
     ("oomScoreAdj", Any),
     ("ioPriority", Object(&[("class", Any), ("priority", Any)])),
 ]);

@@ -63,6 +63,10 @@ pub struct Process {
     pub rlimits: Vec<Rlimit>,
     /// Whether exec may never gain privileges.
     pub no_new_privileges: bool,
+    /// The AppArmor profile that confines it.
+    pub apparmor_profile: Option<String>,
+    /// The SELinux label that it runs under.
+    pub selinux_label: Option<String>,
     /// How readily the kernel kills it: -1000 to 1000.
     pub oom_score_adj: Option<i32>,
     /// Its I/O priority.
@@ -136,10 +140,17 @@ impl Process {
             unknown_capabilities: capabilities.unknown,
             rlimits: rlimits(document, &field("rlimits"), written)?,
             no_new_privileges: written.no_new_privileges().unwrap_or(false),
+            apparmor_profile: label(written.apparmor_profile()),
+            selinux_label: label(written.selinux_label()),
             oom_score_adj: written.oom_score_adj(),
             io_priority: io_priority(document, &field("ioPriority.priority"), written)?,
         })
     }
+}
+
+/// A label; containerd writes an empty one where it means none.
+fn label(written: &Option<String>) -> Option<String> {
+    written.clone().filter(|label| !label.is_empty())
 }
 
 fn terminal(

@@ -104,16 +104,6 @@ fn fields_that_are_not_offered_are_named() {
             "linux.resources.memory.extra",
         ),
         (
-            "/process/apparmorProfile",
-            json!("strict"),
-            "process.apparmorProfile",
-        ),
-        (
-            "/process/selinuxLabel",
-            json!("system_u"),
-            "process.selinuxLabel",
-        ),
-        (
             "/process/scheduler",
             json!({ "policy": "SCHED_FIFO" }),
             "process.scheduler",
@@ -148,7 +138,6 @@ fn fields_that_ask_for_nothing_are_passed_over() {
     document["hooks"] = json!({ "prestart": [], "poststop": null });
     document["linux"]["intelRdt"] = json!({});
     document["linux"]["mountLabel"] = json!("");
-    document["process"]["selinuxLabel"] = json!("");
     document["process"]["scheduler"] = Value::Null;
     document["linux"]["resources"] = json!({ "network": { "classID": 0 }, "extra": 0 });
     document["linux"]["timeOffsets"] = json!({ "monotonic": { "secs": 0 } });

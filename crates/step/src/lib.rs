@@ -247,6 +247,10 @@ pub enum Step {
     },
     /// Writes `/proc/self/oom_score_adj` through [`Reg::Proc`]: the decimal number as text.
     OomScoreAdj(Text),
+    /// Writes `(attribute, value)`, a security label's, to a file below `/proc` through
+    /// [`Reg::Proc`]: `self/attr/apparmor/exec` and its like. What is to hold from exec on
+    /// must be written before [`Step::NoNewPrivileges`], [`Step::Seccomp`] and [`Step::User`].
+    Label(Text, Text),
     /// `ioprio_set` of the caller.
     IoPriority(i32),
     /// Takes the console as controlling terminal and as 0, 1 and 2.

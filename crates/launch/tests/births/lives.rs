@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use duet_launch::{Error, Newborn, Supplies};
 use duet_linux::process;
-use duet_plan::{Plan, Program as Kind};
+use duet_plan::{Facts, Plan, Program as Kind};
 use duet_spec::Process;
 use duet_step::{Insn, Program, Step, Text};
 use serde_json::json;
@@ -148,6 +148,42 @@ fn privileges_are_those_of_the_spec() {
         assert!(out.contains(&caps), "{out}");
         assert!(out.contains("/home/web\n"), "{out}");
         assert!(out.contains("100                  200"), "{out}");
+    });
+}
+
+#[test]
+fn a_label_is_the_processs_own() {
+    stage(|stage| {
+        let mut plan = stage.plan(&stage.spec(["cat", "/proc/self/oom_score_adj"]));
+        let keyring = |step: &Step| matches!(step, Step::Keyring(_));
+        let at = plan.steps.iter().position(keyring).unwrap() + 2;
+        // Any file of the process's will do: not every kernel has labels.
+        let attribute = add_text(&mut plan, "self/oom_score_adj");
+        let value = add_text(&mut plan, "777");
+        plan.steps.insert(at, Step::Label(attribute, value));
+        assert_eq!(stage.live(&plan).unwrap().out, "777\n");
+        // No link of procfs leads out of it.
+        let attribute = add_text(&mut plan, "self/root/tmp");
+        plan.steps[at] = Step::Label(attribute, value);
+        let error = stage.live(&plan).unwrap_err().to_string();
+        assert!(error.contains("(openat2,"), "{error}");
+    });
+}
+
+#[test]
+fn an_apparmor_profile_that_is_not_there_is_named() {
+    stage(|stage| {
+        let mut spec = stage.spec(["true"]);
+        spec["process"]["apparmorProfile"] = json!("duet-has-no-such-profile");
+        let container = stage.container(&spec);
+        let facts = Facts {
+            apparmor: true,
+            ..duet_launch::facts(ask(&container, &container.process)).unwrap()
+        };
+        let plan = duet_plan::container(&container, &facts, Kind::Native).unwrap();
+        let error = stage.live(&plan).unwrap_err().to_string();
+        let start = "process.apparmorProfile: duet-has-no-such-profile: ";
+        assert!(error.starts_with(start), "{error}");
     });
 }
 

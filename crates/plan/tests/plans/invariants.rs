@@ -56,7 +56,7 @@ fn tables(plan: &Plan) {
                 }
             }
             Step::Node(node) => text(node.path),
-            Step::Symlink(_, one, two) | Step::Sysctl(one, two) => {
+            Step::Symlink(_, one, two) | Step::Sysctl(one, two) | Step::Label(one, two) => {
                 text(one);
                 text(two);
             }
@@ -137,6 +137,10 @@ fn order(plan: &Plan) {
             None => assert!(seccomp < bounding),
         }
     }
+    for label in places(plan, |step| matches!(step, Step::Label(..))) {
+        let narrows = |step: &Step| matches!(step, Step::NoNewPrivileges | Step::Seccomp(..));
+        assert!(label < user && places(plan, narrows).into_iter().all(|at| label < at));
+    }
     for path in places(plan, |step| matches!(step, Step::FindProgram(_))) {
         assert!(user < path && path < gate);
     }
@@ -176,7 +180,7 @@ fn registers(plan: &Plan) {
             Step::Console { .. } => &[Reg::Pts],
             Step::BindConsole => &[Reg::Console, Reg::Dev],
             Step::ControllingTerminal => &[Reg::Console],
-            Step::Sysctl(..) | Step::OomScoreAdj(_) => &[Reg::Proc],
+            Step::Sysctl(..) | Step::OomScoreAdj(_) | Step::Label(..) => &[Reg::Proc],
             _ => &[],
         };
         for register in needs {

@@ -315,6 +315,82 @@ fn an_exec_joins_what_the_container_has_of_its_own() {
 }
 
 #[test]
+fn a_label_is_written_before_anything_is_given_up() {
+    let labelled = |kind, confined| {
+        let spec = edited("cri-default.json", |document| {
+            document["process"]["apparmorProfile"] = "cri-containerd.apparmor.d".into();
+            document["process"]["selinuxLabel"] = "a:b:c:s0".into();
+        });
+        let facts = Facts {
+            apparmor: confined,
+            selinux: confined,
+            ..facts(&spec)
+        };
+        container(&spec, &facts, kind).map(|plan| (spec, facts, plan))
+    };
+    for kind in [Program::Native, Program::Wasm] {
+        let (spec, facts, first) = labelled(kind, true).unwrap();
+        let mut process = process("exec.json");
+        let inherited = exec(&process, &spec, &facts).unwrap();
+        for plan in [&first, &inherited] {
+            invariants::check(plan);
+            has(
+                plan,
+                "label self/attr/apparmor/exec = exec cri-containerd.apparmor.d",
+            );
+            has(plan, "label self/attr/exec = a:b:c:s0");
+            has(plan, "label self/attr/keycreate = a:b:c:s0");
+        }
+        process.apparmor_profile = Some("unconfined".to_owned());
+        process.oom_score_adj = None;
+        let own = exec(&process, &spec, &facts).unwrap();
+        invariants::check(&own);
+        has(&own, "label self/attr/apparmor/exec = exec unconfined");
+
+        let missing = labelled(kind, false).unwrap_err().to_string();
+        assert_eq!(
+            missing,
+            "process.apparmorProfile: cri-containerd.apparmor.d: AppArmor is not enabled in this kernel"
+        );
+    }
+}
+
+#[test]
+fn without_apparmor_unconfined_asks_for_nothing() {
+    let spec = edited("ctr-default.json", |document| {
+        document["process"]["apparmorProfile"] = "unconfined".into();
+    });
+    let plan = native(&spec).unwrap();
+    assert!(!plan.show().contains("label"), "{}", plan.show());
+    let spec = edited("ctr-default.json", |document| {
+        document["process"]["selinuxLabel"] = "a:b:c:s0".into();
+    });
+    assert_eq!(
+        native(&spec).unwrap_err().to_string(),
+        "process.selinuxLabel: a:b:c:s0: SELinux is not enabled in this kernel"
+    );
+}
+
+#[test]
+fn a_profile_that_is_not_loaded_is_named() {
+    let spec = edited("cri-default.json", |document| {
+        document["process"]["apparmorProfile"] = "strict".into();
+    });
+    let facts = Facts {
+        apparmor: true,
+        ..facts(&spec)
+    };
+    let plan = container(&spec, &facts, Program::Native).unwrap();
+    let fails = |kind: &dyn Fn(&Step) -> bool, errno| {
+        let step = plan.steps.iter().position(kind).unwrap();
+        plan.describe(u32::try_from(step).unwrap(), Op::Write as u32, errno)
+    };
+    let text = fails(&|step| matches!(step, Step::Label(..)), libc::ENOENT);
+    let start = "process.apparmorProfile: strict: no such profile is loaded (ENOENT, write, step ";
+    assert!(text.starts_with(start), "{text}");
+}
+
+#[test]
 fn an_exec_without_capabilities_has_its_containers() {
     let spec = spec("cri-restricted.json");
     let mut process = process("exec.json");

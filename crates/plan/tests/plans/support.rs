@@ -67,6 +67,8 @@ pub(crate) fn facts(spec: &Container) -> Facts {
         },
         home: Some("/root".to_owned()),
         arch: Arch::X86_64,
+        apparmor: false,
+        selinux: false,
     }
 }
 
