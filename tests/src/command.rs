@@ -93,7 +93,6 @@ impl Outcome {
     /// # Panics
     ///
     /// When it did not, with all that it said.
-    #[must_use]
     pub fn ok(self) -> Self {
         assert_eq!(self.code, 0, "{self:#?}");
         self
