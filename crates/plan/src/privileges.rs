@@ -6,7 +6,7 @@
 //!   profile needs to allow nothing but `execve` (`execveat` for a runner) of what Duet calls;
 //! - without it CAP_SYS_ADMIN is needed, so it comes before the capabilities go. What follows
 //!   must then be allowed by the profile, as under runc: `prctl`, `capset`, `setgroups`,
-//!   `setresgid`, `setresuid`, and for the gate `sendmsg`, `read` and `exit_group`. Everything
+//!   `setresgid`, `setresuid`, and for the gate `write`, `read` and `exit_group`. Everything
 //!   that can be done earlier is.
 
 use crate::{Descriptor, Error, Facts, Given, Program, labels, program, writer::Writer};
