@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{LazyLock, OnceLock};
 
 use duet_linux::mount::{self, Entry};
-use duet_linux::{file, kernel};
+use duet_linux::{file, kernel, process};
 use duet_plan::{
     Arch, CgroupFacts, Facts, Filesystem, PodNamespaces, SourceFacts, SourceKind, Stdio,
 };
@@ -56,7 +56,8 @@ pub fn facts(ask: Ask<'_>) -> Result<Facts, Error> {
 ///
 /// # Errors
 ///
-/// When `/proc/sys/kernel/cap_last_cap` cannot be read.
+/// When `/proc/sys/kernel/cap_last_cap` cannot be read, or the kernel does not tell what the
+/// calling thread may do.
 pub fn exec_facts(ask: Ask<'_>) -> Result<Facts, Error> {
     let home = match ask
         .process
@@ -73,6 +74,7 @@ pub fn exec_facts(ask: Ask<'_>) -> Result<Facts, Error> {
         sources: BTreeMap::new(),
         pod: ask.pod,
         last_capability: last_capability()?,
+        held: process::permitted_capabilities().map_err(Error::call("capget"))?,
         stdio: ask.stdio,
         home,
         arch: ARCH,

@@ -88,6 +88,16 @@ pub fn subreaper() -> io::Result<()> {
     Ok(set_child_subreaper(Some(Pid::INIT))?)
 }
 
+/// The capabilities that the calling thread may put in force, and so those it can give to a
+/// child: bit n is capability n of `linux/capability.h`.
+///
+/// # Errors
+///
+/// None that the kernel documents.
+pub fn permitted_capabilities() -> io::Result<u64> {
+    Ok(rustix::thread::capabilities(None)?.permitted.bits())
+}
+
 /// Forbids other processes to trace this one, or to open what it holds, unless they have
 /// `CAP_SYS_PTRACE` over it. Its children begin like that, until they exec.
 ///

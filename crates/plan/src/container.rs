@@ -32,6 +32,7 @@ pub fn container(spec: &Container, facts: &Facts, kind: Program) -> Result<Plan,
         }
     };
     labels::check(&spec.process, facts)?;
+    privileges::check(&spec.process, facts)?;
     let mut writer = Writer::new();
 
     namespaces::join_cgroup(&mut writer, facts);

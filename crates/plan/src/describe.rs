@@ -84,6 +84,10 @@ impl Plan {
                     "exec: {name:?}: executable file not found in $PATH ({code}, {place}, PATH={path})"
                 )
             }
+            Some(step @ Step::OomScoreAdj(_)) if error == Errno::EACCES => format!(
+                "{}: the shim lacks CAP_SYS_RESOURCE, which a score below its own needs ({code}, {place})",
+                self.subject(step)
+            ),
             // Of the write: a missing file is a missing module.
             Some(step @ Step::Label(..)) if error == Errno::ENOENT && op == Op::Write as u32 => {
                 let profile = self.subject(step);

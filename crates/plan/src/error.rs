@@ -40,7 +40,7 @@ pub enum Error {
         /// The name.
         name: String,
     },
-    /// Something that a wasm container must not have, or that this machine cannot give any.
+    /// Something that a wasm container must not have, or that nobody can be given here.
     #[error("{field}: {value}: {why}")]
     Wasm {
         /// The field.

@@ -18,6 +18,7 @@ use duet_step::{Reg, Step};
 pub fn exec(process: &Process, container: &Container, facts: &Facts) -> Result<Plan, Error> {
     let process = inherit(process, container);
     labels::check(&process, facts)?;
+    privileges::check(&process, facts)?;
     let mut writer = Writer::new();
 
     namespaces::join_cgroup(&mut writer, facts);

@@ -16,6 +16,8 @@ pub struct Facts {
     pub pod: PodNamespaces,
     /// The kernel's highest capability (`/proc/sys/kernel/cap_last_cap`).
     pub last_capability: u32,
+    /// The capabilities that a child can be given, as a mask: the permitted ones of the parent.
+    pub held: u64,
     /// Which of 0, 1 and 2 the caller supplies; the others become `/dev/null`. Not looked at
     /// when the process has a terminal.
     pub stdio: Stdio,

@@ -16,6 +16,32 @@ use duet_step::{Capabilities, Exec, Step};
 /// The file mode creation mask of a process that asks for none; runc's.
 const UMASK: u32 = 0o022;
 
+/// Refuses capabilities that the shim does not have to give.
+///
+/// As runc does, whose `capset` then fails. A privileged container is none the worse for it:
+/// containerd asks for those that it has itself, and the shim has them from containerd. To
+/// leave them out silently would only move the failure into the program.
+pub(crate) fn check(process: &Process, facts: &Facts) -> Result<(), Error> {
+    let sets = capabilities(process, facts);
+    for (set, asked) in [
+        ("permitted", sets.permitted),
+        ("inheritable", sets.inheritable),
+    ] {
+        let missing = asked & !facts.held;
+        if missing == 0 {
+            continue;
+        }
+        let numbers = (0..u64::BITS).filter(|number| missing & (1 << number) != 0);
+        let names: Vec<String> = numbers.filter_map(duet_spec::Capabilities::name).collect();
+        return Err(Error::Wasm {
+            field: format!("process.capabilities.{set}"),
+            value: names.join(" "),
+            why: "the shim cannot give what it does not have".to_owned(),
+        });
+    }
+    Ok(())
+}
+
 /// Compiles the container's profile into the plan.
 pub(crate) fn compile(
     writer: &mut Writer,

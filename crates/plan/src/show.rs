@@ -45,6 +45,7 @@ impl Plan {
             Step::Symlink(base, _, path) => format!("link {} in {base:?}", self.text(path)),
             Step::Sysctl(path, _) => format!("sysctl {}", self.text(path)),
             Step::Rlimit { resource, .. } => format!("limit {}", rlimit(resource)),
+            Step::OomScoreAdj(value) => format!("process.oomScoreAdj: {}", self.text(value)),
             Step::Label(attribute, value) => match self.text(attribute).as_str() {
                 labels::APPARMOR => {
                     let profile = self.text(value);
@@ -72,7 +73,6 @@ impl Plan {
             | Step::Hostname(_)
             | Step::Domainname(_)
             | Step::Umask(_)
-            | Step::OomScoreAdj(_)
             | Step::IoPriority(_)
             | Step::ControllingTerminal
             | Step::Dup(..)

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use duet_launch::{Error, Newborn, Supplies};
 use duet_linux::process;
 use duet_plan::{Facts, Plan, Program as Kind};
-use duet_spec::Process;
+use duet_spec::{Capabilities, Process};
 use duet_step::{Insn, Program, Step, Text};
 use serde_json::json;
 
@@ -184,6 +184,39 @@ fn an_apparmor_profile_that_is_not_there_is_named() {
         let error = stage.live(&plan).unwrap_err().to_string();
         let start = "process.apparmorProfile: duet-has-no-such-profile: ";
         assert!(error.starts_with(start), "{error}");
+    });
+}
+
+#[test]
+fn a_privileged_process_has_all_that_its_parent_has() {
+    stage(|stage| {
+        let held = process::permitted_capabilities().unwrap();
+        let names = (0..u64::BITS).filter(|number| held & (1 << number) != 0);
+        let names: Vec<_> = names.map(|n| Capabilities::name(n).unwrap()).collect();
+        let mut spec = stage.spec(["grep", "Cap[PEB]", "/proc/self/status"]);
+        spec["process"]["capabilities"] =
+            json!({"bounding": names, "effective": names, "permitted": names});
+        let expected: String = ["Prm", "Eff", "Bnd"]
+            .map(|set| format!("Cap{set}:\t{held:016x}\n"))
+            .concat();
+        assert_eq!(stage.run(&spec).out, expected);
+    });
+}
+
+#[test]
+fn a_score_that_the_parent_may_not_give_is_named() {
+    stage(|stage| {
+        const SYS_RESOURCE: u32 = 24;
+        if process::permitted_capabilities().unwrap() & (1 << SYS_RESOURCE) != 0 {
+            return;
+        }
+        let own = fs::read_to_string("/proc/self/oom_score_adj").unwrap();
+        let lower = own.trim().parse::<i32>().unwrap() - 1;
+        let mut spec = stage.spec(["true"]);
+        spec["process"]["oomScoreAdj"] = json!(lower);
+        let error = stage.live(&stage.plan(&spec)).unwrap_err().to_string();
+        let start = format!("process.oomScoreAdj: {lower}: the shim lacks CAP_SYS_RESOURCE");
+        assert!(error.starts_with(&start), "{error}");
     });
 }
 

@@ -372,9 +372,10 @@ fn without_apparmor_unconfined_asks_for_nothing() {
 }
 
 #[test]
-fn a_profile_that_is_not_loaded_is_named() {
+fn a_profile_that_is_not_loaded_and_a_score_that_is_too_low_are_named() {
     let spec = edited("cri-default.json", |document| {
         document["process"]["apparmorProfile"] = "strict".into();
+        document["process"]["oomScoreAdj"] = (-5).into();
     });
     let facts = Facts {
         apparmor: true,
@@ -388,6 +389,36 @@ fn a_profile_that_is_not_loaded_is_named() {
     let text = fails(&|step| matches!(step, Step::Label(..)), libc::ENOENT);
     let start = "process.apparmorProfile: strict: no such profile is loaded (ENOENT, write, step ";
     assert!(text.starts_with(start), "{text}");
+    let text = fails(&|step| matches!(step, Step::OomScoreAdj(_)), libc::EACCES);
+    let start = "process.oomScoreAdj: -5: the shim lacks CAP_SYS_RESOURCE, which a score below \
+                 its own needs (EACCES, write, step ";
+    assert!(text.starts_with(start), "{text}");
+}
+
+#[test]
+fn capabilities_that_cannot_be_given_are_named() {
+    // CAP_SYS_TIME and CAP_SYS_RESOURCE.
+    let held = !(1 << 25 | 1 << 24);
+    let spec = spec("cri-privileged.json");
+    let facts = Facts {
+        held,
+        ..facts(&spec)
+    };
+    let error = container(&spec, &facts, Program::Native).unwrap_err();
+    let text = "process.capabilities.permitted: CAP_SYS_RESOURCE CAP_SYS_TIME: the shim cannot \
+                give what it does not have";
+    assert_eq!(error.to_string(), text);
+    let mut process = process("exec.json");
+    process.capabilities = None;
+    let error = exec(&process, &spec, &facts).unwrap_err();
+    assert_eq!(error.to_string(), text);
+    // What is not asked for need not be held.
+    let spec = crate::support::spec("cri-default.json");
+    let facts = Facts {
+        held,
+        ..crate::support::facts(&spec)
+    };
+    container(&spec, &facts, Program::Native).unwrap();
 }
 
 #[test]

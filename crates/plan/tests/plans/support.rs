@@ -60,6 +60,7 @@ pub(crate) fn facts(spec: &Container) -> Facts {
         sources: sources.collect::<BTreeMap<_, _>>(),
         pod: PodNamespaces::default(),
         last_capability: 40,
+        held: u64::MAX,
         stdio: Stdio {
             stdin: false,
             stdout: true,
