@@ -4,13 +4,15 @@ use core::ffi::CStr;
 
 use duet_step::{Mount, Op, Reg, Slot, Source, Text, Texts};
 
-use crate::fault::Fault;
+use crate::fault::{Fault, unless};
 use crate::paths::{Owner, ensure, resolve};
 use crate::run::Child;
 use crate::syscalls::{self, Config, Fd, PlainCall, plain};
 
 /// `MOUNT_ATTR_RDONLY`.
 pub(crate) const RDONLY: u64 = 1;
+/// The bits of a mode that are not the file's type.
+const PERMISSIONS: u32 = 0o7777;
 /// The longest key of `fsconfig`, its NUL included; the kernel takes no longer one.
 const KEY_MAX: usize = 256;
 /// `MS_REC`, which may come with a propagation type.
@@ -82,6 +84,13 @@ impl Child<'_> {
         }
         let root = self.register(Reg::Root)?;
         let target = self.code.text(mount.target)?;
+        if mount.inherit_mode {
+            // Asked before it is made, for then it has no mode that anybody has chosen.
+            if let Some(covered) = unless(libc::ENOENT, resolve(root, target))? {
+                let (mode, _) = syscalls::fstat(covered.number())?;
+                syscalls::fchmodat(tree, c".", mode & PERMISSIONS)?;
+            }
+        }
         let target = ensure(root, target, mount.kind, Owner::ROOT)?;
         syscalls::attach(tree, target.number())?;
         if let Some(register) = mount.keep {

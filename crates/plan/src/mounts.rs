@@ -116,7 +116,14 @@ pub(crate) fn all(
                     ..mount.attributes
                 };
                 let step = step(writer, source, mount, attributes, mount.propagation);
-                writer.step(Step::Mount(MountStep { keep, ..step }));
+                // As under runc: the kernel's own mode is 1777, which few images mean.
+                let inherit_mode =
+                    fstype == "tmpfs" && !options.iter().any(|option| option.starts_with("mode="));
+                writer.step(Step::Mount(MountStep {
+                    inherit_mode,
+                    keep,
+                    ..step
+                }));
                 if keep == Some(Reg::Dev) {
                     // Before anything is mounted below: a bind over one of the nodes finds it.
                     dev::populate(writer, spec, kind);
@@ -158,6 +165,7 @@ pub(crate) fn step(
         clear_recursive: attributes.clear_recursive,
         propagation: propagation.map_or(0, |propagation| bits(propagation.kind)),
         propagation_recursive: propagation.is_some_and(|propagation| propagation.recursive),
+        inherit_mode: false,
         keep: None,
     }
 }

@@ -201,6 +201,9 @@ impl Plan {
             };
             text += &format!(" {}", propagation(mount.propagation | recursive));
         }
+        if mount.inherit_mode {
+            text += " mode of what it covers";
+        }
         if let Some(register) = mount.keep {
             text += &format!(" as {register:?}");
         }

@@ -119,6 +119,8 @@ pub struct Mount {
     pub propagation: u32,
     /// Whether `propagation` applies to everything below the mount too.
     pub propagation_recursive: bool,
+    /// Give the mount's root the mode of the directory that it covers, if that was there.
+    pub inherit_mode: bool,
     /// Keep the mount's own descriptor here.
     pub keep: Option<Reg>,
 }

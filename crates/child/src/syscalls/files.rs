@@ -120,6 +120,14 @@ pub(crate) fn fchownat(dir: c_int, name: &CStr, uid: u32, gid: u32) -> Result<()
     })
 }
 
+/// `fchmodat` of a path below a directory.
+pub(crate) fn fchmodat(dir: c_int, path: &CStr, mode: u32) -> Result<(), Fault> {
+    // SAFETY: the path ends with NUL and is only read; the rest are integers.
+    done(Op::Fchmodat, unsafe {
+        call!(libc::SYS_fchmodat, dir, path, mode)
+    })
+}
+
 /// `fchown` of an open file; `u32::MAX` leaves an id.
 pub(crate) fn fchown(file: c_int, uid: u32, gid: u32) -> Result<(), Fault> {
     // SAFETY: integers only.

@@ -40,6 +40,25 @@ fn volume(stage: &Stage, propagation: &str, script: &str) -> (PathBuf, Value) {
 }
 
 #[test]
+fn a_tmpfs_has_the_mode_of_what_it_covers() {
+    stage(|stage| {
+        let covered = stage.root().join("covered");
+        std::fs::create_dir(&covered).unwrap();
+        let private = std::os::unix::fs::PermissionsExt::from_mode(0o2750);
+        std::fs::set_permissions(&covered, private).unwrap();
+        let mut spec = stage.spec(["stat", "-c", "%a", "/covered", "/new", "/covered/given"]);
+        let tmpfs = |at: &str, options: &[&str]| json!({"destination": at, "type": "tmpfs", "source": "tmpfs", "options": options});
+        spec["mounts"].as_array_mut().unwrap().extend([
+            tmpfs("/covered", &["ro"]),
+            tmpfs("/new", &[]),
+            tmpfs("/covered/given", &["mode=700"]),
+        ]);
+        let outcome = stage.run(&spec);
+        assert_eq!(outcome.out, "2750\n1777\n700\n", "{outcome:?}");
+    });
+}
+
+#[test]
 fn mounts_in_a_shared_volume_reach_the_host() {
     stage(|stage| {
         let (volume, mut spec) = volume(stage, "rshared", "mount -t tmpfs made /vol/in");
