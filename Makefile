@@ -18,7 +18,8 @@ run-needs := containerd=/usr/bin/containerd containernetworking-plugins=/usr/lib
 demo-needs := nginx-light=/usr/sbin/nginx busybox-static=/usr/bin/busybox curl=/usr/bin/curl \
     procps=/usr/bin/pgrep
 test-needs := runc=/usr/sbin/runc strace=/usr/bin/strace bsdutils=/usr/bin/script \
-    util-linux=/usr/bin/setpriv
+    util-linux=/usr/bin/setpriv git=/usr/bin/git
+vm-needs := qemu-system-x86=/usr/bin/qemu-system-x86_64
 
 # Installs those of $(1) whose file is missing.
 define install-missing
@@ -50,7 +51,7 @@ demo: build demo-needs ## run two mixed pods, ask them, look at them
 	@$(SUDO) env DUET=$(bin)/duet examples/demo.sh
 
 .PHONY: test
-test: test-needs lint unit build scenarios examples ## judge everything
+test: test-needs lint unit build scenarios examples vm ## judge everything
 
 .PHONY: lint
 lint: build-needs ## formatting, lints, documentation, licences
@@ -76,6 +77,10 @@ scenarios: build test-needs ## whole containers: Debian's containerd, sid's, and
 examples: build test-needs ## every pod of examples/
 	$(call run-tests,examples,)
 
+.PHONY: vm
+vm: build test-needs vm-needs ## the same births on cgroup v2, in an emulated machine
+	$(call run-tests,vm,)
+
 # Runs the test programs $(1) with the environment $(2).
 define run-tests
 	$(SUDO) env DUET_TEST_REQUIRE=all DUET_BIN_DIR=$(bin) $(2) \
@@ -96,10 +101,14 @@ install: build ## copy the programs to PREFIX/bin
 uninstall: ## remove them again
 	rm -f $(addprefix $(DESTDIR)$(PREFIX)/bin/,$(programs))
 
-.PHONY: build-needs demo-needs test-needs
+.PHONY: build-needs demo-needs test-needs vm-needs
 build-needs:
 	$(call install-missing,$(build-needs))
 demo-needs:
 	$(call install-missing,$(run-needs) $(demo-needs))
 test-needs:
 	$(call install-missing,$(run-needs) $(demo-needs) $(test-needs))
+vm-needs:
+	$(call install-missing,$(vm-needs))
+	@# The kernel is unpacked from what the package lists offer now, not installed.
+	@apt-cache show linux-image-cloud-amd64 >/dev/null 2>&1 || $(SUDO) apt-get -qq update

@@ -16,6 +16,7 @@ stop() {
     [ -n "$pod" ] || return 0
     kill -INT "$pod" 2>/dev/null || true
     wait "$pod" || true
+    wait "$steps" || true
     pod=
 }
 trap 'stop; rm -rf "$work"' EXIT
@@ -27,6 +28,7 @@ start() {
         2>"$work/$1.steps" &
     pod=$!
     tail -f --pid="$pod" "$work/$1.steps" &
+    steps=$!
     address=
     for _ in $(seq 600); do
         address=$(sed -n 's/^pod .*: sandbox created, //p' "$work/$1.steps")
@@ -40,12 +42,12 @@ start() {
 
 # Shows what the pod is made of: its shim, and the processes and namespaces below it.
 anatomy() {
-    say "its processes: one shim, and native and wasm containers side by side"
+    say 'its processes: one shim, and native and wasm containers side by side'
     shim=$(pgrep -f "containerd-shim-duet-v1 .*$work" | head -n 1)
-    ps -o pid,ppid,rss,args --forest -p "$shim,$(descendants "$shim")" | cut -c -110
-    say "their namespaces: one network for all, everything else their own"
-    for process in $(pgrep -P "$shim" | tr '\n' ' '); do
-        printf '%-8s %-16s' "$process" "$(cat "/proc/$process/comm")"
+    ps -o pid,ppid,rss,comm,args --forest -p "$(below "$shim" | paste -sd,)" | cut -c -110
+    say 'their namespaces: network, IPC and name shared; processes and mounts their own'
+    for process in $(pgrep -P "$shim"); do
+        printf '%-8s %-12s' "$process" "$(cat "/proc/$process/comm")"
         for kind in net ipc uts pid mnt; do
             printf ' %s' "$(readlink "/proc/$process/ns/$kind")"
         done
@@ -53,11 +55,12 @@ anatomy() {
     done
 }
 
-descendants() {
+# A process and all its descendants, one a line.
+below() {
+    echo "$1"
     for child in $(pgrep -P "$1"); do
-        echo "$child"
-        descendants "$child"
-    done | paste -sd,
+        below "$child"
+    done
 }
 
 [ "$(id -u)" = 0 ] || { echo "$0: containers need root" >&2; exit 1; }
@@ -78,7 +81,8 @@ say 'log-shipper: a wasm sidecar follows the access log of a native nginx'
 start log-shipper
 say 'three requests more, one of them for nothing'
 for path in / / /nothing-here; do
-    show curl -s -o "$work/answer" -w '%{http_code}\n' "http://$address:8080$path"
+    status=$(curl -s -o "$work/answer" -w '%{http_code}' "http://$address:8080$path")
+    echo "GET http://$address:8080$path: $status"
 done
 sleep 1 # the shipper looks five times a second; its lines stand above
 anatomy
@@ -86,7 +90,7 @@ stop
 
 say 'nothing is left'
 if pgrep -f "$work" >"$work/left"; then
-    ps -o pid,args -p "$(paste -sd, "$work/left")"
+    ps -o pid,args -p "$(paste -sd, "$work/left")" || true
     exit 1
 fi
 echo 'no process, and the containerd that Duet started is gone'

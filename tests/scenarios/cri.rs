@@ -189,6 +189,33 @@ fn both_halves_of_a_mixed_pod_share_a_volume_and_tell_their_ends() {
 }
 
 #[test]
+fn both_halves_of_a_mixed_pod_reach_each_other_on_localhost() {
+    let Some(node) = Node::enter_with_duet() else {
+        return;
+    };
+    let cri = node.cri();
+    let pod = cri.pod("localhost");
+    let serve = "mkdir /www; echo from native > /www/index.html; echo ready; \
+                 exec httpd -f -p 127.0.0.1:8081 -h /www";
+    let native = pod.start(&Wish::native("native", serve));
+    native.says("ready");
+    let _wasm = pod.start(&Wish::ambassador("wasm", "sesame", 8081));
+    // From native to wasm on 8080, and from there to native on 8081.
+    let token = "Authorization: Bearer sesame";
+    let url = "http://127.0.0.1:8080/";
+    let answer = wait::until("the component to answer", || {
+        let ask = ["/bin/wget", "-q", "-O", "-", "--header", token, url];
+        let (code, stdout, _) = native.exec(&ask);
+        (code == 0).then_some(stdout)
+    });
+    assert_eq!(answer, "from native\n");
+    let (code, _, stderr) = native.exec(&["/bin/wget", "-O", "-", url]);
+    assert_ne!(code, 0);
+    assert!(stderr.contains("401"), "{stderr}");
+    pod.remove();
+}
+
+#[test]
 fn a_wasm_member_is_measured_and_stopped_like_any_other() {
     let Some(node) = Node::enter_with_duet() else {
         return;

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use duet_tests::ctr::Task;
-use duet_tests::{Node, wait};
+use duet_tests::{Node, image, wait};
 
 const POD: &str = "io.containerd.duet.v1.pod=web";
 
@@ -159,6 +159,45 @@ fn a_native_and_a_wasm_container_share_a_sandbox_and_a_volume() {
     assert_eq!(read.stdout, "from wasm\n");
     assert_eq!(shims(node.namespace()).len(), 1);
     wasm.end();
+    native.end();
+}
+
+#[test]
+fn a_native_and_a_wasm_container_meet_on_localhost_without_cri() {
+    let Some(node) = Node::enter_with_duet() else {
+        return;
+    };
+    let serve = "mkdir /www; echo from native > /www/index.html; echo ready; \
+                 exec httpd -f -p 127.0.0.1:8081 -h /www";
+    let mut native = node
+        .container("native")
+        .with(&["--annotation", POD])
+        .script(serve)
+        .start();
+    native.says("ready");
+    let wasm = node
+        .container("wasm")
+        .image(image::GUESTS)
+        .with(&[
+            "--annotation",
+            POD,
+            "--env",
+            "TOKEN=sesame",
+            "--env",
+            "UPSTREAM=8081",
+        ])
+        .args(&["/ambassador.wasm"])
+        .start();
+    let token = "Authorization: Bearer sesame";
+    let answer = wait::until("the component to answer", || {
+        let url = "http://127.0.0.1:8080/";
+        let answer = native.exec(&[], &["/bin/wget", "-q", "-O", "-", "--header", token, url]);
+        (answer.code == 0).then_some(answer.stdout)
+    });
+    assert_eq!(answer, "from native\n");
+    // A server that could finish all it had in flight ends well.
+    wasm.kill("SIGTERM");
+    assert_eq!(wasm.wait().code, 0);
     native.end();
 }
 

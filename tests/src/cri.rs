@@ -324,6 +324,15 @@ impl Wish {
         }
     }
 
+    /// A wasm container that runs the component `ambassador`.
+    #[must_use]
+    pub fn ambassador(name: &str, token: &str, upstream: u16) -> Self {
+        Self::wasm(name, &[])
+            .command(&["/ambassador.wasm"])
+            .env("TOKEN", token)
+            .env("UPSTREAM", &upstream.to_string())
+    }
+
     /// Sets the program and its arguments.
     #[must_use]
     pub fn command(mut self, command: &[&str]) -> Self {

@@ -29,6 +29,12 @@ guests! {
     MISSING_IMPORT = "missing-import.wasm";
 }
 
+/// A `wasi:http` component that checks a token and asks 127.0.0.1: the example's own.
+pub const AMBASSADOR: Guest = Guest {
+    name: "ambassador.wasm",
+    bytes: include_bytes!("../../examples/ambassador/ambassador.wasm"),
+};
+
 /// Bytes that begin like a module and go on as nothing does.
 #[must_use]
 pub fn random_bytes() -> Vec<u8> {

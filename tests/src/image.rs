@@ -49,6 +49,7 @@ pub fn all() -> Vec<Image> {
         wasm = wasm.file(&format!("/{}", guest.name), guest.bytes.to_vec(), 0o755);
     }
     wasm = wasm
+        .file("/ambassador.wasm", guests::AMBASSADOR.bytes.to_vec(), 0o755)
         .file("/random.wasm", guests::random_bytes(), 0o755)
         .file("/truncated.wasm", guests::truncated(), 0o755)
         .file("/motd", b"a file of the image\n".to_vec(), 0o644)
