@@ -38,4 +38,5 @@ pub mod net;
 )]
 mod pidfd_signal;
 pub mod process;
+pub mod program;
 pub mod signals;

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use duet_linux::channel::{self, Heard};
 use duet_linux::namespace::{self, Kind};
+use duet_linux::program::Guarded;
 use duet_linux::{bpf, memfd, mount, process};
 
 /// Whether the test can run; without root it says so and is skipped.
@@ -53,6 +54,38 @@ fn fresh_namespaces_are_new_and_their_loopback_is_up() {
         Ok(())
     })
     .unwrap();
+}
+
+#[test]
+fn a_guarded_program_keeps_its_name_and_cannot_be_written_to() {
+    if !root() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("sleeper");
+    fs::copy("/bin/sleep", &path).unwrap();
+    let guarded = Guarded::of(path.clone()).unwrap();
+    let mut child = guarded.command().arg("100").spawn().unwrap();
+    drop(guarded);
+    let proc = |name: &str| format!("/proc/{}/{name}", child.id());
+    let cmdline = fs::read(proc("cmdline")).unwrap();
+    assert!(cmdline.starts_with(path.as_os_str().as_encoded_bytes()));
+    assert_eq!(fs::read_to_string(proc("comm")).unwrap(), "sleeper\n");
+    let exe = fs::read_link(proc("exe")).unwrap();
+    assert_eq!(exe.file_name(), path.file_name());
+    assert!(fs::read_dir(proc("fd")).unwrap().all(|entry| {
+        let link = fs::read_link(entry.unwrap().path()).unwrap_or_default();
+        link != Path::new("/")
+    }));
+
+    // As an attacker does: a descriptor that outlives the process, which made it busy.
+    let held = File::open(proc("exe")).unwrap();
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let again = format!("/proc/self/fd/{}", held.as_raw_fd());
+    let refused = OpenOptions::new().append(true).open(again).unwrap_err();
+    assert_eq!(refused.raw_os_error(), Some(libc::EROFS));
+    OpenOptions::new().append(true).open(path).unwrap();
 }
 
 #[test]
