@@ -42,8 +42,16 @@ fn become_nobody() -> io::Result<()> {
         return Ok(());
     }
     setgroups(&[])?;
-    setresgid(Gid::from_raw(NOBODY), Gid::from_raw(NOBODY), Gid::from_raw(NOBODY))?;
-    Ok(setresuid(Uid::from_raw(NOBODY), Uid::from_raw(NOBODY), Uid::from_raw(NOBODY))?)
+    setresgid(
+        Gid::from_raw(NOBODY),
+        Gid::from_raw(NOBODY),
+        Gid::from_raw(NOBODY),
+    )?;
+    Ok(setresuid(
+        Uid::from_raw(NOBODY),
+        Uid::from_raw(NOBODY),
+        Uid::from_raw(NOBODY),
+    )?)
 }
 
 /// Lowers a limit; one that is lower already stays.
