@@ -70,7 +70,9 @@ unit: build-needs ## what needs neither root nor containerd
 .PHONY: scenarios
 scenarios: build test-needs ## whole containers: Debian's containerd, sid's, and runc as the oracle
 	$(call run-tests,scenarios deploy,)
-	$(call run-tests,scenarios deploy,DUET_TEST_CONTAINERD=$$(tests/containerd.sh sid))
+	@# In two steps: a failed download must not end up as a run with the system's own.
+	containerd=$$(tests/containerd.sh sid) && \
+	$(call run-tests,scenarios deploy,DUET_TEST_CONTAINERD=$$containerd)
 	$(call run-tests,scenarios,DUET_TEST_RUNTIME=runc)
 
 .PHONY: examples
@@ -83,8 +85,8 @@ vm: build test-needs vm-needs ## the same births on cgroup v2, in an emulated ma
 
 # Runs the test programs $(1) with the environment $(2).
 define run-tests
-	$(SUDO) env DUET_TEST_REQUIRE=all DUET_BIN_DIR=$(bin) $(2) \
-	    $(CARGO) test -p duet-tests $(addprefix --test ,$(1))
+$(SUDO) env DUET_TEST_REQUIRE=all DUET_BIN_DIR=$(bin) $(2) \
+    $(CARGO) test -p duet-tests $(addprefix --test ,$(1))
 endef
 
 .PHONY: bench

@@ -55,6 +55,13 @@ impl Containerd {
     #[must_use]
     pub fn start() -> Self {
         let programs = env::var_os("DUET_TEST_CONTAINERD").map(PathBuf::from);
+        let is_folder = programs
+            .as_ref()
+            .is_none_or(|dir| dir.is_absolute() && dir.is_dir());
+        assert!(
+            is_folder,
+            "DUET_TEST_CONTAINERD: {programs:?} is no absolute path of a folder"
+        );
         let dir = env::temp_dir().join(format!("duet-tests-{}", process::id()));
         fs::create_dir_all(&dir).expect("the folder for temporary files is writable");
         let network = Network::new(&dir);
