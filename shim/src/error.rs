@@ -61,13 +61,8 @@ pub(crate) enum Error {
     #[error("{0}: containerd's ttrpc address is missing")]
     NoEvents(&'static str),
     /// The kernel is too old for the mount and process calls that Duet makes.
-    #[error("kernel {found}: Duet needs Linux {needed} or newer")]
-    Kernel {
-        /// What `uname -r` says.
-        found: String,
-        /// The oldest release that has everything.
-        needed: &'static str,
-    },
+    #[error(transparent)]
+    Kernel(#[from] duet_linux::kernel::TooOld),
     /// A file could not be read, written or removed.
     #[error("{verb} {path}")]
     File {

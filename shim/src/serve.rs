@@ -156,7 +156,8 @@ fn both_versions(tasks: &Arc<Tasks>) -> HashMap<String, Service> {
 }
 
 fn config(flags: &Flags, pod: String, bundle: &Path) -> Result<Config, Error> {
-    let program = env::current_exe().map_err(failed("finding this program"))?;
+    // Not `current_exe`: `start` runs the server from a guarded copy, whose path has lost its directory.
+    let program = env::args_os().next().map(PathBuf::from).unwrap_or_default();
     let beside = |name: &str| program.with_file_name(name);
     Ok(Config {
         id: pod,

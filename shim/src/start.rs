@@ -11,21 +11,17 @@ use std::io::ErrorKind;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 
 use containerd_shim::Flags;
 use duet_cgroup::{Cgroup, Host};
+use duet_linux::program::Guarded;
 use serde::Deserialize;
 
 use crate::bootstrap::{self, Bootstrap, Environment};
 use crate::error::Error;
 use crate::options::Options;
 use crate::socket::{Claim, Socket};
-
-/// The oldest kernel Duet runs on: the last of the calls it needs (`mount_setattr` with
-/// id-mappings, `cgroup.kill`) came with it.
-const KERNEL: (u32, u32) = (5, 14);
-const KERNEL_TEXT: &str = "5.14";
 
 /// The part of `config.json` that names the pod.
 #[derive(Debug, Default, Deserialize)]
@@ -37,7 +33,7 @@ struct Annotated {
 /// Plays the role; returns the answer in the form that containerd expects.
 pub(crate) fn run(flags: &Flags) -> Result<Vec<u8>, Error> {
     let told = Bootstrap::understand(&bootstrap::read()?, flags, Environment::ours())?;
-    refuse_old_kernel()?;
+    duet_linux::kernel::check()?;
 
     // containerd starts every role in the bundle.
     let bundle = env::current_dir().map_err(|source| Error::File {
@@ -134,12 +130,14 @@ fn spawn(
     told: &Bootstrap,
     socket: &Socket,
 ) -> Result<Child, Error> {
-    let program = env::current_exe().map_err(|source| Error::File {
-        verb: "reading",
-        path: PathBuf::from("/proc/self/exe"),
-        source,
-    })?;
-    let mut command = Command::new(&program);
+    let program = PathBuf::from("/proc/self/exe");
+    // What is born of the server is a copy of it until its exec: `/proc/self/exe` as the interpreter
+    // of a script must not lead to the file on the node (CVE-2019-5736).
+    let guarded = match Guarded::own() {
+        Ok(guarded) => guarded,
+        Err(source) => return Err(Error::Server { program, source }),
+    };
+    let mut command = guarded.command();
     command
         .args(["-namespace", &flags.namespace])
         .args(["-id", &flags.id])
@@ -180,47 +178,9 @@ fn write(path: &Path, text: &str) -> Result<(), Error> {
         })
 }
 
-fn refuse_old_kernel() -> Result<(), Error> {
-    let name = nix::sys::utsname::uname().map_err(|errno| Error::File {
-        verb: "reading",
-        path: PathBuf::from("/proc/sys/kernel/osrelease"),
-        source: errno.into(),
-    })?;
-    let release = name.release().to_string_lossy();
-    // A release that is no number is some vendor's: let the calls themselves decide.
-    match version(&release) {
-        Some(found) if found < KERNEL => Err(Error::Kernel {
-            found: release.into_owned(),
-            needed: KERNEL_TEXT,
-        }),
-        Some(_) | None => Ok(()),
-    }
-}
-
-/// The first two numbers of a kernel release.
-fn version(release: &str) -> Option<(u32, u32)> {
-    let mut numbers = release.split(|byte: char| !byte.is_ascii_digit());
-    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn kernel_releases_are_read() {
-        for (release, expected) in [
-            ("6.1.0-18-amd64", Some((6, 1))),
-            ("5.14", Some((5, 14))),
-            ("5.4.0-1103-aws", Some((5, 4))),
-            ("gizmo", None),
-        ] {
-            assert_eq!(version(release), expected, "{release}");
-        }
-        assert!(version("5.4.0").unwrap() < KERNEL);
-        assert!(version("5.14.0").unwrap() >= KERNEL);
-        assert!(version("10.0").unwrap() >= KERNEL);
-    }
 
     #[test]
     fn a_written_file_is_whole_and_alone() {

@@ -183,7 +183,7 @@ fn plan(error: &duet_plan::Error) -> Code {
         | Error::InsideProc { .. }
         | Error::Sysctl { .. }
         | Error::Name { .. }
-        | Error::Wasm { .. }
+        | Error::Refused { .. }
         | Error::Seccomp(_)
         | Error::TooMuch { .. } => Code::INVALID_ARGUMENT,
     }

@@ -42,7 +42,7 @@ pub enum Error {
     },
     /// Something that a wasm container must not have, or that nobody can be given here.
     #[error("{field}: {value}: {why}")]
-    Wasm {
+    Refused {
         /// The field.
         field: String,
         /// Its value.

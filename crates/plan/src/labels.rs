@@ -22,7 +22,7 @@ const UNCONFINED: &str = "unconfined";
 /// Refuses a label that nobody would enforce.
 pub(crate) fn check(process: &Process, facts: &Facts) -> Result<(), Error> {
     let refuse = |field: &str, label: &str, why: &str| {
-        Err(Error::Wasm {
+        Err(Error::Refused {
             field: format!("process.{field}"),
             value: label.to_owned(),
             why: why.to_owned(),

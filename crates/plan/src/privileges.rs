@@ -33,7 +33,7 @@ pub(crate) fn check(process: &Process, facts: &Facts) -> Result<(), Error> {
         }
         let numbers = (0..u64::BITS).filter(|number| missing & (1 << number) != 0);
         let names: Vec<String> = numbers.filter_map(duet_spec::Capabilities::name).collect();
-        return Err(Error::Wasm {
+        return Err(Error::Refused {
             field: format!("process.capabilities.{set}"),
             value: names.join(" "),
             why: "the shim cannot give what it does not have".to_owned(),

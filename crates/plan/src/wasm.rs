@@ -26,7 +26,7 @@ pub(crate) fn guard(spec: &Container, facts: &Facts) -> Result<Container, Error>
         guarded.mounts.insert(0, fresh_dev(spec.mounts.len()));
     }
     if let Some(device) = spec.devices.first() {
-        return Err(Error::Wasm {
+        return Err(Error::Refused {
             field: "linux.devices".to_owned(),
             value: device.path.clone(),
             why: "a wasm container has no devices of the host".to_owned(),
@@ -42,7 +42,7 @@ enum Verdict {
 
 fn allowed(spec: &Container, facts: &Facts, mount: &Mount) -> Result<Verdict, Error> {
     let refuse = |field: &str, value: String, why: String| {
-        Err(Error::Wasm {
+        Err(Error::Refused {
             field: format!("mounts[{}].{field}", mount.index),
             value,
             why,
