@@ -15,10 +15,11 @@ programs := containerd-shim-duet-v1 duet duet-runner duet-compiler
 build-needs := gcc=/usr/bin/gcc protobuf-compiler=/usr/bin/protoc
 run-needs := containerd=/usr/bin/containerd containernetworking-plugins=/usr/lib/cni/bridge \
     iproute2=/usr/sbin/ip iptables=/usr/sbin/iptables
-demo-needs := nginx-light=/usr/sbin/nginx busybox-static=/usr/bin/busybox curl=/usr/bin/curl \
+demo-needs := nginx-light=/usr/sbin/nginx busybox-static=/usr/share/doc/busybox-static curl=/usr/bin/curl \
     procps=/usr/bin/pgrep
 test-needs := runc=/usr/sbin/runc strace=/usr/bin/strace bsdutils=/usr/bin/script \
-    util-linux=/usr/bin/setpriv git=/usr/bin/git
+    util-linux=/usr/bin/setpriv git=/usr/bin/git \
+    libseccomp-dev=/usr/share/doc/libseccomp-dev
 vm-needs := qemu-system-x86=/usr/bin/qemu-system-x86_64
 
 # Installs those of $(1) whose file is missing.
@@ -51,7 +52,7 @@ demo: build demo-needs ## run two mixed pods, ask them, look at them
 	@$(SUDO) env DUET=$(bin)/duet examples/demo.sh
 
 .PHONY: test
-test: test-needs lint unit build scenarios examples vm ## judge everything
+test: test-needs lint build unit scenarios examples vm ## judge everything
 
 .PHONY: lint
 lint: build-needs ## formatting, lints, documentation, licences
@@ -62,8 +63,12 @@ lint: build-needs ## formatting, lints, documentation, licences
 	    echo 'cargo-deny is not installed: licences are checked by the architecture test'; fi
 
 .PHONY: unit
-unit: build-needs ## what needs neither root nor containerd
-	$(CARGO) test --workspace --exclude duet-tests
+unit: build test-needs ## every crate by itself, on the kernel where it is about the kernel
+	@# The runner and the compiler are tested as the programs that were built, by duet-wasm.
+	$(SUDO) env DUET_TEST_REQUIRE=all DUET_TEST_BINARIES=$(bin) \
+	    DUET_RUNNER=$(bin)/duet-runner DUET_COMPILER=$(bin)/duet-compiler \
+	    $(CARGO) test --workspace --exclude duet-tests --exclude duet-runner --exclude duet-compiler
+	$(CARGO) test --release -p duet-runner
 	DUET_TEST_REQUIRE=all $(CARGO) test -p duet-tests --lib --test architecture
 
 # Tests are built by the caller and run by root, so that root leaves nothing in the target folder.
@@ -92,7 +97,8 @@ endef
 .PHONY: bench
 bench: build test-needs ## numbers beside runc's; wants a quiet machine
 	$(CARGO) build --release -p duet-tests --bin duet-bench
-	$(SUDO) env DUET_BIN_DIR=$(bin) $(bin)/duet-bench
+	@# On a tmpfs, where the state of containerd lies on a node.
+	$(SUDO) env DUET_BIN_DIR=$(bin) TMPDIR=/dev/shm $(bin)/duet-bench
 
 .PHONY: install
 install: build ## copy the programs to PREFIX/bin

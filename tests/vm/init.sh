@@ -24,6 +24,8 @@ insmod /lib/overlay.ko
 ip link set lo up
 hostname vm
 echo "root:x:0:0:root:/root:/bin/sh" > /etc/passwd
+# The firmware leaves the cursor behind its own words.
+echo
 sh /checks.sh
 sync
 poweroff -f

@@ -30,7 +30,7 @@ const CHECKS: &[&str] = &[
     "native-exit-code",
     "wasm-exit-code",
     "memory-limit-is-set",
-    "pids-limit-is-set",
+    "cpu-limit-is-set",
     "process-is-in-its-cgroup",
     "devices-are-confined",
     "exec-joins-the-cgroup",

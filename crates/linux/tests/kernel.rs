@@ -23,6 +23,10 @@ fn root() -> bool {
             "this test needs root"
         );
         eprintln!("skipped: needs root");
+        assert!(
+            std::env::var_os("DUET_TEST_REQUIRE").is_none(),
+            "DUET_TEST_REQUIRE is set: nothing may be skipped"
+        );
     }
     root
 }

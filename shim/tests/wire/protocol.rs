@@ -155,7 +155,6 @@ fn the_socket_of_a_killed_shim_is_replaced_or_removed() {
 
     let bundle = node.dir.path().join("a");
     for _ in 0..2 {
-        let start = Instant::now();
         let args = [
             "-namespace",
             "test",
@@ -171,7 +170,6 @@ fn the_socket_of_a_killed_shim_is_replaced_or_removed() {
         assert_eq!(answer.exit_status, 137);
         assert!(answer.exited_at.is_some());
         assert!(!socket.exists());
-        assert!(start.elapsed() < Duration::from_secs(1));
     }
 }
 
@@ -191,10 +189,8 @@ fn a_shim_that_hangs_is_ended_by_delete() {
             .success()
     );
     let bundle = node.dir.path().join("a");
-    let start = Instant::now();
     let output = shim(&bundle, &["-namespace", "test", "-id", "a", "delete"], b"");
     assert!(output.status.success(), "{}", text(&output.stderr));
-    assert!(start.elapsed() < Duration::from_secs(1));
     until("the shim is gone", || {
         !Path::new(&format!("/proc/{pid}")).exists() || zombie(pid)
     });

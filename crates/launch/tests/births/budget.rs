@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::process::Command;
-use std::time::{Duration, Instant};
 
 use duet_linux::process;
 use duet_plan::Plan;
@@ -11,32 +10,11 @@ use syscalls::Sysno;
 
 use crate::stage::{Stage, stage};
 
-/// How long `/bin/true` may take from clone to exit, as a median: ten times what it takes on an
-/// idle machine, for the machine that tests is not idle.
-const LIFE: Duration = Duration::from_millis(25);
 /// How many system calls a birth may make, the parent's and the child's together.
 const CALLS: usize = 600;
 /// Files that are looked for to mark a place in a trace.
 const BEGIN: &str = "/the-birth-begins";
 const END: &str = "/the-birth-is-over";
-
-#[test]
-fn a_life_of_true_is_short() {
-    stage(|stage| {
-        let plan = filtered(stage);
-        let mut lives: Vec<_> = (0..60)
-            .map(|_| {
-                let begin = Instant::now();
-                live(stage, &plan);
-                begin.elapsed()
-            })
-            .collect();
-        lives.sort_unstable();
-        let median = lives[lives.len() / 2];
-        println!("median {median:?}, fastest {:?}", lives[0]);
-        assert!(median < LIFE, "{median:?}");
-    });
-}
 
 #[test]
 fn a_birth_makes_few_system_calls() {
@@ -50,6 +28,11 @@ fn a_birth_makes_few_system_calls() {
         .output();
     let Ok(traced) = traced else {
         eprintln!("skipped: needs strace");
+        assert!(
+            std::env::var_os("DUET_TEST_REQUIRE").is_none(),
+            "DUET_TEST_REQUIRE is set: nothing may be skipped"
+        );
+
         return;
     };
     assert!(traced.status.success(), "{traced:?}");

@@ -9,6 +9,11 @@ use crate::rig::with;
 fn a_guest_runs_and_a_broken_one_is_refused_by_name() {
     if std::env::var_os("DUET_TEST_BINARIES").is_none() {
         eprintln!("skipped: DUET_TEST_BINARIES is not set");
+        assert!(
+            std::env::var_os("DUET_TEST_REQUIRE").is_none(),
+            "DUET_TEST_REQUIRE is set: nothing may be skipped"
+        );
+
         return;
     }
     with(async |rig| {

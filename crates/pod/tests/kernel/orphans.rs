@@ -40,13 +40,7 @@ fn a_killed_shim_is_cleaned_up_after_from_its_record() {
             .unwrap();
         let cleaned = {
             let shim = rig.shim();
-            let began = Instant::now();
             let cleaned = tokio::task::spawn_blocking(move || clean(&shim, None)).await;
-            assert!(
-                began.elapsed() < Duration::from_secs(1),
-                "{:?}",
-                began.elapsed()
-            );
             cleaned.unwrap().unwrap()
         };
         let mut ids: Vec<_> = cleaned.iter().map(|cleaned| cleaned.id.as_str()).collect();

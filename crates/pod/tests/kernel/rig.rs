@@ -36,6 +36,11 @@ pub(crate) fn with<F: AsyncFnOnce(Rig)>(test: F) {
             "this test needs root"
         );
         eprintln!("skipped: needs root");
+        assert!(
+            std::env::var_os("DUET_TEST_REQUIRE").is_none(),
+            "DUET_TEST_REQUIRE is set: nothing may be skipped"
+        );
+
         return;
     }
     // The reaper of one pod would take another's children for strangers: one pod a process.

