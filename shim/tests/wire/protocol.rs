@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use containerd_shim_protos::api;
 use containerd_shim_protos::bootstrap_api::BootstrapParams;
