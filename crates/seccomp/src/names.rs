@@ -7,7 +7,7 @@ use crate::Error;
 
 /// An architecture as the kernel tells it apart in `seccomp_data`.
 ///
-/// x32 shares x86-64's audit value; its numbers carry [`X32_BIT`].
+/// x32 shares x86-64's audit value; its numbers carry a bit of their own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Arch {
     /// 64-bit x86.
