@@ -168,6 +168,24 @@ fn a_volume_is_read_and_written_and_the_image_is_seen() {
 }
 
 #[test]
+fn symbolic_links_of_the_image_are_followed_if_they_are_relative() {
+    let Some(node) = Node::enter_with_duet() else {
+        return;
+    };
+    let cat = |path| node.container("linked").probe(&["cat", path]).run();
+    for path in ["/relative", "/etc/up"] {
+        assert_eq!(cat(path).ok().stdout, "a file of the image\n", "{path}");
+    }
+    // Decision 4 says why: for the engine, an absolute path is one that leaves the preopen.
+    let outcome = cat("/absolute");
+    assert_eq!(outcome.code, 1, "{outcome:?}");
+    assert!(
+        outcome.stderr.contains("Operation not permitted"),
+        "{outcome:?}"
+    );
+}
+
+#[test]
 fn the_working_directory_is_told_by_pwd() {
     let Some(node) = Node::enter_with_duet() else {
         return;
@@ -302,4 +320,47 @@ fn a_guest_is_an_ordinary_process_of_its_own() {
         "{cgroup}"
     );
     task.end();
+}
+
+#[test]
+fn preview_2_sockets_are_on_the_pods_network() {
+    let Some(node) = Node::enter_with_duet() else {
+        return;
+    };
+    let pod = ["--annotation", "io.containerd.duet.v1.pod=sockets"];
+    let serve = "mkdir /www; echo from native > /www/index.html; echo ready; \
+                 exec httpd -f -p 127.0.0.1:8081 -h /www";
+    let mut native = node.container("native").with(&pod).script(serve).start();
+    native.says("ready");
+    let guest = |id: &str, args: &[&str]| {
+        node.container(id)
+            .image(image::GUESTS)
+            .with(&pod)
+            .args(&[&["/probe-p2.wasm"], args].concat())
+    };
+
+    // A guest listens, a native program connects.
+    let mut server = guest("server", &["listen", "127.0.0.1:7000"]).start();
+    server.says("127.0.0.1:7000");
+    let talk = "echo to you | nc 127.0.0.1 7000";
+    let answer = native.exec(&[], &["/bin/sh", "-c", talk]).ok();
+    assert_eq!(answer.stdout, "TO YOU\n");
+    assert_eq!(server.wait().code, 0);
+
+    // A native program listens, a guest connects. Twice: the guest before left the network as it was.
+    for id in ["first", "second"] {
+        let request = "GET / HTTP/1.0\r\n\r\n";
+        let client = guest(id, &["connect", "127.0.0.1:8081", request])
+            .run()
+            .ok();
+        assert!(client.stdout.contains("200 OK"), "{client:?}");
+    }
+    // Outside of the pod nobody listens there.
+    let stranger = node
+        .container("stranger")
+        .image(image::GUESTS)
+        .args(&["/probe-p2.wasm", "connect", "127.0.0.1:8081", "?"])
+        .run();
+    assert_ne!(stranger.code, 0, "{stranger:?}");
+    native.end();
 }

@@ -29,6 +29,12 @@ guests! {
     MISSING_IMPORT = "missing-import.wasm";
 }
 
+/// WASI preview 2, in Rust: does what its first argument says, sockets included. `duet-wasm`'s own.
+pub const PROBE_P2: Guest = Guest {
+    name: "probe-p2.wasm",
+    bytes: include_bytes!("../../crates/wasm/tests/guests/probe-p2.wasm"),
+};
+
 /// A `wasi:http` component that checks a token and asks 127.0.0.1: the example's own.
 pub const AMBASSADOR: Guest = Guest {
     name: "ambassador.wasm",

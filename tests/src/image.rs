@@ -50,9 +50,13 @@ pub fn all() -> Vec<Image> {
     }
     wasm = wasm
         .file("/ambassador.wasm", guests::AMBASSADOR.bytes.to_vec(), 0o755)
+        .file("/probe-p2.wasm", guests::PROBE_P2.bytes.to_vec(), 0o755)
         .file("/random.wasm", guests::random_bytes(), 0o755)
         .file("/truncated.wasm", guests::truncated(), 0o755)
         .file("/motd", b"a file of the image\n".to_vec(), 0o644)
+        .link("/relative", "motd")
+        .link("/etc/up", "../motd")
+        .link("/absolute", "/motd")
         .entrypoint(&["/probe.wasm"]);
     let busybox = || fs::read(busybox()).expect("busybox is readable");
     let pause = Image::new(PAUSE)
