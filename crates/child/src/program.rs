@@ -48,20 +48,43 @@ impl Child<'_> {
             op: Op::Execve,
             errno: libc::ENOENT,
         };
-        for candidate in self.code.texts(candidates)? {
+        let mut candidates = self.code.texts(candidates)?;
+        while let Some((candidate, others)) = candidates.split_first() {
             let path = self.code.text(*candidate)?;
             match executable(path) {
                 Ok(()) => {
                     self.found = Some(path);
                     return Ok(());
                 }
-                // The filter forbids to look; exec will tell.
+                // The filter forbids to look; exec will tell, of each of them.
                 Err(fault) if filtered(fault) => {
-                    self.found = Some(path);
+                    self.unseen = candidates;
                     return Ok(());
                 }
                 Err(fault) if absent(fault) || worst.errno == libc::EACCES => {}
                 Err(fault) => worst.errno = fault.errno,
+            }
+            candidates = others;
+        }
+        Err(worst)
+    }
+
+    /// Runs the program that was found, or the first that can be run where none could be looked
+    /// for; returns only the reason why not.
+    pub(crate) fn run_program(&self) -> Result<(), Fault> {
+        if let Some(path) = self.found {
+            return self.code.exec_path(path);
+        }
+        // Of the search: there may be no such file, where one that was found lacks its interpreter.
+        let mut worst = Fault {
+            op: Op::Access,
+            errno: libc::ENOENT,
+        };
+        for candidate in self.unseen {
+            match self.code.exec_path(self.code.text(*candidate)?) {
+                Err(fault) if absent(fault) => {}
+                Err(fault) if fault.errno == libc::EACCES => worst.errno = fault.errno,
+                other => return other,
             }
         }
         Err(worst)

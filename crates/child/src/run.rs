@@ -2,7 +2,7 @@
 
 use core::ffi::{CStr, c_int};
 
-use duet_step::{Exec, Message, Op, Reg, Step};
+use duet_step::{Exec, Message, Op, Reg, Step, Text};
 
 use crate::code::Code;
 use crate::fault::{Fault, unless};
@@ -16,6 +16,8 @@ pub(crate) struct Child<'a> {
     pub(crate) null: Option<Fd>,
     /// The program, once it is found.
     pub(crate) found: Option<&'a CStr>,
+    /// Where it may be, if a system call filter forbids to look.
+    pub(crate) unseen: &'a [Text],
 }
 
 /// Becomes the program that `code` describes, or sends [`Message::FAILED`] and ends.
@@ -34,6 +36,7 @@ pub unsafe fn run(code: &Code<'_>) -> ! {
         registers: [const { None }; Reg::COUNT],
         null: None,
         found: None,
+        unseen: &[],
     };
     let mut index = 0_u32;
     if let Err(fault) = child.settle() {
@@ -187,10 +190,7 @@ impl Child<'_> {
     fn exec(&self, exec: Exec) -> Result<(), Fault> {
         // Nothing but exec: a seccomp filter may already be in force that allows no more.
         match exec {
-            Exec::Path => {
-                let path = self.found.ok_or(Fault::check(libc::EINVAL))?;
-                self.code.exec_path(path)
-            }
+            Exec::Path => self.run_program(),
             Exec::Slot(slot) => self.code.exec_file(self.code.slot(slot)?),
         }
     }

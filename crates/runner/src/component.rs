@@ -22,7 +22,10 @@ pub(crate) fn run(inherited: Inherited, handoff: &Handoff, signals: Signals) -> 
         Err(error) => return unfit(&error),
     };
     if exports(&component, "wasi:http/incoming-handler@0.2.") {
-        return serve::run(inherited, handoff, signals);
+        // It is loaded again, by an engine with room for many instances of just this component.
+        let needs = component.resources_required();
+        drop(component);
+        return serve::run(inherited, handoff, needs, signals);
     }
     drop(inherited);
     let pre = linker(&component)

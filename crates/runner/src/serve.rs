@@ -28,6 +28,7 @@ use hyper_util::server::graceful::GracefulShutdown;
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::runtime::Runtime;
 use tokio::time::timeout;
+use wasmtime::ResourcesRequired;
 use wasmtime_wasi_http::p2::body::HyperOutgoingBody;
 
 use crate::end::{End, say, words};
@@ -42,9 +43,14 @@ const BACKLOG: u32 = 4096;
 /// better case for more containers.
 const THREADS: usize = 8;
 
-/// Serves until told to stop.
-pub(crate) fn run(inherited: Inherited, handoff: &Handoff, signals: Signals) -> End {
-    let instances = match Instances::prepare(&inherited, handoff) {
+/// Serves until told to stop. Each instance takes what is in `needs`, if that is known.
+pub(crate) fn run(
+    inherited: Inherited,
+    handoff: &Handoff,
+    needs: Option<ResourcesRequired>,
+    signals: Signals,
+) -> End {
+    let instances = match Instances::prepare(&inherited, handoff, needs) {
         Ok(instances) => Arc::new(instances),
         Err(end) => return end,
     };

@@ -539,6 +539,18 @@ fn a_failed_step_is_described() {
             find + 1
         )
     );
+    let exec = number(&|step| matches!(step, Step::Exec(_)));
+    assert_eq!(
+        plan.describe(exec, Op::Execve as u32, libc::ENOENT),
+        format!(
+            "exec: \"nope\": no such file or directory: the interpreter or loader that it names \
+             (ENOENT, execve, step {total} of {total})"
+        )
+    );
+    assert!(
+        plan.describe(exec, Op::Access as u32, libc::ENOENT)
+            .contains("executable file not found in $PATH")
+    );
     // Numbers from a confused child are no reason to panic.
     assert!(
         plan.describe(u32::MAX, u32::MAX, i32::MIN)

@@ -7,7 +7,7 @@ use http::{Request, Response};
 use hyper::body::Incoming;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use wasmtime::component::Component;
-use wasmtime::{Engine, PoolingAllocationConfig, Store};
+use wasmtime::{Config, Engine, PoolingAllocationConfig, ResourcesRequired, Store};
 use wasmtime_wasi_http::WasiHttpView as _;
 use wasmtime_wasi_http::p2::bindings::http::types::{ErrorCode, Scheme};
 use wasmtime_wasi_http::p2::bindings::{Proxy, ProxyPre};
@@ -39,19 +39,28 @@ struct Instance {
 
 impl Instances {
     /// Maps the component and resolves its imports, once for all requests.
-    pub(crate) fn prepare(inherited: &Inherited, handoff: &Handoff) -> Result<Self, End> {
+    pub(crate) fn prepare(
+        inherited: &Inherited,
+        handoff: &Handoff,
+        needs: Option<ResourcesRequired>,
+    ) -> Result<Self, End> {
         let count = handoff.http.concurrency.max(1);
-        // A container with a limit on its address space cannot have a pool: it does with single allocations.
-        let engine = Engine::new(
-            engine_config()
-                .async_stack_size(STACK)
-                .allocation_strategy(pool(count)),
-        )
-        .or_else(|_| Engine::new(engine_config().async_stack_size(STACK)))
-        .map_err(|error| unfit_engine(&error))?;
-        let component: Component = inherited
-            .component(&engine)
-            .map_err(|error| unfit_engine(&error))?;
+        let load = |config: &Config| -> wasmtime::Result<Component> {
+            inherited.component(&Engine::new(config)?)
+        };
+        let single = || load(engine_config().async_stack_size(STACK));
+        // A container with a limit on its address space cannot have a pool, nor can a component of which
+        // nobody knows what it needs: they do with single allocations.
+        let component = match needs {
+            Some(needs) => load(
+                engine_config()
+                    .async_stack_size(STACK)
+                    .allocation_strategy(pool(count, &needs)),
+            )
+            .or_else(|_| single()),
+            None => single(),
+        };
+        let component = component.map_err(|error| unfit_engine(&error))?;
         let pre = proxy(&component).map_err(|error| unstarted(&error))?;
         Ok(Self {
             pre,
@@ -150,17 +159,21 @@ fn said(code: &ErrorCode) -> wasmtime::Error {
     wasmtime::Error::msg(format!("the guest answered with an error: {code:?}"))
 }
 
-/// Room for `count` instances. Address space only: memory is taken as it is touched.
-fn pool(count: u32) -> PoolingAllocationConfig {
+/// Room for `count` instances that need this much. Address space only: memory is taken as it is
+/// touched. But each place in a pool has a line in a table, so there are no more than are needed.
+fn pool(count: u32, needs: &ResourcesRequired) -> PoolingAllocationConfig {
+    let elements = usize::try_from(needs.max_initial_table_size.unwrap_or(0));
     let mut pool = PoolingAllocationConfig::new();
     pool.total_component_instances(count)
-        .total_core_instances(count.saturating_mul(8))
-        .total_memories(count.saturating_mul(2))
-        .total_tables(count.saturating_mul(8))
+        .total_core_instances(u32::MAX)
+        .total_memories(count.saturating_mul(needs.num_memories))
+        .total_tables(count.saturating_mul(needs.num_tables))
         .total_stacks(count)
+        .max_memories_per_module(needs.num_memories)
+        .max_tables_per_module(needs.num_tables)
         .max_component_instance_size(16 << 20)
         .max_core_instance_size(16 << 20)
-        .table_elements(100_000)
+        .table_elements(elements.unwrap_or(usize::MAX).max(100_000))
         // What an instance dirtied is given back when it goes, apart from this much.
         .linear_memory_keep_resident(64 << 10)
         .table_keep_resident(16 << 10);
