@@ -2,7 +2,7 @@
 
 use core::ffi::CStr;
 
-use duet_step::{Op, Text, Texts};
+use duet_step::{Op, Texts};
 
 use crate::fault::Fault;
 use crate::run::Child;
@@ -11,35 +11,34 @@ use crate::syscalls::{self, NO_MAGICLINKS, PlainCall, plain};
 /// `PROC_SUPER_MAGIC`.
 const PROCFS: i64 = 0x9fa0;
 
-impl Child<'_> {
-    /// Goes to a directory of the container and makes sure that it is one.
-    ///
-    /// A cwd like `/proc/self/fd/7` is refused while it is walked, and one that is not below the
-    /// root afterwards (CVE-2024-21626).
-    pub(crate) fn chdir(&self, path: Text) -> Result<(), Fault> {
-        let path = self.code.text(path)?;
-        let flags = libc::O_PATH | libc::O_DIRECTORY;
-        match syscalls::openat2(libc::AT_FDCWD, path, flags, NO_MAGICLINKS) {
-            Ok(dir) => {
-                let number = dir.number().cast_unsigned();
-                plain(Op::Chdir, PlainCall::Fchdir, [number, 0, 0])?;
-            }
-            Err(fault) if filtered(fault) => syscalls::chdir(path)?,
-            Err(fault) => {
-                return Err(Fault {
-                    op: Op::Chdir,
-                    ..fault
-                });
-            }
+/// Goes to a directory of the container and makes sure that it is one.
+///
+/// A cwd like `/proc/self/fd/7` is refused while it is walked, and one that is not below the
+/// root afterwards (CVE-2024-21626).
+pub(crate) fn enter(path: &CStr) -> Result<(), Fault> {
+    let flags = libc::O_PATH | libc::O_DIRECTORY;
+    match syscalls::openat2(libc::AT_FDCWD, path, flags, NO_MAGICLINKS) {
+        Ok(dir) => {
+            let number = dir.number().cast_unsigned();
+            plain(Op::Chdir, PlainCall::Fchdir, [number, 0, 0])?;
         }
-        let mut cwd = [0; 4096];
-        match syscalls::cwd_begins_with(&mut cwd)? {
-            Some(b'/') => Ok(()),
-            // The kernel says "(unreachable)".
-            _ => Err(Fault::check(libc::EXDEV)),
+        Err(fault) if filtered(fault) => syscalls::chdir(path)?,
+        Err(fault) => {
+            return Err(Fault {
+                op: Op::Chdir,
+                ..fault
+            });
         }
     }
+    let mut cwd = [0; 4096];
+    match syscalls::cwd_begins_with(&mut cwd)? {
+        Some(b'/') => Ok(()),
+        // The kernel says "(unreachable)".
+        _ => Err(Fault::check(libc::EXDEV)),
+    }
+}
 
+impl Child<'_> {
     /// Finds the first candidate that can be executed.
     ///
     /// That one exists and may not be executed says more than that another does not exist.

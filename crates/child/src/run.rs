@@ -6,6 +6,7 @@ use duet_step::{Exec, Message, Op, Reg, Step, Text};
 
 use crate::code::Code;
 use crate::fault::{Fault, unless};
+use crate::program::enter;
 use crate::syscalls::{self, Fd, PlainCall, plain};
 
 /// What the child remembers between steps.
@@ -16,8 +17,12 @@ pub(crate) struct Child<'a> {
     pub(crate) null: Option<Fd>,
     /// The program, once it is found.
     pub(crate) found: Option<&'a CStr>,
-    /// Where it may be, if a system call filter forbids to look.
+    /// Where the program may be, if a system call filter forbids to look.
     pub(crate) unseen: &'a [Text],
+    /// The number of the step at hand, which a failure is about.
+    at: u32,
+    /// A working directory that root may not enter, and the step that tried.
+    refused: Option<(u32, &'a CStr)>,
 }
 
 /// Becomes the program that `code` describes, or sends [`Message::FAILED`] and ends.
@@ -37,19 +42,20 @@ pub unsafe fn run(code: &Code<'_>) -> ! {
         null: None,
         found: None,
         unseen: &[],
+        at: 0,
+        refused: None,
     };
-    let mut index = 0_u32;
     if let Err(fault) = child.settle() {
-        child.fail(index, fault);
+        child.fail(fault);
     }
     for step in code.steps {
         if let Err(fault) = child.step(step) {
-            child.fail(index, fault);
+            child.fail(fault);
         }
-        index = index.wrapping_add(1);
+        child.at = child.at.wrapping_add(1);
     }
     // A plan that does not end in Exec is a mistake of the plan's.
-    child.fail(index, Fault::check(libc::EINVAL))
+    child.fail(Fault::check(libc::EINVAL))
 }
 
 // === impl Child ===
@@ -80,10 +86,10 @@ impl Child<'_> {
         plain(Op::Step, PlainCall::Umask, [0; 3]).map(|_| ())
     }
 
-    fn fail(&self, step: u32, fault: Fault) -> ! {
+    fn fail(&self, fault: Fault) -> ! {
         let message = Message {
             kind: Message::FAILED,
-            step,
+            step: self.at,
             op: fault.op as u32,
             errno: fault.errno,
         };
@@ -160,7 +166,10 @@ impl Child<'_> {
             Step::NoNewPrivileges => syscalls::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0).map(|_| ()),
             Step::Seccomp(program, flags) => syscalls::seccomp(self.code.program(program)?, flags),
             Step::Groups { first, len } => syscalls::setgroups(self.code.groups(first, len)?),
-            Step::User { uid, gid } => self.user(uid, gid),
+            Step::User { uid, gid } => {
+                self.user(uid, gid)?;
+                self.chdir_as_user()
+            }
             Step::Bounding(mask) => self.bounding(mask),
             Step::Capabilities(ref sets) => self.capabilities(sets),
             Step::Chdir(path) => self.chdir(path),
@@ -169,6 +178,30 @@ impl Child<'_> {
             Step::Gate => self.gate(),
             Step::Exec(exec) => self.exec(exec),
         }
+    }
+
+    /// Goes to the working directory. Where root may not go, on a network file system whose
+    /// server knows no root, the user goes as soon as there is one.
+    fn chdir(&mut self, path: Text) -> Result<(), Fault> {
+        let path = self.code.text(path)?;
+        match enter(path) {
+            Err(fault) if fault.errno == libc::EACCES => {
+                self.refused = Some((self.at, path));
+                Ok(())
+            }
+            done => done,
+        }
+    }
+
+    fn chdir_as_user(&mut self) -> Result<(), Fault> {
+        let Some((step, path)) = self.refused.take() else {
+            return Ok(());
+        };
+        let entered = enter(path);
+        if entered.is_err() {
+            self.at = step;
+        }
+        entered
     }
 
     /// Tells the parent that all is ready, and waits for its word.

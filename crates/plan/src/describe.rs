@@ -77,7 +77,9 @@ impl Plan {
                 let name = self.texts(self.argv).into_iter().next().unwrap_or_default();
                 let why = error.desc().to_lowercase();
                 // Of exec itself: the file was found, or another call would have failed.
-                if error == Errno::ENOENT && matches!(found, Some(Step::Exec(_))) && op == Op::Execve as u32
+                if error == Errno::ENOENT
+                    && matches!(found, Some(Step::Exec(_)))
+                    && op == Op::Execve as u32
                 {
                     return format!(
                         "exec: {name:?}: {why}: the interpreter or loader that it names ({code}, {place})"

@@ -5,4 +5,5 @@ mod attacks;
 mod budget;
 mod lives;
 mod places;
+mod programs;
 mod stage;
