@@ -76,8 +76,8 @@ fn set_memory(dir: &Path, memory: &LinuxMemory, occasion: Occasion) -> Result<()
     }
     if let Some(swap) = swap_alone(limit, asked(memory.swap()))? {
         match bytes_or_max(swap).as_str() {
-            // No swap is what a kernel without swap has anyway.
-            "0" if !dir.join("memory.swap.max").exists() => {}
+            // A kernel that does not count swap has none, or gives all there is.
+            "0" | "max" if !dir.join("memory.swap.max").exists() => {}
             value => write(dir, "memory.swap.max", value)?,
         }
     }
@@ -414,6 +414,20 @@ mod tests {
             "memory.max = 600: 1000 are in use"
         );
         assert_eq!(read(dir.path(), "memory.max").unwrap(), "600");
+    }
+
+    #[test]
+    fn no_limit_of_swap_needs_no_count_of_it() {
+        let dir = tree(&["memory.max"]);
+        for json in [
+            r#"{"memory": {"limit": -1}}"#,
+            r#"{"memory": {"limit": 5, "swap": -1}}"#,
+        ] {
+            apply(dir.path(), json, Occasion::Birth).unwrap();
+            assert!(!dir.path().join("memory.swap.max").exists());
+        }
+        let counted = r#"{"memory": {"limit": 5, "swap": 7}}"#;
+        apply(dir.path(), counted, Occasion::Birth).unwrap_err();
     }
 
     #[test]
