@@ -60,7 +60,8 @@ struct Linux {
     spec: Spec,
     ground: Arc<Ground>,
     io_owner: Option<IoOwner>,
-    init: OnceLock<OwnedFd>,
+    /// Its first process, and the number of that.
+    init: OnceLock<(i32, OwnedFd)>,
     // In the order in which they must go.
     confined: Confined,
     rootfs: Mutex<Rootfs>,
@@ -174,7 +175,7 @@ impl Prepared {
         };
         let (born, init) = linux.first(kind, plumbing, ends)?;
         tracing::info!(container = %id, pid = born.pid, rule, "born");
-        drop(linux.init.set(init));
+        drop(linux.init.set((born.pid, init)));
         let label = Label {
             id,
             bundle,
@@ -338,6 +339,19 @@ impl Linux {
             }
             duet_cgroup::Attach::V2(directory) => (Some(directory), Vec::new()),
         };
+        self.spawn_in(plan, ends, supplies, unified.as_ref(), &tasks)
+    }
+
+    /// A birth in these cgroups.
+    fn spawn_in(
+        &self,
+        plan: &duet_plan::Plan,
+        ends: &Ends,
+        supplies: Supplies<'_>,
+        unified: Option<&OwnedFd>,
+        tasks: &[OwnedFd],
+    ) -> Result<Newborn, Error> {
+        let cgroup = &self.confined.cgroup;
         let dirs: Vec<PathBuf> = cgroup.own_dirs().into_iter().map(|own| own.path).collect();
         let namespaces = self.ground.given();
         let supplies = Supplies {
@@ -349,8 +363,8 @@ impl Linux {
             ..supplies
         };
         let attach = Attach {
-            unified: unified.as_ref().map(AsFd::as_fd),
-            tasks: &tasks,
+            unified: unified.map(AsFd::as_fd),
+            tasks,
         };
         Ok(spawn(plan, supplies, attach)?)
     }
@@ -390,14 +404,25 @@ impl Body for Linux {
         let (plumbing, ends) = Plumbing::open(stdio, process.user.uid, self.io_owner)?;
         let facts = duet_launch::exec_facts(self.ask(process, &ends))?;
         let plan = duet_plan::exec(process, &self.spec, &facts)?;
-        let init = self.init.get().ok_or(Error::Gone)?;
+        let (pid, init) = self.init.get().ok_or(Error::Gone)?;
         let supplies = Supplies {
             init: Some(init.as_fd()),
             ..Supplies::default()
         };
         let _labour = self.ground.children().labour();
-        let newborn = self.spawn(&plan, &ends, supplies)?;
-        Ok(self.adopt(newborn, plumbing))
+        let newborn = match self.spawn(&plan, &ends, supplies) {
+            // On v2, when the container's processes have moved into cgroups of their own.
+            Err(Error::Launch(duet_launch::Error::Call {
+                number: signal::EBUSY,
+                ..
+            })) => {
+                let beside = self.confined.cgroup.attach_beside(*pid);
+                let beside = beside.map_err(Error::cgroup("enter the cgroup"))?;
+                self.spawn_in(&plan, &ends, supplies, Some(&beside), &[])
+            }
+            newborn => newborn,
+        };
+        Ok(self.adopt(newborn?, plumbing))
     }
 
     fn signal_all(&self, number: i32) -> Result<(), Error> {

@@ -48,6 +48,23 @@ fn a_frozen_container_stands_still_and_can_be_killed() {
 }
 
 #[test]
+fn a_process_that_moved_below_is_followed() {
+    let own = own!("beside2");
+    let child = own.spawn("exec sleep 1000");
+    let pid = i32::try_from(child.id()).unwrap();
+    let inner = own.dir("").join("inner");
+    std::fs::create_dir(&inner).unwrap();
+    std::fs::write(inner.join("cgroup.procs"), pid.to_string()).unwrap();
+    let beside = own.cgroup.attach_beside(pid).unwrap();
+    let link = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&beside));
+    assert_eq!(std::fs::read_link(link).unwrap(), inner);
+    let own_pid = i32::try_from(std::process::id()).unwrap();
+    assert!(own.cgroup.attach_beside(own_pid).unwrap_err().is_gone());
+    own.cgroup.kill().unwrap();
+    assert_eq!(signal(child), Some(9));
+}
+
+#[test]
 fn devices_are_confined_by_a_program() {
     let own = own!("devices2");
     own.cgroup.limit(&resources("{}")).unwrap();
