@@ -51,6 +51,8 @@ struct Inner {
     /// Held for reading while something is made below the pod's cgroup, for writing while the
     /// pod's cgroup is removed. Blocking threads only.
     building: RwLock<()>,
+    /// Held by whoever may be the last to leave. Blocking threads only.
+    leaving: Mutex<()>,
 }
 
 /// Who lives here. Locked for a look, never while anything is waited for.
@@ -78,7 +80,6 @@ enum Place {
 struct Recorded {
     birth: Birth,
     bundle: PathBuf,
-    pod_cgroup: Option<PathBuf>,
 }
 
 // === impl Pod ===
@@ -108,6 +109,7 @@ impl Pod {
             ground: Arc::new(ground),
             roster: Mutex::default(),
             building: RwLock::new(()),
+            leaving: Mutex::new(()),
         };
         let reaper = reaper::run(Arc::clone(inner.ground.children()))?;
         inner.roster().owners.spawn(reaper);
@@ -332,32 +334,31 @@ impl Inner {
     async fn raise(self: Arc<Self>, request: Create, reply: oneshot::Sender<Result<i32, Error>>) {
         let (id, bundle) = (request.id.clone(), request.bundle.clone());
         let here = Arc::clone(&self);
-        let born = tokio::task::spawn_blocking(move || here.bear(request)).await;
-        let begun = born
-            .unwrap_or_else(|_| Err(dropped()))
-            .and_then(|recorded| {
-                let Recorded {
-                    birth,
+        let born = tokio::task::spawn_blocking(move || {
+            let mut pod_cgroup = None;
+            let born = here.bear(request, &mut pod_cgroup);
+            (born, pod_cgroup)
+        });
+        let (born, pod_cgroup) = born.await.unwrap_or_else(|_| (Err(dropped()), None));
+        let begun = born.and_then(|recorded| {
+            let Recorded { birth, bundle } = recorded;
+            let pid = birth.pid();
+            let (container, owner) = birth.begin(self.facts.clone()).map_err(of(&id))?;
+            let pod_cgroup = pod_cgroup.clone();
+            Ok((
+                pid,
+                Place::Here {
+                    container,
                     bundle,
                     pod_cgroup,
-                } = recorded;
-                let pid = birth.pid();
-                let (container, owner) = birth.begin(self.facts.clone()).map_err(of(&id))?;
-                Ok((
-                    pid,
-                    Place::Here {
-                        container,
-                        bundle,
-                        pod_cgroup,
-                    },
-                    owner,
-                ))
-            });
+                },
+                owner,
+            ))
+        });
         let (pid, place, owner) = match begun {
             Ok(begun) => begun,
             Err(error) => {
-                self.roster().members.remove(&id);
-                self.forget_record(&bundle);
+                self.leave(id, bundle, pod_cgroup).await;
                 // The caller left: nobody is there to be told, and nothing is there to be found.
                 drop(reply.send(Err(error)));
                 return;
@@ -384,45 +385,47 @@ impl Inner {
         tokio::join!(owner, undo);
     }
 
-    /// Makes everything there is to make. Blocks.
-    fn bear(&self, request: Create) -> Result<Recorded, Error> {
+    /// Makes everything there is to make, and says first which cgroup of the pod it will be in.
+    /// Blocks.
+    fn bear(&self, request: Create, pod_cgroup: &mut Option<PathBuf>) -> Result<Recorded, Error> {
         let (id, bundle) = (request.id.clone(), request.bundle.clone());
         let mounted = !request.rootfs.is_empty();
         let mut prepared = Prepared::read(request).map_err(of(&id))?;
         let _building = self.building.read().unwrap_or_else(PoisonError::into_inner);
-        let pod_cgroup = sandbox::join(&self.ground, &mut prepared)?;
+        *pod_cgroup = sandbox::join(&self.ground, &mut prepared)?;
         let rootfs = mounted.then(|| prepared.rootfs());
         let mut member = Member::new(id.clone(), prepared.cgroup().to_owned(), rootfs);
-        member.pod_cgroup.clone_from(&pod_cgroup);
+        member.pod_cgroup.clone_from(pod_cgroup);
         self.record.add(&bundle, &member)?;
         let birth = prepared.bear(Arc::clone(&self.ground)).map_err(of(&id))?;
         member.init = Init::of(birth.pid());
         member.write(&bundle)?;
-        Ok(Recorded {
-            birth,
-            bundle,
-            pod_cgroup,
-        })
+        Ok(Recorded { birth, bundle })
     }
 
-    /// Removes what is left of a container that was deleted: its name, its place on record, and
-    /// the pod's cgroup with the last.
+    /// Removes what is left of a container that was deleted.
     async fn forget(self: &Arc<Self>, id: &str) {
-        let place = self.roster().members.remove(id);
-        let Some(Place::Here {
-            bundle, pod_cgroup, ..
-        }) = place
-        else {
-            return;
+        let (bundle, pod_cgroup) = match self.roster().members.get(id) {
+            Some(Place::Here {
+                bundle, pod_cgroup, ..
+            }) => (bundle.clone(), pod_cgroup.clone()),
+            Some(Place::Creating) | None => return,
         };
+        self.leave(id.to_owned(), bundle, pod_cgroup).await;
+    }
+
+    /// Removes a member's place on record, its name, and the pod's cgroup with the last. The name
+    /// goes after the record: whoever takes it again may have the same bundle.
+    async fn leave(self: &Arc<Self>, id: String, bundle: PathBuf, pod_cgroup: Option<PathBuf>) {
         let here = Arc::clone(self);
-        let forgotten = tokio::task::spawn_blocking(move || {
+        let left = tokio::task::spawn_blocking(move || {
             here.forget_record(&bundle);
+            here.roster().members.remove(&id);
             if let Some(path) = pod_cgroup {
                 here.remove_pod_cgroup(&path);
             }
         });
-        if let Err(error) = forgotten.await {
+        if let Err(error) = left.await {
             tracing::error!(%error, "a container's record is left behind");
         }
     }
@@ -434,7 +437,8 @@ impl Inner {
     }
 
     fn remove_pod_cgroup(&self, path: &Path) {
-        // Someone builds in it: then it is not empty for long.
+        let _turn = self.leaving.lock().unwrap_or_else(PoisonError::into_inner);
+        // Someone builds in it: whether or not that comes to anything, they leave after us.
         let Ok(_alone) = self.building.try_write() else {
             return;
         };
