@@ -32,25 +32,32 @@ pub struct Cleaned {
 ///
 /// # Errors
 ///
-/// [`Error::Record`] if the record exists and cannot be read; [`Error::Container`] if there are
+/// [`Error::Record`] if a part of the record exists and cannot be read, after all that could be
+/// was cleaned; [`Error::Container`] if there are
 /// no cgroups to look into. What cannot be removed is logged and stays in the record for the
 /// next try.
 pub fn clean(bundle: &Path, only: Option<&str>) -> Result<Vec<Cleaned>, Error> {
     let mut members = BTreeMap::new();
-    if let Some(member) = Member::read(bundle)?
-        && only.is_none_or(|only| only == member.id)
-    {
-        members.insert(bundle.to_owned(), member);
-    }
+    let mut unread = Ok(());
+    let mut bundles = vec![bundle.to_owned()];
     if only.is_none() {
-        for other in record::bundles(bundle)? {
-            if let Some(member) = Member::read(&other)? {
-                members.insert(other, member);
+        match record::bundles(bundle) {
+            Ok(others) => bundles.extend(others),
+            Err(error) => unread = Err(error),
+        }
+    }
+    for bundle in bundles {
+        match Member::read(&bundle) {
+            Ok(Some(member)) if only.is_none_or(|only| only == member.id) => {
+                members.insert(bundle, member);
             }
+            Ok(_) => {}
+            // What one file fails to say is no reason to leave the others' containers behind.
+            Err(error) => unread = unread.and(Err(error)),
         }
     }
     if members.is_empty() {
-        return Ok(Vec::new());
+        return unread.map(|()| Vec::new());
     }
     let host = Host::detect().map_err(|source| Error::Container {
         id: only.unwrap_or_default().to_owned(),
@@ -62,7 +69,7 @@ pub fn clean(bundle: &Path, only: Option<&str>) -> Result<Vec<Cleaned>, Error> {
     let cleaned = members
         .iter()
         .map(|(bundle, member)| member_or_warn(&host, bundle, member));
-    let cleaned = cleaned.collect();
+    let cleaned: Vec<Cleaned> = cleaned.collect();
     if only.is_none() {
         let pods: Vec<&PathBuf> = members
             .values()
@@ -72,9 +79,11 @@ pub fn clean(bundle: &Path, only: Option<&str>) -> Result<Vec<Cleaned>, Error> {
         if let Some(path) = pods.first() {
             cgroup_or_warn(&host, path);
         }
-        record::forget_list(bundle)?;
+        if unread.is_ok() {
+            record::forget_list(bundle)?;
+        }
     }
-    Ok(cleaned)
+    unread.map(|()| cleaned)
 }
 
 fn member_or_warn(host: &Host, bundle: &Path, member: &Member) -> Cleaned {

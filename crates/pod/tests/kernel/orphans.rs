@@ -74,6 +74,28 @@ fn a_single_member_is_cleaned_by_its_own_bundle() {
     });
 }
 
+#[test]
+fn a_member_whose_record_is_unreadable_does_not_save_the_others() {
+    with(async |rig| {
+        rig.bundle("one", &["sleep", "1000"]).start().await;
+        rig.bundle("two", &["sleep", "1000"]).start().await;
+        let broken = rig.path().join("bundles/one/duet.json");
+        let whole = std::fs::read(&broken).unwrap();
+        std::fs::write(&broken, "{").unwrap();
+        let clean_all = async || {
+            let shim = rig.shim();
+            let cleaned = tokio::task::spawn_blocking(move || clean(&shim, None)).await;
+            cleaned.unwrap()
+        };
+        let error = clean_all().await.unwrap_err();
+        assert!(error.to_string().contains("bundles/one"), "{error}");
+        assert_eq!(rig.finish("two").await.code, 137);
+        std::fs::write(&broken, whole).unwrap();
+        assert_eq!(clean_all().await.unwrap().len(), 1);
+        assert_eq!(rig.finish("one").await.code, 137);
+    });
+}
+
 /// How many children of this process wait to be reaped.
 fn zombies() -> usize {
     let own = std::process::id().to_string();
