@@ -5,7 +5,7 @@
 //! child by number and never for "any": an owner's exit code cannot get lost. A process that is
 //! being born has no owner yet; while there is one, nothing is reaped.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::fs;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -19,7 +19,9 @@ pub struct Children(Mutex<Known>);
 #[derive(Debug, Default)]
 struct Known {
     births: usize,
-    owned: HashSet<i32>,
+    /// How many owners each number has. A process that was reaped may still have its own when the
+    /// kernel gives the number to the next.
+    owned: HashMap<i32, usize>,
 }
 
 /// While it lives, a process may be there that has no owner yet.
@@ -52,7 +54,7 @@ impl Children {
     }
 
     pub(crate) fn own(self: &Arc<Self>, pid: i32, pidfd: OwnedFd) -> Child {
-        self.known().owned.insert(pid);
+        *self.known().owned.entry(pid).or_default() += 1;
         Child {
             children: Arc::clone(self),
             pid,
@@ -68,7 +70,7 @@ impl Children {
         }
         // The lock is kept: no birth begins until we are through.
         for pid in children() {
-            if known.owned.contains(&pid) {
+            if known.owned.contains_key(&pid) {
                 continue;
             }
             let Some(pid) = Pid::from_raw(pid) else {
@@ -108,7 +110,13 @@ impl AsRawFd for Child {
 
 impl Drop for Child {
     fn drop(&mut self) {
-        self.children.known().owned.remove(&self.pid);
+        let mut known = self.children.known();
+        if let Some(owners) = known.owned.get_mut(&self.pid) {
+            *owners -= 1;
+            if *owners == 0 {
+                known.owned.remove(&self.pid);
+            }
+        }
     }
 }
 
@@ -153,4 +161,30 @@ fn searched() -> Vec<i32> {
         parent == Some(own.as_str())
     })
     .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Command, Stdio};
+
+    use super::*;
+
+    #[test]
+    #[expect(
+        clippy::zombie_processes,
+        reason = "who reaps it, and when, is what the test is about"
+    )]
+    fn a_number_that_is_given_again_keeps_its_second_owner() {
+        let children = Arc::new(Children::default());
+        let mut command = Command::new("true");
+        let process = command.stdin(Stdio::null()).spawn().unwrap();
+        let pid = i32::try_from(process.id()).unwrap();
+        let pidfd = || duet_linux::process::pidfd_open(pid).unwrap();
+        let (first, second) = (children.own(pid, pidfd()), children.own(pid, pidfd()));
+        drop(first);
+        assert!(children.known().owned.contains_key(&pid));
+        assert!(duet_linux::process::wait(&second).is_ok());
+        drop(second);
+        assert!(children.known().owned.is_empty());
+    }
 }
