@@ -104,6 +104,8 @@ pub(crate) struct Actor {
     pub(crate) exits: JoinSet<(Who, Exit)>,
     ooms: Ooms,
     sweep: Sweep,
+    /// `SIGKILL` was sent to init.
+    killed: bool,
     deleting: Option<Reply<Deleted>>,
 }
 
@@ -135,6 +137,7 @@ impl Actor {
             execs: BTreeMap::new(),
             jobs: JoinSet::new(),
             exits,
+            killed: false,
             deleting: None,
         }
     }
@@ -249,6 +252,16 @@ impl Actor {
             }
             Done::Born(start) => self.born(*start),
             Done::Frozen(result, reply) => {
+                // A kill that came while the freezer was closing has opened it too early, perhaps.
+                if result.is_ok() && std::mem::take(&mut self.killed) {
+                    let body = Arc::clone(&self.body);
+                    self.jobs.spawn_blocking(move || {
+                        if let Err(error) = body.thaw() {
+                            tracing::warn!(%error, "a killed container stays frozen");
+                        }
+                        Done::Answered
+                    });
+                }
                 self.changed(State::Pausing, result, State::Paused, State::Running, reply);
             }
             Done::Thawed(result, reply) => {
@@ -371,10 +384,11 @@ impl Actor {
             return answer(reply, Err(Error::Gone));
         }
         if self.init.state == State::Created {
-            self.init.gate = None;
+            // In this order: at a gate that closes it would end by itself, with a code of ours.
             if let Some(pidfd) = &self.init.pidfd {
                 drop(signal::send(pidfd, signal::KILL));
             }
+            self.init.gate = None;
         }
         self.deleting = Some(reply);
         self.settle();
@@ -416,6 +430,9 @@ impl Actor {
             },
             None => Err(Denied::NotStarted.into()),
         };
+        if sent.is_ok() && who.is_none() && signal == signal::KILL {
+            self.killed = true;
+        }
         if sent.is_ok() && frozen && who.is_none() && signal == signal::KILL {
             // cgroup v1 keeps a killed process frozen until it is thawed.
             self.jobs.spawn_blocking(move || {

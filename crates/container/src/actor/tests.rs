@@ -4,6 +4,7 @@
 use std::os::fd::OwnedFd;
 use std::process::{Command, Stdio as Null};
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
@@ -23,6 +24,7 @@ use crate::stdio::Pipes;
 struct Sleepers {
     children: Arc<Children>,
     pidfds: Mutex<Vec<OwnedFd>>,
+    frozen: AtomicBool,
 }
 
 impl Sleepers {
@@ -67,10 +69,13 @@ impl Body for Sleepers {
     }
 
     fn freeze(&self) -> Result<(), Error> {
+        std::thread::sleep(Duration::from_millis(5));
+        self.frozen.store(true, Ordering::SeqCst);
         Ok(())
     }
 
     fn thaw(&self) -> Result<(), Error> {
+        self.frozen.store(false, Ordering::SeqCst);
         Ok(())
     }
 
@@ -299,6 +304,42 @@ fn a_slow_gate_keeps_nobody_else_waiting() {
         assert_eq!(container.wait(None).await.unwrap().code, 137);
         container.delete(None).await.unwrap();
         check(&std::iter::from_fn(|| facts.try_recv().ok()).collect::<Vec<_>>());
+    });
+}
+
+#[test]
+fn what_is_killed_while_it_freezes_does_not_stay_frozen() {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let (sender, _facts) = unbounded_channel();
+        let body = Arc::new(Sleepers::default());
+        let born = body.process("100");
+        let label = Label {
+            id: "web".to_owned(),
+            bundle: PathBuf::new(),
+            rootfs: Vec::new(),
+            stdio: Stdio::default(),
+        };
+        let kernel: Arc<Sleepers> = Arc::clone(&body);
+        let (container, owner) = Container::begin(label, body, born, sender).unwrap();
+        let mut tasks = JoinSet::new();
+        tasks.spawn(owner);
+        container.start(None).await.unwrap();
+        let (paused, killed) = tokio::join!(container.pause(), container.kill(None, 9));
+        killed.unwrap();
+        drop(paused);
+        assert_eq!(container.wait(None).await.unwrap().code, 137);
+        container.delete(None).await.unwrap();
+        for _ in 0..1000 {
+            if !kernel.frozen.load(Ordering::SeqCst) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        panic!("it stays frozen");
     });
 }
 
