@@ -5,6 +5,7 @@
 
 use std::future::Future;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
@@ -16,8 +17,8 @@ use containerd_shim_protos::shim_async::Task;
 use duet_pod::{Create, IoOwner, Phase, Pod, RootfsMount, Status, Stdio};
 use protobuf::MessageField;
 use protobuf::well_known_types::any::Any;
-use tokio::sync::Notify;
-use tracing::{debug, error, info};
+use tokio::sync::{Notify, oneshot};
+use tracing::{debug, error, info, warn};
 use ttrpc::asynchronous::TtrpcContext;
 
 use crate::events::{exited_at, pack, unsigned};
@@ -29,8 +30,14 @@ use crate::status::{Outcome, Refusal};
 #[derive(Debug)]
 pub(crate) struct Tasks {
     pod: Pod,
-    end_asked: AtomicBool,
-    end: Notify,
+    end: Arc<End>,
+}
+
+/// The wish that the shim ends, and who waits for that.
+#[derive(Debug, Default)]
+struct End {
+    asked: AtomicBool,
+    due: Notify,
 }
 
 /// One request, for its line in the log.
@@ -59,21 +66,34 @@ impl Tasks {
     pub(crate) fn new(pod: Pod) -> Self {
         Self {
             pod,
-            end_asked: AtomicBool::new(false),
-            end: Notify::new(),
+            end: Arc::default(),
         }
     }
 
     /// Waits until containerd has asked for the end and nobody lives here any more.
     pub(crate) async fn over(&self) {
-        self.end.notified().await;
+        loop {
+            self.end.due.notified().await;
+            // A Create may have come since: its task would be lost with us.
+            if self.pod.is_empty() {
+                return;
+            }
+        }
     }
 
+    fn end_if_over(&self) {
+        self.end.if_over(&self.pod);
+    }
+}
+
+// === impl End ===
+
+impl End {
     /// containerd may ask for the end while tasks are left, and not ask again (2.0 to 2.3
     /// ask once, for the sandbox): the wish is kept until the last task is gone.
-    fn end_if_over(&self) {
-        if self.end_asked.load(Ordering::Relaxed) && self.pod.is_empty() {
-            self.end.notify_one();
+    fn if_over(&self, pod: &Pod) {
+        if self.asked.load(Ordering::Relaxed) && pod.is_empty() {
+            self.due.notify_one();
         }
     }
 }
@@ -85,12 +105,25 @@ impl Task for Tasks {
         _: &TtrpcContext,
         request: api::CreateTaskRequest,
     ) -> ttrpc::Result<api::CreateTaskResponse> {
-        let pod = self.pod.clone();
+        let (pod, end) = (self.pod.clone(), Arc::clone(&self.end));
+        // Goes with this call, which ttrpc drops when the caller has given up.
+        let (caller, _listens) = oneshot::channel::<()>();
         let answer = Request::change("Create", &request.id, "")
             .finish(async move {
-                let pid = pod.create(creation(request)?).await?;
+                let id = request.id.clone();
+                let created = pod.create(creation(request)?).await;
+                if caller.is_closed() {
+                    // The caller's Delete has come and gone by now, and found nothing yet: nobody
+                    // would ever delete it.
+                    if created.is_ok()
+                        && let Err(error) = pod.delete(&id, None).await
+                    {
+                        warn!(id, %error, "left behind by a caller who gave up");
+                    }
+                    end.if_over(&pod);
+                }
                 Ok(api::CreateTaskResponse {
-                    pid: unsigned(pid),
+                    pid: unsigned(created?),
                     ..Default::default()
                 })
             })
@@ -354,7 +387,7 @@ impl Task for Tasks {
         request: api::ShutdownRequest,
     ) -> ttrpc::Result<Empty> {
         // `now` is no exception: tasks that are left are somebody's.
-        self.end_asked.store(true, Ordering::Relaxed);
+        self.end.asked.store(true, Ordering::Relaxed);
         let answer = Request::change("Shutdown", &request.id, "")
             .answer(async { Ok(Empty::new()) })
             .await;
