@@ -5,7 +5,8 @@ use std::io::{self, ErrorKind};
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use containerd_shim::StartOpts;
 use containerd_shim_protos::api::ConnectRequest;
@@ -24,6 +25,10 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(2);
 
 /// How long `delete` waits for the same: 500 ms, because all of it may take a second.
 const SWEEP_LIMIT: Duration = Duration::from_millis(500);
+
+/// How soon to try again for the lock of the sockets' directory: 5 ms, a few times what a
+/// `start` keeps it.
+const LOCK_PAUSE: Duration = Duration::from_millis(5);
 
 /// The longest path a Unix socket address holds, without its NUL.
 const PATH_LIMIT_BYTES: usize = 107;
@@ -116,7 +121,8 @@ impl Socket {
                 if self.answers(id, ANSWER_LIMIT) {
                     return Ok(Claim::Served);
                 }
-                fs::remove_file(&self.path).map_err(file("removing", &self.path))?;
+                // A shim that was ending when it was asked removes it too.
+                self.remove().map_err(file("removing", &self.path))?;
                 UnixListener::bind(&self.path)
             }
             bound => bound,
@@ -145,19 +151,20 @@ impl Socket {
 
     /// Finds out who is behind the socket, and removes it if that is nobody who answers.
     ///
-    /// If another process is about to claim it, it is left to that one.
+    /// If another process claims sockets all the while, it is left where it is.
     pub(crate) fn sweep(&self, id: &str) -> io::Result<Behind> {
         let dir = match File::open(self.path.parent().unwrap_or(Path::new("/"))) {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Behind::Nobody),
             opened => opened?,
         };
-        let lock = Flock::lock(dir, FlockArg::LockExclusiveNonblock);
+        // The directory is every pod's: whoever has it now is hardly about our socket.
+        let lock = lock_within(dir, SWEEP_LIMIT);
         let behind = match UnixStream::connect(&self.path) {
             Err(_) => Behind::Nobody,
             Ok(_) if self.answers(id, SWEEP_LIMIT) => return Ok(Behind::Shim),
             Ok(_) => Behind::Mute,
         };
-        if lock.is_ok() {
+        if lock.is_some() {
             self.remove()?;
         }
         Ok(behind)
@@ -169,6 +176,19 @@ impl Socket {
             Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
             Ok(()) | Err(_) => Ok(()),
         }
+    }
+}
+
+/// Locks the directory, unless others have it for all of `limit`: `delete` must not wait for them.
+fn lock_within(mut dir: File, limit: Duration) -> Option<Flock<File>> {
+    let deadline = Instant::now() + limit;
+    loop {
+        dir = match Flock::lock(dir, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => return Some(lock),
+            Err((dir, _)) if Instant::now() < deadline => dir,
+            Err(_) => return None,
+        };
+        thread::sleep(LOCK_PAUSE);
     }
 }
 
@@ -245,5 +265,37 @@ mod tests {
         assert!(!socket.answers("x", Duration::from_millis(50)));
         assert_eq!(socket.sweep("x").unwrap(), Behind::Mute);
         assert!(!socket.path().exists());
+    }
+
+    #[test]
+    fn a_shim_that_ends_while_it_is_asked_makes_room() {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = Socket::at(dir.path().join("ending"));
+        let listener = UnixListener::bind(socket.path()).unwrap();
+        let path = socket.path().to_owned();
+        let ending = thread::spawn(move || {
+            let asked = listener.accept().unwrap();
+            fs::remove_file(path).unwrap();
+            drop(asked);
+        });
+        assert!(matches!(socket.claim("x").unwrap(), Claim::Ours(_)));
+        ending.join().unwrap();
+        assert!(socket.path().exists());
+    }
+
+    #[test]
+    fn sweeping_waits_for_a_start_of_another_pod() {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = Socket::at(dir.path().join("dead"));
+        drop(UnixListener::bind(socket.path()).unwrap());
+        let file = File::open(dir.path()).unwrap();
+        let busy = Flock::lock(file, FlockArg::LockExclusive).unwrap();
+        let other = thread::spawn(move || {
+            thread::sleep(Duration::from_millis(50));
+            drop(busy);
+        });
+        assert_eq!(socket.sweep("x").unwrap(), Behind::Nobody);
+        assert!(!socket.path().exists());
+        other.join().unwrap();
     }
 }
