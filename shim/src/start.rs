@@ -44,11 +44,10 @@ pub(crate) fn run(flags: &Flags) -> Result<Vec<u8>, Error> {
     let key = pod_key(&bundle, &flags.id)?;
     let socket = Socket::of(&told, &flags.namespace, &key)?;
 
-    if let Claim::Ours(listener) = socket.claim(&flags.id)? {
-        hand_over(listener, flags, &key, &told, &socket, &bundle)?;
+    match socket.claim(&flags.id)? {
+        Claim::Ours(listener) => hand_over(listener, flags, &key, &told, &socket, &bundle)?,
+        Claim::Served => tell_address(&bundle, &socket)?,
     }
-    // containerd 1.6 and 1.7 find the shim by this file after a restart of their own.
-    write(&bundle.join("address"), &socket.address())?;
     told.reply.encode(&socket.address())
 }
 
@@ -93,12 +92,20 @@ fn hand_over(
             return Err(error);
         }
     };
-    let settled = settle(&server, &told.options, bundle);
+    let settled = settle(&server, &told.options, bundle)
+        // Last, and part of it: without this file nobody would ever find the server again.
+        .and_then(|()| tell_address(bundle, socket));
     if settled.is_err() {
         drop(server.kill().and_then(|()| server.wait()));
         drop(socket.remove());
     }
     settled
+}
+
+/// containerd 1.6 and 1.7 find the shim by this file after a restart of their own, and `delete`
+/// always does.
+fn tell_address(bundle: &Path, socket: &Socket) -> Result<(), Error> {
+    write(&bundle.join("address"), &socket.address())
 }
 
 /// Puts the server where the options want it, and its number where people look for it.

@@ -40,6 +40,26 @@ fn a_shim_starts_answers_and_ends_when_told() {
 }
 
 #[test]
+fn a_start_that_cannot_leave_its_address_leaves_no_shim() {
+    let node = Node::new();
+    let bundle = node.bundle("a", "{}");
+    // What is no file cannot be replaced by one.
+    fs::create_dir(bundle.join("address")).unwrap();
+    let input = node.params("a").write_to_bytes().unwrap();
+    let output = shim(
+        &bundle,
+        &["-namespace", "test", "-id", "a", "start"],
+        &input,
+    );
+    assert!(!output.status.success());
+    assert!(text(&output.stderr).contains("address"), "{output:?}");
+    let pid = fs::read_to_string(bundle.join("shim.pid")).unwrap();
+    assert!(!Path::new(&format!("/proc/{pid}")).exists(), "shim {pid}");
+    let sockets = fs::read_dir(node.dir.path().join("s")).unwrap();
+    assert_eq!(sockets.count(), 0);
+}
+
+#[test]
 fn every_call_about_an_unknown_task_says_so() {
     let node = Node::new();
     let socket = node.start("a", "{}");
