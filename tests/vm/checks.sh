@@ -84,6 +84,12 @@ oom() {
 }
 check oom-is-killed oom
 
+beside() {
+    mkdir $GROUP/own && echo $PID > $GROUP/own/cgroup.procs && echo +memory > $GROUP/cgroup.subtree_control || return 1
+    $C task exec --exec-id beside main /bin/cat /proc/self/cgroup > /tmp/out 2>&1 && grep -q '/own$' /tmp/out || { cat /tmp/out; return 1; }
+}
+check exec-is-born-beside-init beside
+
 shims() { ps | grep -q '[c]ontainerd-shim-duet'; }
 left() {
     $C task kill -s KILL main

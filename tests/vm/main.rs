@@ -36,6 +36,7 @@ const CHECKS: &[&str] = &[
     "exec-joins-the-cgroup",
     "metrics-are-v2",
     "oom-is-killed",
+    "exec-is-born-beside-init",
     "pause-and-resume",
     "nothing-is-left",
 ];
