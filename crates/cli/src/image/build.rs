@@ -145,6 +145,7 @@ pub(crate) fn build(args: Args) -> Result<(), Error> {
     let (os, architecture) = args.platform.split_once('/').ok_or_else(|| {
         Error::Argument(format!("--platform {}: expected OS/ARCH", args.platform))
     })?;
+    name::check(&args.name).map_err(|why| Error::Argument(format!("--name {why}")))?;
     let mut layer = Layer::new();
     for made in &args.directories {
         layer.directory(&made.target, made.mode)?;
