@@ -83,15 +83,39 @@ impl Error {
         }
     }
 
-    /// The whole chain in one line.
+    /// The whole chain in one line; a cause that only says again what stands there is left out,
+    /// as the transport's causes do.
     pub(crate) fn chain(&self) -> String {
         let mut text = self.to_string();
         let mut cause = std::error::Error::source(self);
         while let Some(error) = cause {
-            text.push_str(": ");
-            text.push_str(&error.to_string());
+            let why = error.to_string();
+            if !text.ends_with(&why) {
+                text.push_str(": ");
+                text.push_str(&why);
+            }
             cause = error.source();
         }
         text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Error;
+
+    /// An error whose text is that of its cause, as `tonic`'s transport has them.
+    #[derive(Debug, thiserror::Error)]
+    #[error("{0}")]
+    struct Again(#[source] std::io::Error);
+
+    #[test]
+    fn a_cause_is_told_once() {
+        let source = std::io::Error::other(Again(std::io::Error::other("no such file")));
+        let error = Error::System {
+            action: "could not connect",
+            source,
+        };
+        assert_eq!(error.chain(), "could not connect: no such file");
     }
 }
