@@ -232,11 +232,15 @@ impl Private {
         let _door = lock(&root.join("door.lock"), FlockOperation::LockExclusive).await?;
         match flock(&self.users, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {
-                if let Some(daemon) = &mut self.daemon
-                    && let Some(ended) = daemon.ended()?
-                {
-                    let happened = format!("ended with {ended}; started again to clean up");
-                    step("containerd", &happened);
+                // Whoever started it may have left, and it may have died since.
+                let ended = match &mut self.daemon {
+                    Some(daemon) => daemon.ended()?.map(|ended| format!("ended with {ended}")),
+                    None => process::running(&self.places.state)?
+                        .is_none()
+                        .then(|| "has ended".to_owned()),
+                };
+                if let Some(ended) = ended {
+                    step("containerd", &format!("{ended}; started again to clean up"));
                     self.daemon = None;
                     let cleaned = self.start().await;
                     let stopped = self.stop();

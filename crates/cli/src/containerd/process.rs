@@ -90,21 +90,27 @@ impl Daemon {
 
 /// Ends a containerd that another `duet` started in `state` and could not end.
 pub(super) fn end_stale(state: &Path) -> Result<(), Error> {
+    match running(state)? {
+        Some(pidfd) => end(&pidfd),
+        None => Ok(()),
+    }
+}
+
+/// The containerd that some `duet` started in `state`, if it runs.
+pub(super) fn running(state: &Path) -> Result<Option<OwnedFd>, Error> {
     let text = fs::read_to_string(pid_file(state)).unwrap_or_default();
     let Some(pid) = text.trim().parse().ok().and_then(Pid::from_raw) else {
-        return Ok(());
+        return Ok(None);
     };
     let Some(pidfd) = open(pid)? else {
-        return Ok(());
+        return Ok(None);
     };
     // The number may belong to somebody else by now; asked after the descriptor is held.
     let ours = state.join("config.toml");
     let command = fs::read(format!("/proc/{}/cmdline", pid.as_raw_nonzero())).unwrap_or_default();
     let mut words = command.split(|byte| *byte == 0);
-    if words.any(|word| word == ours.as_os_str().as_encoded_bytes()) {
-        end(&pidfd)?;
-    }
-    Ok(())
+    let ours = words.any(|word| word == ours.as_os_str().as_encoded_bytes());
+    Ok(ours.then_some(pidfd))
 }
 
 fn pid_file(state: &Path) -> PathBuf {
