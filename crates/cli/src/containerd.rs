@@ -19,6 +19,7 @@ use crate::run::import;
 use crate::screen::step;
 use crate::{machine, program, volumes};
 use config::Version;
+pub(crate) use config::check_class;
 use process::Daemon;
 use rustix::fs::{FlockOperation, flock};
 use std::fs::{self, File};

@@ -30,7 +30,7 @@ pub(crate) enum Refused {
 
 impl Refused {
     /// Refuses one field.
-    fn field(path: impl Into<String>, why: impl Into<String>) -> Self {
+    pub(crate) fn field(path: impl Into<String>, why: impl Into<String>) -> Self {
         Self::Field {
             path: path.into(),
             why: why.into(),

@@ -13,7 +13,7 @@ use crate::error::Error;
 use crate::log::follow::Follower;
 use crate::screen::{Screen, step};
 use crate::volumes::Volumes;
-use crate::{machine, manifest, restart};
+use crate::{machine, manifest, restart, volumes};
 use driver::{Driver, Ended};
 pub(crate) use images::import;
 use k8s_openapi::api::core::v1::{Pod, PodSpec};
@@ -50,10 +50,15 @@ pub(crate) struct Args {
 pub(crate) async fn run(args: Args) -> Result<u8, Error> {
     let pod = manifest::load(&args.manifest)?;
     let spec = pod.spec.clone().unwrap_or_default();
-    sandbox::check(&spec).map_err(|source| Error::Manifest {
+    let refused = |source| Error::Manifest {
         file: args.manifest.clone(),
         source,
-    })?;
+    };
+    sandbox::check(&spec).map_err(refused)?;
+    volumes::check(&spec).map_err(refused)?;
+    if let (Some(class), None) = (&spec.runtime_class_name, &args.address) {
+        containerd::check_class(class).map_err(refused)?;
+    }
     let images = images::given(&args.images, &args.images_dir)?;
     if !rustix::process::geteuid().is_root() {
         return Err(Error::Missing(
@@ -115,7 +120,7 @@ async fn on(
             return Ok(signal.status());
         }
     }
-    let images = images::present(&mut cri, spec).await?;
+    let images = images::present(&mut cri, spec, &args.manifest).await?;
 
     let uid = machine::uuid()?;
     let directory = site.pods.join(&uid);
@@ -187,7 +192,7 @@ async fn clean_up(
     for sandbox in cri.sandboxes(Some(uid)).await? {
         cri.remove_sandbox(&sandbox.id).await?;
     }
-    let files = crate::volumes::remove(directory);
+    let files = volumes::remove(directory);
     let cgroup = if cgroup_parent.ends_with(".slice") {
         Ok(())
     } else {

@@ -1,6 +1,7 @@
 //! A pod's volumes on this machine: made before the sandbox, removed after it.
 
 use crate::error::Error;
+use crate::manifest::Refused;
 use crate::quantity::Quantity;
 use k8s_cri::v1::{Mount, MountPropagation};
 use k8s_openapi::api::core::v1::{Container, EmptyDirVolumeSource, HostPathVolumeSource, PodSpec};
@@ -55,7 +56,7 @@ impl Volumes {
                 empty_dir(empty, &path, group)?;
                 Source::EmptyDir(path)
             } else if let Some(host) = &volume.host_path {
-                host_path(host, &volume.name)?;
+                host_path(host)?;
                 Source::HostPath(PathBuf::from(&host.path))
             } else {
                 continue;
@@ -144,43 +145,56 @@ fn empty_dir(empty: &EmptyDirVolumeSource, path: &Path, group: Option<i64>) -> R
         .map_err(Error::at("could not change the mode of", path))
 }
 
-/// Makes or checks a host path as its type says.
-fn host_path(host: &HostPathVolumeSource, volume: &str) -> Result<(), Error> {
+/// Makes a host path that is missing, if its type says so.
+fn host_path(host: &HostPathVolumeSource) -> Result<(), Error> {
     let path = Path::new(&host.path);
-    let kind = host.type_.as_deref().unwrap_or_default();
-    match kind {
-        "DirectoryOrCreate" if !path.exists() => {
-            return fs::create_dir_all(path).map_err(Error::at("could not create", path));
+    match host.type_.as_deref() {
+        Some("DirectoryOrCreate") if !path.exists() => {
+            fs::create_dir_all(path).map_err(Error::at("could not create", path))
         }
-        "FileOrCreate" if !path.exists() => {
-            return fs::File::create(path)
-                .map(drop)
-                .map_err(Error::at("could not create", path));
+        Some("FileOrCreate") if !path.exists() => fs::File::create(path)
+            .map(drop)
+            .map_err(Error::at("could not create", path)),
+        Some(_) | None => Ok(()),
+    }
+}
+
+/// Refuses a host path that is not what its type says.
+pub(crate) fn check(spec: &PodSpec) -> Result<(), Refused> {
+    for (index, volume) in spec.volumes.iter().flatten().enumerate() {
+        let Some(host) = &volume.host_path else {
+            continue;
+        };
+        let refuse = |why: String| {
+            let path = format!("spec.volumes[{index}].hostPath.path");
+            Err(Refused::field(path, format!("{:?}: {why}", host.path)))
+        };
+        let kind = host.type_.as_deref().unwrap_or_default();
+        let found = match fs::metadata(&host.path) {
+            Ok(found) => found,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                if kind.ends_with("OrCreate") {
+                    continue;
+                }
+                return refuse(error.to_string());
+            }
+            Err(error) => return refuse(error.to_string()),
+        };
+        let fits = match kind {
+            "Directory" | "DirectoryOrCreate" => found.is_dir(),
+            "File" | "FileOrCreate" => found.is_file(),
+            "Socket" => found.file_type().is_socket(),
+            "CharDevice" => found.file_type().is_char_device(),
+            "BlockDevice" => found.file_type().is_block_device(),
+            // The kubelet checks nothing here; a missing source fails in the runtime, with less
+            // to say.
+            _ => true,
+        };
+        if !fits {
+            return refuse(format!("is not what type: {kind} says"));
         }
-        _ => {}
     }
-    let found = fs::metadata(path);
-    let fits = match (kind, &found) {
-        // The kubelet checks nothing here; a missing source fails in the runtime, with less to say.
-        ("", Ok(_)) => true,
-        ("Directory" | "DirectoryOrCreate", Ok(found)) => found.is_dir(),
-        ("File" | "FileOrCreate", Ok(found)) => found.is_file(),
-        ("Socket", Ok(found)) => found.file_type().is_socket(),
-        ("CharDevice", Ok(found)) => found.file_type().is_char_device(),
-        ("BlockDevice", Ok(found)) => found.file_type().is_block_device(),
-        (_, _) => false,
-    };
-    if fits {
-        return Ok(());
-    }
-    let wanted = if kind.is_empty() { "anything" } else { kind };
-    Err(Error::Argument(match found {
-        Ok(_) => format!("volume {volume}: {} is no {wanted}", host.path),
-        Err(error) => format!(
-            "volume {volume}: {} ({wanted} expected): {error}",
-            host.path
-        ),
-    }))
+    Ok(())
 }
 
 /// `sub` below the volume at `root`, made as a directory if missing.
@@ -214,4 +228,46 @@ fn sub_path(root: &Path, sub: &str) -> Result<PathBuf, Error> {
         };
     }
     Ok(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::check;
+    use crate::manifest;
+
+    fn refusal(path: &str, kind: &str) -> Option<String> {
+        let pod = manifest::parse(&format!(
+            "{{apiVersion: v1, kind: Pod, metadata: {{name: p}}, spec: {{volumes: [{{name: v, \
+             hostPath: {{path: {path}, type: {kind}}}}}], containers: [{{name: c, image: i}}]}}}}"
+        ));
+        let refused = check(&pod.unwrap().spec.unwrap()).err();
+        refused.map(|refused| refused.to_string())
+    }
+
+    #[test]
+    fn a_host_path_is_what_its_type_says() {
+        for (path, kind) in [
+            ("/proc", "Directory"),
+            ("/proc", "''"),
+            ("/proc/self/status", "File"),
+            ("/dev/null", "CharDevice"),
+            ("/proc/missing", "DirectoryOrCreate"),
+        ] {
+            assert_eq!(refusal(path, kind), None, "{path} {kind}");
+        }
+        for (path, kind, sentence) in [
+            ("/proc", "File", "\"/proc\": is not what type: File says"),
+            (
+                "/dev/null",
+                "FileOrCreate",
+                "\"/dev/null\": is not what type: FileOrCreate says",
+            ),
+            ("/proc/missing", "''", "\"/proc/missing\": No such file"),
+            ("/proc/missing", "Socket", "\"/proc/missing\": No such file"),
+        ] {
+            let refused = refusal(path, kind).unwrap_or_default();
+            let expected = format!("spec.volumes[0].hostPath.path: {sentence}");
+            assert!(refused.starts_with(&expected), "{refused}");
+        }
+    }
 }

@@ -1,6 +1,7 @@
 //! The configuration of Duet's own containerd, in the words of its version.
 
 use crate::error::Error;
+use crate::manifest::Refused;
 use crate::program;
 use std::ffi::OsString;
 use std::fmt;
@@ -163,6 +164,20 @@ pub(super) fn search_path() -> Result<OsString, Error> {
     let directories = own.parent().map(Path::to_owned);
     let directories = directories.into_iter().chain(std::env::split_paths(&rest));
     std::env::join_paths(directories).map_err(|error| failed(std::io::Error::other(error)))
+}
+
+/// Refuses a `runtimeClassName` that Duet's containerd does not know.
+pub(crate) fn check_class(name: &str) -> Result<(), Refused> {
+    if RUNTIMES.iter().any(|(known, _)| *known == name) {
+        return Ok(());
+    }
+    Err(Refused::field(
+        "spec.runtimeClassName",
+        format!(
+            "Duet's own containerd knows duet and runc, not {name:?}; name another containerd \
+             with --address"
+        ),
+    ))
 }
 
 /// Refuses a runtime that Duet's containerd does not know or whose shim is not installed.

@@ -1,7 +1,7 @@
 //! Every field of a Pod that `duet run` honours; all others are refused by name.
 
 use super::Refused;
-use super::shape::{field, item};
+use super::shape::{field, found, item};
 use serde_json::Value;
 
 /// Fields of the pod. `[]` stands for any item of a list, `*` for any key of a mapping.
@@ -115,7 +115,11 @@ pub(super) fn only(written: &Value, path: &str) -> Result<(), Refused> {
             for (name, value) in fields.iter().filter(|(_, value)| !value.is_null()) {
                 let path = field(path, name);
                 if !is_offered(&path) {
-                    return Err(Refused::field(path, "`duet run` does not offer this field"));
+                    let why = format!(
+                        "`duet run` does not offer this field, found {}",
+                        found(value)
+                    );
+                    return Err(Refused::field(path, why));
                 }
                 // Below a `*` the keys are the user's own and may hold dots.
                 if !matches!(path.as_str(), "metadata.labels" | "metadata.annotations") {

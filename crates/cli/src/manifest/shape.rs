@@ -133,7 +133,7 @@ fn wording(expected: &str) -> &str {
 }
 
 /// What stands there, for a message.
-fn found(value: &Value) -> String {
+pub(super) fn found(value: &Value) -> String {
     match value {
         Value::Null => "nothing".to_owned(),
         Value::Bool(value) => format!("{value}"),
@@ -154,9 +154,10 @@ pub(super) fn nothing_dropped(
         (Value::Object(fields), understood) => {
             for (name, value) in fields.iter().filter(|(_, value)| !value.is_null()) {
                 let path = field(path, name);
-                let understood = understood
-                    .get(name)
-                    .ok_or_else(|| Refused::field(path.as_str(), "unknown field"))?;
+                let understood = understood.get(name).ok_or_else(|| {
+                    let why = format!("unknown field, found {}", found(value));
+                    Refused::field(path.as_str(), why)
+                })?;
                 nothing_dropped(value, understood, &path)?;
             }
         }

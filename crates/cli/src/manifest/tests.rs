@@ -45,7 +45,7 @@ fn wrong_names_types_and_values_are_refused_with_path_and_value() {
         (
             "image: busybox\n    ports",
             "imagee: busybox\n    ports",
-            "spec.containers[0].imagee: unknown field",
+            "spec.containers[0].imagee: unknown field, found the string \"busybox\"",
         ),
         (
             "ports: [{containerPort: 80}]",
@@ -75,7 +75,7 @@ fn wrong_names_types_and_values_are_refused_with_path_and_value() {
         (
             "  restartPolicy: Never",
             "  nodeSelector: {a: b}",
-            "spec.nodeSelector: `duet run` does not offer this field",
+            "spec.nodeSelector: `duet run` does not offer this field, found a mapping",
         ),
         (
             "ports: [{containerPort: 80}]",
@@ -126,6 +126,16 @@ fn wrong_names_types_and_values_are_refused_with_path_and_value() {
             "subPath: a/b",
             "subPath: ../b",
             "spec.containers[0].volumeMounts[0].subPath: \"../b\" is not a relative path without `..`",
+        ),
+        (
+            "ports: [{containerPort: 80}]",
+            "securityContext: {capabilities: {drop: [all], add: [CAP_NET_ADMIN]}}",
+            "spec.containers[0].securityContext.capabilities.add[0]: \"CAP_NET_ADMIN\" is no capability; Kubernetes writes \"NET_ADMIN\"",
+        ),
+        (
+            "ports: [{containerPort: 80}]",
+            "securityContext: {capabilities: {drop: [NONE]}}",
+            "spec.containers[0].securityContext.capabilities.drop[0]: \"NONE\" is no capability",
         ),
         (
             "memory: 64Mi",

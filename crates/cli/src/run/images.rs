@@ -3,6 +3,7 @@
 use crate::cri::Cri;
 use crate::error::Error;
 use crate::image::archive;
+use crate::manifest::Refused;
 use crate::program;
 use crate::screen::step;
 use k8s_cri::v1::Image;
@@ -101,25 +102,26 @@ async fn is_there(cri: &mut Cri, image: &archive::Named) -> Result<bool, Error> 
 pub(super) async fn present(
     cri: &mut Cri,
     spec: &PodSpec,
+    manifest: &Path,
 ) -> Result<BTreeMap<String, Image>, Error> {
     let mut images = BTreeMap::new();
-    for container in spec
-        .init_containers
-        .iter()
-        .flatten()
-        .chain(&spec.containers)
-    {
+    let init = spec.init_containers.iter().flatten().enumerate();
+    let init = init.map(|(index, container)| (format!("spec.initContainers[{index}]"), container));
+    let main = spec.containers.iter().enumerate();
+    let main = main.map(|(index, container)| (format!("spec.containers[{index}]"), container));
+    for (path, container) in init.chain(main) {
         let name = container.image.clone().unwrap_or_default();
         let policy = container.image_pull_policy.as_deref();
         let mut image = cri.image(&name).await?;
         if policy == Some("Always") || image.is_none() {
             if policy == Some("Never") {
-                return Err(Error::Container {
-                    name: container.name.clone(),
-                    why: format!(
-                        "image {name} is not present and imagePullPolicy is Never; \
-                         import it with --image FILE.tar"
-                    ),
+                let why = format!(
+                    "{name:?} is not present and imagePullPolicy is Never; \
+                     import it with --image FILE.tar"
+                );
+                return Err(Error::Manifest {
+                    file: manifest.to_owned(),
+                    source: Refused::field(format!("{path}.image"), why),
                 });
             }
             step(&format!("image {name}"), "is being pulled");

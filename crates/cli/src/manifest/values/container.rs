@@ -9,6 +9,51 @@ use k8s_openapi::api::core::v1::{
 };
 use std::collections::BTreeSet;
 
+/// The names of `linux/capability.h` in Kubernetes' form, without `CAP_`.
+const CAPABILITIES: [&str; 41] = [
+    "AUDIT_CONTROL",
+    "AUDIT_READ",
+    "AUDIT_WRITE",
+    "BLOCK_SUSPEND",
+    "BPF",
+    "CHECKPOINT_RESTORE",
+    "CHOWN",
+    "DAC_OVERRIDE",
+    "DAC_READ_SEARCH",
+    "FOWNER",
+    "FSETID",
+    "IPC_LOCK",
+    "IPC_OWNER",
+    "KILL",
+    "LEASE",
+    "LINUX_IMMUTABLE",
+    "MAC_ADMIN",
+    "MAC_OVERRIDE",
+    "MKNOD",
+    "NET_ADMIN",
+    "NET_BIND_SERVICE",
+    "NET_BROADCAST",
+    "NET_RAW",
+    "PERFMON",
+    "SETFCAP",
+    "SETGID",
+    "SETPCAP",
+    "SETUID",
+    "SYSLOG",
+    "SYS_ADMIN",
+    "SYS_BOOT",
+    "SYS_CHROOT",
+    "SYS_MODULE",
+    "SYS_NICE",
+    "SYS_PACCT",
+    "SYS_PTRACE",
+    "SYS_RAWIO",
+    "SYS_RESOURCE",
+    "SYS_TIME",
+    "SYS_TTY_CONFIG",
+    "WAKE_ALARM",
+];
+
 pub(super) fn check(
     path: &str,
     container: &Container,
@@ -159,10 +204,35 @@ fn security(path: &str, security: &SecurityContext) -> Result<(), Refused> {
             "cannot be false in a privileged container",
         ));
     }
+    if let Some(asked) = &security.capabilities {
+        for (list, names) in [("add", &asked.add), ("drop", &asked.drop)] {
+            let list = format!("{path}.capabilities.{list}");
+            for (index, name) in names.iter().flatten().enumerate() {
+                capability(&item(&list, index), name)?;
+            }
+        }
+    }
     seccomp(
         &format!("{path}.seccompProfile"),
         security.seccomp_profile.as_ref(),
     )
+}
+
+/// containerd hands an unknown name on, and the runtime would leave it out: the pod would run
+/// with less than its manifest says, or with more.
+fn capability(path: &str, name: &str) -> Result<(), Refused> {
+    let upper = name.to_ascii_uppercase();
+    if upper == "ALL" || CAPABILITIES.contains(&upper.as_str()) {
+        return Ok(());
+    }
+    let hint = match upper.strip_prefix("CAP_") {
+        Some(short) if CAPABILITIES.contains(&short) => format!("; Kubernetes writes {short:?}"),
+        Some(_) | None => String::new(),
+    };
+    Err(Refused::field(
+        path,
+        format!("{name:?} is no capability{hint}"),
+    ))
 }
 
 fn mount(
