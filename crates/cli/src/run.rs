@@ -120,7 +120,12 @@ async fn on(
             return Ok(signal.status());
         }
     }
-    let images = images::present(&mut cri, spec, &args.manifest).await?;
+    // A registry may take for ever to answer; what was begun ends with its connection.
+    let images = tokio::select! {
+        biased;
+        asked = stops.asked() => return Ok(asked.status()),
+        images = images::present(&mut cri, spec, &args.manifest) => images?,
+    };
 
     let uid = machine::uuid()?;
     let directory = site.pods.join(&uid);
