@@ -46,7 +46,8 @@ pub(crate) struct Drain(Option<watch::Receiver<bool>>);
 // === impl Plumbing ===
 
 impl Plumbing {
-    /// Opens what `stdio` names for a process of `user`. Never waits for the other side.
+    /// Opens what `stdio` names for a process of `user`. Waits for readers of the
+    /// outputs, but not for long.
     ///
     /// The second half is the process's own: close it once the process is born.
     pub(crate) fn open(

@@ -19,6 +19,8 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use rustix::fs::{Gid, Mode, OFlags, Uid, open};
 use rustix::pipe::{PipeFlags, pipe_with};
@@ -26,6 +28,13 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use crate::copy::copy;
 use crate::error::Error;
 use crate::words::{IoOwner, Stdio};
+
+/// How long an output waits for its reader: 500 ms.
+///
+/// Clients open their end before they ask, but in a thread that may come late. A process that
+/// has written and ended by then would have written for nobody, and the reader would wait for a
+/// writer for ever. runc's shim waits without a limit; who never reads costs us this once.
+const READER_LIMIT: Duration = Duration::from_millis(500);
 
 /// What a process without a terminal is given, and what the shim keeps.
 #[derive(Debug, Default)]
@@ -88,7 +97,7 @@ pub(crate) enum Writes {
 // === impl Pipes ===
 
 impl Pipes {
-    /// Opens what `stdio` names. Never waits for the other side.
+    /// Opens what `stdio` names. Waits for a reader of the outputs, within [`READER_LIMIT`].
     ///
     /// `user` is who must be able to reopen them (`/dev/stdout`); `owner` overrides it.
     pub(crate) fn open(stdio: &Stdio, user: u32, owner: Option<IoOwner>) -> Result<Self, Error> {
@@ -206,6 +215,8 @@ impl Sink {
         let write = OFlags::WRONLY | OFlags::CLOEXEC | wait;
         match target {
             Target::Path(path) if is_fifo(path).map_err(failed("open"))? => {
+                // Kept until the hold is there: the reader must not see an end between the two.
+                let _writer = await_reader(path);
                 // Both ways: Linux opens such a FIFO at once, whoever is on the other side.
                 let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC;
                 let hold =
@@ -311,6 +322,23 @@ fn local<'a>(field: &'static str, value: &'a str) -> Result<Option<Target<'a>>, 
             value: value.to_owned(),
             why,
         }),
+    }
+}
+
+/// Opens a FIFO for writing as soon as somebody reads it, or not at all: who comes later is
+/// served by the hold, while it lasts.
+fn await_reader(path: &str) -> Option<OwnedFd> {
+    let deadline = Instant::now() + READER_LIMIT;
+    let flags = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    loop {
+        match open(path, flags, Mode::empty()) {
+            Ok(writer) => return Some(writer),
+            Err(rustix::io::Errno::NXIO) if Instant::now() < deadline => {
+                thread::sleep(Duration::from_millis(1));
+            }
+            // What is wrong with it, the hold will say.
+            Err(_) => return None,
+        }
     }
 }
 

@@ -50,7 +50,7 @@ pub(crate) struct Connected {
 // === impl Ends ===
 
 impl Ends {
-    /// Opens what `stdio` names. Never waits for the other side.
+    /// Opens what `stdio` names. Waits for a reader of the output, but not for long.
     pub(crate) fn open(stdio: &Stdio) -> Result<Self, Error> {
         Ok(Ends {
             output: Sink::open("stdout", &stdio.stdout, Writes::Poll)?,

@@ -32,7 +32,7 @@ fn with(stdin: &str, stdout: &str, stderr: &str) -> Stdio {
 }
 
 #[test]
-fn opening_waits_for_nobody() {
+fn opening_does_not_depend_on_the_other_side() {
     let dir = tempfile::tempdir().unwrap();
     let stdio = with(&fifo(&dir, "in"), &fifo(&dir, "out"), &fifo(&dir, "err"));
     let pipes = Pipes::open(&stdio, 0, None).unwrap();
@@ -40,6 +40,25 @@ fn opening_waits_for_nobody() {
     assert!(pipes.ends.stdout.is_some());
     assert!(pipes.ends.stderr.is_some());
     assert_eq!(pipes.holds.len(), 2);
+}
+
+#[test]
+fn a_reader_that_comes_late_misses_nothing_of_a_process_that_ends_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = fifo(&dir, "out");
+    let (told, heard) = std::sync::mpsc::channel();
+    let late = path.clone();
+    thread::spawn(move || {
+        thread::sleep(Duration::from_millis(30));
+        told.send(std::fs::read_to_string(late).unwrap())
+            .unwrap_or(());
+    });
+    let pipes = Pipes::open(&with("", &path, ""), 0, None).unwrap();
+    rustix::io::write(pipes.ends.stdout.as_ref().unwrap(), b"all of it").unwrap();
+    drop(pipes);
+    // A reader that missed its writer waits for ever, so the test does not.
+    let text = heard.recv_timeout(Duration::from_secs(10)).unwrap();
+    assert_eq!(text, "all of it");
 }
 
 #[test]
