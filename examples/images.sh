@@ -27,13 +27,14 @@ nginx=$(command -v nginx || echo /usr/sbin/nginx)
     --dir /tmp:1777 --dir /var/log/nginx --dir /var/lib/nginx \
     --entrypoint /usr/sbin/nginx
 
-# busybox: one static program under the names that the examples use.
+# busybox: one program under all its names. Debian's static one needs no libraries.
 busybox=$(command -v busybox || echo /bin/busybox)
 set -- --file "$busybox:/bin/busybox:755"
 for applet in $("$busybox" --list); do
     [ "$applet" = busybox ] || set -- "$@" --link "/bin/$applet=busybox"
 done
 "$duet" image build --output "$out/busybox.tar" --name localhost/duet-busybox:1 "$@" \
+    --with-libraries \
     --dir /tmp:1777 --env PATH=/bin --entrypoint /bin/sh
 
 # The wasm programs: one file each, and nothing else.
