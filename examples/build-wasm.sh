@@ -22,7 +22,11 @@ say() { printf '%s\n' "build-wasm: $*"; }
 need_c() {
     [ -e /usr/lib/wasm32-wasi/crt1.o ] || [ -e /usr/lib/wasm32-wasi/crt1-command.o ] && return
     say 'installing clang, lld and wasi-libc'
-    apt-get install -y --no-install-recommends clang lld wasi-libc libclang-rt-14-dev-wasm32
+    sudo=
+    [ "$(id -u)" = 0 ] || sudo=sudo
+    $sudo apt-get -qq update
+    $sudo apt-get -qq install -y --no-install-recommends \
+        clang lld wasi-libc libclang-rt-14-dev-wasm32 >/dev/null
 }
 
 # Unpacks Debian 13's Rust into $root.
@@ -30,9 +34,16 @@ need_rust() {
     [ -x "$tools/rustc" ] && return
     say "unpacking Debian 13's Rust into $root"
     mkdir -p "$tools/lists/partial" "$tools/cache/archives/partial" "$tools/sources" "$tools/debs" "$root"
-    # This machine's first Debian source, with the other release's name.
-    awk 'BEGIN { RS = "" } /Suites: bookworm/ { print; exit }' /etc/apt/sources.list.d/debian.sources |
+    # This machine's first Debian source, with the other release's name; written in either of apt's ways.
+    awk 'BEGIN { RS = "" } /Suites: bookworm/ { print; exit }' /etc/apt/sources.list.d/*.sources 2>/dev/null |
         sed 's/^Suites: .*/Suites: trixie/' > "$tools/sources/trixie.sources"
+    sed -n '/^deb .* bookworm /{ s/ bookworm / trixie /; p; q; }' /etc/apt/sources.list 2>/dev/null \
+        > "$tools/sources/trixie.list" || true
+    find "$tools/sources" -type f -empty -delete
+    if [ -z "$(ls "$tools/sources")" ]; then
+        say 'found no Debian 12 source below /etc/apt' >&2
+        exit 1
+    fi
     cat > "$tools/apt.conf" <<-END
 	Dir::State::lists "$tools/lists";
 	Dir::Cache "$tools/cache";
