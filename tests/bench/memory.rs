@@ -1,4 +1,4 @@
-//! What an idle wasm container adds to its pod's memory.
+//! What an idle wasm container adds to its pod's memory: of each kind, and with a large module.
 
 use std::fmt;
 use std::fs;
@@ -7,34 +7,50 @@ use duet_tests::{Node, machine};
 use serde_json::{Value, json};
 
 use crate::Stage;
-use crate::specs::Specs;
+use crate::specs::{Idle, Specs};
 
 /// How many containers share the pod.
 const CONTAINERS: u32 = 25;
 
-/// What they cost together, in KiB of proportional set size.
+/// What containers of each kind cost.
 pub(crate) struct Memory {
+    kinds: Vec<(Idle, Cost)>,
+}
+
+/// Proportional set sizes in KiB.
+struct Cost {
+    /// Of all containers of a pod together.
     containers: u64,
+    /// Of the shim before the first of them.
     shim_alone: u64,
+    /// Of the shim with all of them.
     shim: u64,
 }
 
-/// Starts the containers in one pod, and looks when all of them are idle.
+/// Starts the containers of each kind in a pod of their own, and looks when all of them are idle.
 pub(crate) fn idle_wasm(node: &Node) -> Memory {
-    let stage = Stage::new(node, "memory", &machine::binary("containerd-shim-duet-v1"));
+    let kinds = Idle::ALL.map(|kind| (kind, idle(node, kind)));
+    Memory {
+        kinds: kinds.into(),
+    }
+}
+
+fn idle(node: &Node, kind: Idle) -> Cost {
+    let name = format!("memory-{kind:?}").to_lowercase();
+    let stage = Stage::new(node, &name, &machine::binary("containerd-shim-duet-v1"));
     // One life first: what the shim keeps for good is not the containers' cost.
     let _time = stage.life(Specs::wasm);
-    let shim_pid = stage.shim.pid("memory").expect("Connect");
+    let shim_pid = stage.shim.pid(&name).expect("Connect");
     let shim_alone = pss(shim_pid);
     let mut pids = Vec::new();
     let mut bundles = Vec::new();
-    for _ in 0..CONTAINERS {
-        let (id, bundle) = stage.bundle(Specs::idle_wasm);
+    for number in 0..CONTAINERS {
+        let (id, bundle) = stage.bundle(|specs, id| specs.idle_wasm(id, kind, number));
         pids.push(stage.shim.create(&id, &bundle.dir).expect("Create"));
         stage.shim.begin(&id).expect("Start");
         bundles.push((id, bundle));
     }
-    // A guest that has reached its wait sleeps in poll.
+    // A guest that has reached its wait sleeps in poll, a server in accept.
     duet_tests::wait::until("the guests to be idle", || {
         pids.iter().all(|pid| is_asleep(*pid)).then_some(())
     });
@@ -42,42 +58,52 @@ pub(crate) fn idle_wasm(node: &Node) -> Memory {
     let shim = pss(shim_pid);
     for (id, _) in &bundles {
         stage.shim.kill(id).expect("Kill");
-        assert_eq!(stage.shim.wait(id).expect("Wait"), 137);
+        assert_eq!(stage.shim.wait(id).expect("Wait"), 137, "{kind}");
         stage.shim.delete(id).expect("Delete");
     }
     stage.close();
-    Memory {
+    Cost {
         containers,
         shim_alone,
         shim,
     }
 }
 
+// === impl Memory ===
+
 impl Memory {
     /// The numbers as JSON.
     pub(crate) fn json(&self) -> Value {
-        json!({
-            "containers": CONTAINERS,
-            "containers_pss_kib": self.containers,
-            "shim_alone_pss_kib": self.shim_alone,
-            "shim_pss_kib": self.shim,
-        })
+        let row = |(kind, cost): &(Idle, Cost)| {
+            json!({
+                "kind": kind.to_string(),
+                "containers": CONTAINERS,
+                "containers_pss_kib": cost.containers,
+                "shim_alone_pss_kib": cost.shim_alone,
+                "shim_pss_kib": cost.shim,
+            })
+        };
+        self.kinds.iter().map(row).collect()
     }
 }
 
 impl fmt::Display for Memory {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let each = self.containers / u64::from(CONTAINERS);
         writeln!(
             f,
-            "Idle wasm containers in one pod ({CONTAINERS} of them), PSS"
+            "Idle wasm containers, {CONTAINERS} of a kind in one pod, PSS in KiB"
         )?;
-        writeln!(f, "  {:<28}{each:>9} KiB each beyond the shim", "container")?;
         writeln!(
             f,
-            "  {:<28}{:>9} KiB, {} KiB without them",
-            "shim", self.shim, self.shim_alone
-        )
+            "  {:<28}{:>12}{:>22}",
+            "", "container", "shim (without them)"
+        )?;
+        for (kind, cost) in &self.kinds {
+            let each = cost.containers / u64::from(CONTAINERS);
+            let shim = format!("{} ({})", cost.shim, cost.shim_alone);
+            writeln!(f, "  {:<28}{each:>12}{shim:>22}", kind.to_string())?;
+        }
+        Ok(())
     }
 }
 

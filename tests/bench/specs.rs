@@ -1,12 +1,26 @@
 //! The `config.json` files of the measurements: what containerd writes, seccomp included,
 //! with a pod's namespaces by path as its CRI plugin has them.
 
+use std::fmt::{self, Write as _};
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use duet_tests::machine::Runtime;
 use duet_tests::{Node, image};
 use serde_json::{Value, json};
+
+/// A wasm container that waits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Idle {
+    /// A WASI preview 1 module.
+    Preview1,
+    /// A WASI preview 2 command.
+    Preview2,
+    /// A `wasi:http` server.
+    Server,
+    /// A preview 1 module of several megabytes.
+    Large,
+}
 
 /// A template and what varies.
 pub(crate) struct Specs {
@@ -70,18 +84,96 @@ impl Specs {
         self.with(id, &self.wasm_root, &["/probe.wasm"])
     }
 
-    /// A wasm container that waits.
-    pub(crate) fn idle_wasm(&self, id: &str) -> String {
-        self.with(id, &self.wasm_root, &["/probe.wasm", "idle"])
+    /// A wasm container that waits, as number `number` of its pod.
+    pub(crate) fn idle_wasm(&self, id: &str, kind: Idle, number: u32) -> String {
+        let address = format!("DUET_HTTP_ADDR=127.0.0.1:{}", 20_000 + number);
+        let (args, env): (&[&str], &[&str]) = match kind {
+            Idle::Preview1 => (&["/probe.wasm", "idle"], &[]),
+            Idle::Preview2 => (&["/probe-p2.wasm", "sleep", "100000000"], &[]),
+            Idle::Server => (&["/ambassador.wasm"], &["TOKEN=t", &address]),
+            Idle::Large => {
+                let path = self.wasm_root.join("large.wasm");
+                if !path.exists() {
+                    fs::write(&path, large()).expect("our own folder");
+                }
+                (&["/large.wasm"], &[])
+            }
+        };
+        self.with_env(id, &self.wasm_root, args, env)
     }
 
     fn with(&self, id: &str, root: &Path, args: &[&str]) -> String {
+        self.with_env(id, root, args, &[])
+    }
+
+    fn with_env(&self, id: &str, root: &Path, args: &[&str], env: &[&str]) -> String {
         let mut spec = self.template.clone();
+        for variable in env {
+            spec["process"]["env"]
+                .as_array_mut()
+                .expect("containerd writes an environment")
+                .push(json!(variable));
+        }
         spec["root"] = json!({ "path": root, "readonly": true });
         spec["process"]["args"] = json!(args);
         spec["linux"]["cgroupsPath"] = json!(format!("{}/{id}", self.cgroup));
         spec.to_string()
     }
+}
+
+// === impl Idle ===
+
+impl Idle {
+    /// Every kind.
+    pub(crate) const ALL: [Self; 4] = [Self::Preview1, Self::Preview2, Self::Server, Self::Large];
+}
+
+impl fmt::Display for Idle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Preview1 => "preview 1",
+            Self::Preview2 => "preview 2 command",
+            Self::Server => "wasi:http server",
+            Self::Large => "preview 1, 8 MiB of module",
+        })
+    }
+}
+
+/// A module that waits: 4 MiB of data, and as much code in 8 000 functions, 1 000 of them in a table.
+///
+/// Its bytes are shared by all who run it; what wasmtime keeps for each function (24 bytes) is not.
+fn large() -> Vec<u8> {
+    let mut text = String::from(
+        r#"(module
+  (import "wasi_snapshot_preview1" "poll_oneoff" (func $poll (param i32 i32 i32 i32) (result i32)))
+  (memory (export "memory") 80)
+  (func (export "_start")
+    ;; One subscription, all zero: the real-time clock, but for how long: for years.
+    (i64.store (i32.const 24) (i64.const 0x0fff_ffff_ffff_ffff))
+    (drop (call $poll (i32.const 0) (i32.const 64) (i32.const 1) (i32.const 128))))
+  (table 1000 funcref)
+"#,
+    );
+    for number in 0..8_000_u32 {
+        let _infallible = write!(
+            text,
+            "  (func $f{number} (param i32) (result i32) (local.get 0)"
+        );
+        for step in 0..88_u32 {
+            let constant = number.wrapping_mul(40_503).wrapping_add(step * 9_973) | 1 << 20;
+            let operation = ["add", "xor", "mul"][step as usize % 3];
+            let _infallible = write!(text, "(i32.{operation} (i32.const {constant}))");
+        }
+        text.push_str(")\n");
+    }
+    text.push_str("  (elem (i32.const 0)");
+    for number in 0..1_000 {
+        let _infallible = write!(text, " $f{number}");
+    }
+    text.push_str(")\n  (data (i32.const 65536) \"");
+    text.extend((0..4 << 20).map(|place: u32| char::from(b'a' + (place % 23) as u8)));
+    text.push_str("\"))");
+    wat::parse_str(&text).expect("it is a module")
 }
 
 /// The `config.json` of a container with the default seccomp profile.
