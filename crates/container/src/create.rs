@@ -90,6 +90,7 @@ impl Prepared {
     pub fn read(request: Create) -> Result<Self, Error> {
         let spec = Spec::load(&request.bundle)?;
         check_terminal(&request.stdio, &spec.process)?;
+        tell_unknown(&request.id, &spec.process);
         let cgroup = match &spec.cgroups_path {
             Some(CgroupsPath::Cgroupfs(path)) => path.clone(),
             // As runc does.
@@ -394,6 +395,7 @@ impl Body for Linux {
     }
 
     fn bear(&self, process: &Process, stdio: &Stdio) -> Result<Born, Error> {
+        tell_unknown(&self.id, process);
         if let Some(guest) = kind::guest(&self.spec, process) {
             let field = "exec of a wasm program:";
             return Err(Error::Unsupported {
@@ -551,5 +553,13 @@ impl Drop for Confined {
         if let Err(error) = self.remove() {
             tracing::warn!(cgroup = %self.cgroup.path().display(), %error, "cgroup left behind");
         }
+    }
+}
+
+/// A capability that no kernel has is not an error, as with runc; whoever asked for it may
+/// wonder where it is.
+fn tell_unknown(id: &str, process: &Process) {
+    for name in &process.unknown_capabilities {
+        tracing::warn!(container = %id, capability = %name, "unknown capability left out");
     }
 }
