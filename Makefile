@@ -4,6 +4,8 @@
 
 PREFIX ?= /usr/local
 CARGO ?= cargo
+# A user's PATH on Debian lacks iptables, runc and ip; `su` and `sudo -E` hand it on.
+export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo -E env "PATH=$$PATH")
 
 target := $(or $(CARGO_TARGET_DIR),target)
@@ -12,7 +14,9 @@ bin := $(abspath $(target)/$(host)/release)
 programs := containerd-shim-duet-v1 duet duet-runner duet-compiler
 
 # What building, running and testing need from Debian: package=file that it brings.
-build-needs := gcc=/usr/bin/gcc protobuf-compiler=/usr/bin/protoc
+# gcc only recommends the C library that it links with; crates come over TLS.
+build-needs := gcc=/usr/bin/gcc libc6-dev=/usr/include/stdio.h protobuf-compiler=/usr/bin/protoc \
+    ca-certificates=/etc/ssl/certs/ca-certificates.crt
 run-needs := containerd=/usr/bin/containerd containernetworking-plugins=/usr/lib/cni/bridge \
     iproute2=/usr/sbin/ip iptables=/usr/sbin/iptables
 demo-needs := nginx-light=/usr/sbin/nginx busybox-static=/usr/share/doc/busybox-static curl=/usr/bin/curl \
@@ -81,8 +85,8 @@ scenarios: build test-needs ## whole containers: Debian's containerd, sid's, and
 	$(call run-tests,scenarios,DUET_TEST_RUNTIME=runc)
 
 .PHONY: examples
-examples: build test-needs ## every pod of examples/
-	$(call run-tests,examples,)
+examples: build test-needs ## every pod of examples/, and duet run by itself
+	$(call run-tests,examples run,)
 
 .PHONY: vm
 vm: build test-needs vm-needs ## the same births on cgroup v2, in an emulated machine
@@ -111,6 +115,10 @@ uninstall: ## remove them again
 
 .PHONY: build-needs demo-needs test-needs vm-needs
 build-needs:
+	@command -v $(CARGO) >/dev/null || { \
+	    echo 'cargo is not in PATH; Duet is built with Rust 1.95 or later, see https://rustup.rs' >&2; \
+	    exit 1; \
+	}
 	$(call install-missing,$(build-needs))
 demo-needs:
 	$(call install-missing,$(run-needs) $(demo-needs))
