@@ -52,6 +52,10 @@ fn a_process_that_moved_below_is_followed() {
     let own = own!("beside2");
     let child = own.spawn("exec sleep 1000");
     let pid = i32::try_from(child.id()).unwrap();
+    // The shell moves itself into the cgroup: not before that is it moved on.
+    Own::until("it is inside", || {
+        own.cgroup.pids().unwrap() == [child.id()]
+    });
     let inner = own.dir("").join("inner");
     std::fs::create_dir(&inner).unwrap();
     std::fs::write(inner.join("cgroup.procs"), pid.to_string()).unwrap();
