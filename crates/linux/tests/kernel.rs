@@ -5,7 +5,7 @@ use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::AsRawFd;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use duet_linux::channel::{self, Heard};
@@ -66,15 +66,29 @@ fn a_guarded_program_keeps_its_name_and_cannot_be_written_to() {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("sleeper");
-    fs::copy("/bin/sleep", &path).unwrap();
+    let path = dir.path().join("echoer");
+    fs::copy("/bin/cat", &path).unwrap();
     let guarded = Guarded::of(path.clone()).unwrap();
-    let mut child = guarded.command().arg("100").spawn().unwrap();
+    let mut command = guarded.command();
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
     drop(guarded);
+    // `spawn` returns before the kernel has laid out the arguments; an echo comes after that.
+    let mut echo = [0];
+    child.stdin.as_mut().unwrap().write_all(b"!").unwrap();
+    child
+        .stdout
+        .as_mut()
+        .unwrap()
+        .read_exact(&mut echo)
+        .unwrap();
     let proc = |name: &str| format!("/proc/{}/{name}", child.id());
     let cmdline = fs::read(proc("cmdline")).unwrap();
     assert!(cmdline.starts_with(path.as_os_str().as_encoded_bytes()));
-    assert_eq!(fs::read_to_string(proc("comm")).unwrap(), "sleeper\n");
+    assert_eq!(fs::read_to_string(proc("comm")).unwrap(), "echoer\n");
     let exe = fs::read_link(proc("exe")).unwrap();
     assert_eq!(exe.file_name(), path.file_name());
     assert!(fs::read_dir(proc("fd")).unwrap().all(|entry| {
