@@ -184,7 +184,7 @@ fn captured(node: &Node) -> Value {
         .with(&["--seccomp"]);
     let mut task = container.script("echo ready; exec sleep 1000").start();
     task.says("ready");
-    let [state, _] = node.daemon().task_dirs(node.namespace());
+    let [state, ..] = node.daemon().task_dirs(node.namespace());
     let config = fs::read(state.join("template/config.json")).expect("a task has a bundle");
     task.end();
     serde_json::from_slice(&config).expect("containerd writes JSON")

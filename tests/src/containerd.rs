@@ -8,7 +8,7 @@ use std::sync::mpsc;
 use std::{env, process, thread};
 
 use crate::cni::Network;
-use crate::machine::{self, Runtime};
+use crate::machine::{self, Runtime, Sandboxer};
 use crate::{command, wait};
 
 /// Runs containerd, and takes away what it leaves when this program has ended.
@@ -151,15 +151,18 @@ impl Containerd {
         command
     }
 
-    /// The folders in which a task of `namespace` has its bundle and its work files.
+    /// The folders in which a task or a sandbox of `namespace` has its bundle and its work files.
     #[must_use]
-    pub fn task_dirs(&self, namespace: &str) -> [PathBuf; 2] {
-        ["state", "root"].map(|dir| {
-            self.dir
-                .join(dir)
-                .join("io.containerd.runtime.v2.task")
-                .join(namespace)
-        })
+    pub fn task_dirs(&self, namespace: &str) -> [PathBuf; 4] {
+        const TASKS: &str = "io.containerd.runtime.v2.task";
+        const SANDBOXES: &str = "io.containerd.sandbox.controller.v1.shim";
+        let places = [
+            ("state", TASKS),
+            ("root", TASKS),
+            ("state", SANDBOXES),
+            ("root", SANDBOXES),
+        ];
+        places.map(|(dir, plugin)| self.dir.join(dir).join(plugin).join(namespace))
     }
 
     fn wait_until_ready(&self) {
@@ -229,22 +232,33 @@ fn version_of(daemon: &Path) -> String {
     version.trim_start_matches('v').to_owned()
 }
 
+/// The tables of CRI's runtime handlers.
+fn handlers(version: &str) -> String {
+    let is_1 = version.starts_with("1.");
+    let table = if is_1 {
+        "'io.containerd.grpc.v1.cri'"
+    } else {
+        "'io.containerd.cri.v1.runtime'"
+    };
+    let handler = |runtime: Runtime, sandboxer| {
+        let (handler, name) = (runtime.handler(sandboxer), runtime.name());
+        format!("[plugins.{table}.containerd.runtimes.{handler}]\n  runtime_type = '{name}'\n")
+    };
+    let usual = [Runtime::Duet, Runtime::Runc].map(|it| handler(it, Sandboxer::Podsandbox));
+    let mut handlers = usual.concat();
+    if !is_1 {
+        handlers += &handler(Runtime::Duet, Sandboxer::Shim);
+        handlers += "  sandboxer = 'shim'\n";
+    }
+    handlers
+}
+
 /// The configuration: version 2 of it for containerd 1, version 3 for containerd 2.
 fn config(dir: &Path, network: &Network, version: &str) -> String {
     let (root, state) = (dir.join("root"), dir.join("state"));
     let socket = dir.join("containerd.sock");
     let (conf, plugins) = (&network.conf_dir, Network::plugin_dir());
-    let runtimes: String = [Runtime::Duet, Runtime::Runc]
-        .map(|runtime| {
-            let table = if version.starts_with("1.") {
-                "'io.containerd.grpc.v1.cri'"
-            } else {
-                "'io.containerd.cri.v1.runtime'"
-            };
-            let (short, name) = (runtime.short(), runtime.name());
-            format!("[plugins.{table}.containerd.runtimes.{short}]\n  runtime_type = '{name}'\n")
-        })
-        .concat();
+    let runtimes = handlers(version);
     let head = format!(
         "root = {root:?}\nstate = {state:?}\n[grpc]\n  address = {socket:?}\n[debug]\n  level = 'debug'\n"
     );

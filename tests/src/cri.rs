@@ -8,6 +8,7 @@ use k8s_cri::v1 as api;
 use k8s_cri::v1::runtime_service_client::RuntimeServiceClient;
 use tonic::transport::{Channel, Endpoint};
 
+use crate::machine::Sandboxer;
 use crate::node::Node;
 use crate::wait::{self, PATIENCE};
 use crate::{image, stream};
@@ -127,7 +128,7 @@ impl<'n> Cri<'n> {
         change(&mut config);
         let request = api::RunPodSandboxRequest {
             config: Some(config.clone()),
-            runtime_handler: self.node.runtime().short().to_owned(),
+            runtime_handler: self.node.handler().to_owned(),
         };
         let answer = call!(self, run_pod_sandbox, request);
         let id = answer
@@ -169,10 +170,16 @@ impl<'n> Cri<'n> {
             .flat_map(|image| image.repo_tags)
             .collect();
         let known = |name: &&str| tags.iter().any(|tag| tag == *name);
-        network
-            && [image::BUSYBOX, image::GUESTS, image::PAUSE]
-                .iter()
-                .all(known)
+        // Nobody ever pulls it: a pod of the shim's own needs none.
+        let pause = known(&image::PAUSE);
+        let as_expected = match self.node.sandboxer() {
+            Sandboxer::Podsandbox => pause,
+            Sandboxer::Shim => {
+                assert!(!pause, "there is a pause image on the node");
+                true
+            }
+        };
+        network && as_expected && [image::BUSYBOX, image::GUESTS].iter().all(known)
     }
 }
 

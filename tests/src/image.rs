@@ -63,7 +63,7 @@ pub fn all() -> Vec<Image> {
         .file("/bin/sleep", busybox(), 0o755)
         .entrypoint(&["/bin/sleep", "2147483647"]);
     let user = native(BUSYBOX_AS_USER, busybox()).user("1000:1000");
-    // The pause image is the last: who finds it finds them all.
+    // In the order in which they are imported: the pause image is the last.
     vec![native(BUSYBOX, busybox()), user, wasm, pause]
 }
 

@@ -13,6 +13,15 @@ pub enum Runtime {
     Runc,
 }
 
+/// Who makes CRI's pods: containerd itself around a pause container, or the shim.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sandboxer {
+    /// `sandboxer = "podsandbox"`, the default of every containerd.
+    Podsandbox,
+    /// `sandboxer = "shim"`: the Sandbox service, and no pause image.
+    Shim,
+}
+
 /// Why a test cannot run here.
 #[derive(Debug)]
 pub struct Skip {
@@ -99,6 +108,24 @@ fn host_tuple() -> &'static str {
     env!("DUET_HOST_TUPLE")
 }
 
+// === impl Sandboxer ===
+
+impl Sandboxer {
+    /// The sandboxer that `DUET_TEST_SANDBOXER` chooses.
+    ///
+    /// # Panics
+    ///
+    /// When it is neither `podsandbox` nor `shim`.
+    #[must_use]
+    pub fn chosen() -> Self {
+        match env::var("DUET_TEST_SANDBOXER").as_deref() {
+            Err(_) | Ok("podsandbox") => Self::Podsandbox,
+            Ok("shim") => Self::Shim,
+            Ok(other) => panic!("DUET_TEST_SANDBOXER: {other:?} is neither podsandbox nor shim"),
+        }
+    }
+}
+
 // === impl Runtime ===
 
 impl Runtime {
@@ -116,12 +143,27 @@ impl Runtime {
         }
     }
 
-    /// The name of its handler in CRI.
+    /// A word for it: `duet` or `runc`.
     #[must_use]
     pub fn short(self) -> &'static str {
         match self {
             Self::Duet => "duet",
             Self::Runc => "runc",
+        }
+    }
+
+    /// The name of its handler in CRI.
+    ///
+    /// # Panics
+    ///
+    /// When runc is to make pods itself, which it cannot.
+    #[must_use]
+    pub fn handler(self, sandboxer: Sandboxer) -> &'static str {
+        match (self, sandboxer) {
+            (Self::Duet, Sandboxer::Podsandbox) => "duet",
+            (Self::Duet, Sandboxer::Shim) => "duet-shim",
+            (Self::Runc, Sandboxer::Podsandbox) => "runc",
+            (Self::Runc, Sandboxer::Shim) => panic!("runc's shim does not make pods"),
         }
     }
 

@@ -13,7 +13,7 @@ use crate::containerd::Containerd;
 use crate::cri::Cri;
 use crate::ctr::Container;
 use crate::leaks::{self, Scope, Snapshot};
-use crate::machine::{self, Runtime, Skip};
+use crate::machine::{self, Runtime, Sandboxer, Skip};
 use crate::{image, wait};
 
 /// How long containerd may take to clean up after the test's last request.
@@ -29,6 +29,7 @@ static COUNT: AtomicU32 = AtomicU32::new(0);
 pub struct Node {
     daemon: &'static Containerd,
     runtime: Runtime,
+    sandboxer: Sandboxer,
     namespace: String,
     netns: RefCell<Vec<PathBuf>>,
     scratch: tempfile::TempDir,
@@ -68,6 +69,7 @@ impl Node {
         let mut this = Self {
             daemon,
             runtime,
+            sandboxer: Sandboxer::chosen(),
             namespace,
             netns: RefCell::default(),
             scratch,
@@ -101,6 +103,18 @@ impl Node {
     #[must_use]
     pub fn runtime(&self) -> Runtime {
         self.runtime
+    }
+
+    /// Who makes its CRI pods.
+    #[must_use]
+    pub fn sandboxer(&self) -> Sandboxer {
+        self.sandboxer
+    }
+
+    /// The name of the CRI handler that pods are asked of.
+    #[must_use]
+    pub fn handler(&self) -> &'static str {
+        self.runtime.handler(self.sandboxer)
     }
 
     /// The containerd namespace of this test; also its cgroup, and the cgroup parent of
@@ -149,10 +163,19 @@ impl Node {
                 image.write(&file).expect("our own folder");
                 file
             };
-            image::all().into_iter().enumerate().map(write).collect()
+            let wanted = |image: &image::Image| {
+                self.sandboxer == Sandboxer::Podsandbox || image.name() != image::PAUSE
+            };
+            let images = image::all().into_iter().filter(wanted);
+            images.enumerate().map(write).collect()
         });
         let there = command::run(self.daemon.ctr(namespace).args(["images", "ls", "-q"])).ok();
-        if there.stdout.contains(image::PAUSE) {
+        // They are imported in order: who finds the last finds them all.
+        let last = match self.sandboxer {
+            Sandboxer::Podsandbox => image::PAUSE,
+            Sandboxer::Shim => image::GUESTS,
+        };
+        if there.stdout.contains(last) {
             return;
         }
         for archive in archives {
