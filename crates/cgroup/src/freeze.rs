@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use cgroups_rs::FreezerState;
 use cgroups_rs::fs::freezer::FreezerController;
+use nix::errno::Errno;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::control;
@@ -49,15 +50,14 @@ impl Cgroup {
     pub fn thaw(&self) -> Result<(), Error> {
         let dir = self.freezer_dir()?;
         let freezer = self.freezer(dir);
-        match self.mode() {
+        let result = match self.mode() {
             Mode::V1 | Mode::Hybrid => {
                 control::set(dir, "freezer.state", "THAWED", || freezer.thaw())
             }
-            Mode::V2 => {
-                control::set(dir, "cgroup.freeze", "0", || freezer.thaw())?;
-                await_event(dir, "frozen 0", "thawed", FREEZE_LIMIT)
-            }
-        }
+            Mode::V2 => control::set(dir, "cgroup.freeze", "0", || freezer.thaw())
+                .and_then(|()| await_event(dir, "frozen 0", "thawed", FREEZE_LIMIT)),
+        };
+        unless_gone(result, dir)
     }
 
     pub(crate) fn freeze_within(&self, limit: Duration) -> Result<(), Error> {
@@ -71,7 +71,7 @@ impl Cgroup {
         if matches!(result, Err(Error::Timeout { .. })) {
             self.thaw()?;
         }
-        result
+        unless_gone(result, dir)
     }
 
     fn freezer_dir(&self) -> Result<&Path, Error> {
@@ -91,6 +91,20 @@ impl Cgroup {
 
     fn freezer(&self, dir: &Path) -> FreezerController {
         FreezerController::new(dir.to_owned(), dir.to_owned(), self.mode() == Mode::V2)
+    }
+}
+
+/// The result, but a refusal because the cgroup was removed meanwhile says just that: the container
+/// may be deleted while it is killed.
+fn unless_gone(result: Result<(), Error>, dir: &Path) -> Result<(), Error> {
+    match result {
+        Err(Error::Refused {
+            source: Errno::ENOENT | Errno::ENODEV,
+            ..
+        }) if !dir.is_dir() => Err(Error::Gone {
+            path: dir.to_owned(),
+        }),
+        other => other,
     }
 }
 
@@ -156,5 +170,44 @@ pub(crate) fn await_event(
         let mut fds = [PollFd::from_borrowed_fd(events.as_fd(), PollFlags::PRI)];
         // An interrupted wait is looked at like a wake-up; anything else shows in the next read.
         poll(&mut fds, timeout.as_ref()).ok();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_by_what_was_removed_meanwhile_is_no_refusal() {
+        let dir = tempfile::tempdir().unwrap();
+        let refused = |source| {
+            Err(Error::Refused {
+                file: "freezer.state".to_owned(),
+                value: "FROZEN".to_owned(),
+                source,
+            })
+        };
+        let gone = dir.path().join("gone");
+        assert!(
+            unless_gone(refused(Errno::ENOENT), &gone)
+                .unwrap_err()
+                .is_gone()
+        );
+        assert!(
+            unless_gone(refused(Errno::ENODEV), &gone)
+                .unwrap_err()
+                .is_gone()
+        );
+        // A file that this kernel does not have.
+        assert!(
+            !unless_gone(refused(Errno::ENOENT), dir.path())
+                .unwrap_err()
+                .is_gone()
+        );
+        assert!(
+            !unless_gone(refused(Errno::EINVAL), &gone)
+                .unwrap_err()
+                .is_gone()
+        );
     }
 }
