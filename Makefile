@@ -22,7 +22,7 @@ run-needs := containerd=/usr/bin/containerd containernetworking-plugins=/usr/lib
 demo-needs := nginx-light=/usr/sbin/nginx busybox-static=/usr/share/doc/busybox-static curl=/usr/bin/curl \
     procps=/usr/bin/pgrep
 test-needs := runc=/usr/sbin/runc strace=/usr/bin/strace bsdutils=/usr/bin/script \
-    util-linux=/usr/bin/setpriv git=/usr/bin/git \
+    util-linux=/usr/bin/unshare git=/usr/bin/git \
     libseccomp-dev=/usr/share/doc/libseccomp-dev
 vm-needs := qemu-system-x86=/usr/bin/qemu-system-x86_64
 
@@ -75,27 +75,45 @@ unit: build test-needs ## every crate by itself, on the kernel where it is about
 	$(CARGO) test --release -p duet-runner
 	DUET_TEST_REQUIRE=all $(CARGO) test -p duet-tests --lib --test architecture
 
-# Tests are built by the caller and run by root, so that root leaves nothing in the target folder.
+# One column of the matrix: a containerd (Debian 12's, trixie's, sid's), or runc as the oracle.
+columns := 1.6 1.7 2.x runc
+
 .PHONY: scenarios
-scenarios: build test-needs ## whole containers: Debian's containerd, sid's, and runc as the oracle
+scenarios: build test-needs ## whole containers: Debian 12's containerd, trixie's, sid's, and runc as the oracle
+	@# All columns to their ends, as many at a time as there are cores; make names those that failed.
+	$(MAKE) --no-print-directory -k -j$(shell nproc) -Otarget $(addprefix scenarios-,$(columns))
+
+.PHONY: $(addprefix scenarios-,$(columns))
+scenarios-1.6: build test-needs tests-built
 	$(call run-tests,scenarios deploy,)
-	@# In two steps: a failed download must not end up as a run with the system's own.
-	containerd=$$(tests/containerd.sh sid) && \
-	$(call run-tests,scenarios deploy,DUET_TEST_CONTAINERD=$$containerd)
+scenarios-1.7: build test-needs tests-built $(target)/containerd/trixie/usr/bin/containerd
+	$(call run-tests,scenarios deploy,DUET_TEST_CONTAINERD=$(abspath $(target))/containerd/trixie/usr/bin)
+scenarios-2.x: build test-needs tests-built $(target)/containerd/sid/usr/bin/containerd
+	$(call run-tests,scenarios deploy,DUET_TEST_CONTAINERD=$(abspath $(target))/containerd/sid/usr/bin)
+scenarios-runc: build test-needs tests-built
 	$(call run-tests,scenarios,DUET_TEST_RUNTIME=runc)
 
+$(target)/containerd/%/usr/bin/containerd:
+	tests/containerd.sh $*
+
+# Tests are built by the caller and run by root, so that root leaves nothing in the target folder;
+# and they are built once, before the columns go side by side.
+.PHONY: tests-built
+tests-built: build-needs
+	@$(CARGO) test -q -p duet-tests --no-run
+
 .PHONY: examples
-examples: build test-needs ## every pod of examples/, and duet run by itself
+examples: build test-needs tests-built ## every pod of examples/, and duet run by itself
 	$(call run-tests,examples run,)
 
 .PHONY: vm
-vm: build test-needs vm-needs ## the same births on cgroup v2, in an emulated machine
+vm: build test-needs vm-needs tests-built ## the same births on cgroup v2, in an emulated machine
 	$(call run-tests,vm,)
 
 # Runs the test programs $(1) with the environment $(2).
 define run-tests
 $(SUDO) env DUET_TEST_REQUIRE=all DUET_BIN_DIR=$(bin) $(2) \
-    $(CARGO) test -p duet-tests $(addprefix --test ,$(1))
+    tests/private.sh $(CARGO) test -p duet-tests $(addprefix --test ,$(1))
 endef
 
 .PHONY: bench

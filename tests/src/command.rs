@@ -120,6 +120,15 @@ impl Running {
         text(&self.stderr)
     }
 
+    /// Whether it says anything on its standard output, or ends, within `limit`.
+    pub(crate) fn said_within(&self, limit: Duration) -> bool {
+        let silent = || {
+            let ended = self.readers.iter().all(thread::JoinHandle::is_finished);
+            (ended || !lock(&self.stdout).is_empty()).then_some(())
+        };
+        wait::within(limit, silent).is_some() && !lock(&self.stdout).is_empty()
+    }
+
     /// Waits until `needle` stands in its standard output.
     ///
     /// # Panics

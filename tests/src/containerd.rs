@@ -2,34 +2,37 @@
 
 use std::fs::{self, File};
 use std::io::Read as _;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::mpsc;
-use std::{env, process, thread};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::{env, process};
+
+use nix::sys::signal::Signal;
+use nix::unistd::Pid;
 
 use crate::cni::Network;
 use crate::machine::{self, Runtime, Sandboxer};
 use crate::{command, wait};
 
-/// Runs containerd, and takes away what it leaves when this program has ended.
+/// Takes away what containerd and a failed test leave, when this program has ended.
 ///
-/// `setpriv --pdeathsig` sends the TERM, so that the order to clean up cannot be
-/// forgotten, whatever ended the tests.
+/// It waits at a pipe whose other end only this program has, so that the order to clean up
+/// cannot be forgotten, whatever ended the tests.
 const KEEPER: &str = r#"
-"$1" --config "$2/config.toml" >"$2/log" 2>&1 &
-daemon=$!
-trap 'kill "$daemon"' TERM
-wait "$daemon"
-wait "$daemon" 2>/dev/null
+read -r _
+daemon=$(cat "$1/containerd.pid")
+kill "$daemon" 2>/dev/null && timeout 20 tail -s 0.1 --pid="$daemon" -f /dev/null
 # A test that failed may have left processes and mounts; the next run starts clean.
-for environ in $(grep -ls "DUET_TEST_RUN=$2" /proc/[0-9]*/environ); do
+for environ in $(grep -ls "DUET_TEST_RUN=$1" /proc/[0-9]*/environ); do
     pid=${environ#/proc/}; pid=${pid%/environ}
-    [ "$pid" = $$ ] || kill -9 "$pid" 2>/dev/null
+    kill -9 "$pid" 2>/dev/null
 done
-awk -v dir="$2/" 'index($5, dir) == 1 { print $5 }' /proc/self/mountinfo | sort -r |
+awk -v dir="$1/" 'index($5, dir) == 1 { print $5 }' /proc/self/mountinfo | sort -r |
     while read -r mount; do umount -l "$mount"; done
-ip link delete "$3"
-[ -n "$DUET_TEST_KEEP" ] || rm -rf "$2"
+ip link delete "$2"
+[ -n "$DUET_TEST_KEEP" ] || rm -rf "$1"
 "#;
 
 /// A running containerd.
@@ -39,58 +42,111 @@ pub struct Containerd {
     pub dir: PathBuf,
     /// The pods' network.
     pub network: Network,
+    daemon: Mutex<Daemon>,
+    /// Its standard input is what holds the keeper back.
+    _keeper: Child,
+}
+
+/// The process, which a test may end and start again.
+#[derive(Debug)]
+struct Daemon {
     /// The folder of the programs `containerd` and `ctr`; `None` means those in `PATH`.
     programs: Option<PathBuf>,
     /// "1.6.20" and the like.
     version: String,
-    keeper: Child,
+    process: Child,
 }
 
 impl Containerd {
-    /// Starts one and waits until it answers.
+    /// Starts the one that `DUET_TEST_CONTAINERD` chooses and waits until it answers.
     ///
     /// # Panics
     ///
     /// When it does not start; its log is printed.
     #[must_use]
     pub fn start() -> Self {
-        let programs = env::var_os("DUET_TEST_CONTAINERD").map(PathBuf::from);
-        let is_folder = programs
-            .as_ref()
-            .is_none_or(|dir| dir.is_absolute() && dir.is_dir());
-        assert!(
-            is_folder,
-            "DUET_TEST_CONTAINERD: {programs:?} is no absolute path of a folder"
-        );
-        let dir = env::temp_dir().join(format!("duet-tests-{}", process::id()));
+        Self::start_from(env::var_os("DUET_TEST_CONTAINERD").map(PathBuf::from))
+    }
+
+    /// Starts the one whose programs lie in `programs`, or in `PATH`.
+    ///
+    /// # Panics
+    ///
+    /// When it does not start; its log is printed.
+    #[must_use]
+    pub fn start_from(programs: Option<PathBuf>) -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let suffix = if number == 0 {
+            String::new()
+        } else {
+            format!("-{number}")
+        };
+        let dir = env::temp_dir().join(format!("duet-tests-{}{suffix}", process::id()));
         fs::create_dir_all(&dir).expect("the folder for temporary files is writable");
-        let network = Network::new(&dir);
-        let daemon = find("containerd", programs.as_deref());
-        let version = version_of(&daemon);
-        fs::write(dir.join("config.toml"), config(&dir, &network, &version))
-            .expect("our own folder");
-        let keeper = keep(&daemon, &dir, &network.bridge);
+        let network = Network::new(&dir, number);
+        let daemon = Daemon::start(programs, &dir, &network);
+        let keeper = keep(&dir, &network.bridge);
         let this = Self {
             dir,
             network,
-            programs,
-            version,
-            keeper,
+            daemon: Mutex::new(daemon),
+            _keeper: keeper,
         };
         this.wait_until_ready();
         this
     }
 
+    /// Ends the daemon by `signal` and waits until it is gone. What it has started goes on.
+    ///
+    /// # Panics
+    ///
+    /// When it does not end.
+    pub fn end(&self, signal: Signal) {
+        let mut daemon = self.daemon();
+        daemon.signal(signal);
+        let ended = wait::within(wait::PATIENCE, || daemon.has_ended().then_some(()));
+        assert!(ended.is_some(), "{signal} does not end containerd");
+    }
+
+    /// Starts the daemon again after [`Containerd::end`].
+    ///
+    /// # Panics
+    ///
+    /// When it does not start.
+    pub fn start_again(&self) {
+        let programs = self.daemon().programs.clone();
+        self.start_again_from(programs);
+    }
+
+    /// Starts another release of the daemon over the same folders.
+    ///
+    /// # Panics
+    ///
+    /// When it does not start.
+    pub fn start_again_from(&self, programs: Option<PathBuf>) {
+        *self.daemon() = Daemon::start(programs, &self.dir, &self.network);
+        self.wait_until_ready();
+    }
+
+    /// Makes sure that it runs, whatever the last test did to it.
+    pub(crate) fn revive(&self) {
+        let ended = self.daemon().has_ended();
+        if ended {
+            self.start_again();
+        }
+    }
+
     /// Whether this is containerd 2 or later.
     #[must_use]
     pub fn is_2(&self) -> bool {
-        !self.version.starts_with("1.")
+        !self.version().starts_with("1.")
     }
 
     /// The version it tells.
     #[must_use]
-    pub fn version(&self) -> &str {
-        &self.version
+    pub fn version(&self) -> String {
+        self.daemon().version.clone()
     }
 
     /// The gRPC socket.
@@ -108,24 +164,13 @@ impl Containerd {
     /// The daemon's own program.
     #[must_use]
     pub fn program(&self) -> PathBuf {
-        find("containerd", self.programs.as_deref())
+        find("containerd", self.daemon().programs.as_deref())
     }
 
     /// The process id of the daemon.
-    ///
-    /// # Panics
-    ///
-    /// When it is not running.
     #[must_use]
     pub fn pid(&self) -> u32 {
-        let keeper = self.keeper.id();
-        let children = format!("/proc/{keeper}/task/{keeper}/children");
-        let children = fs::read_to_string(children).expect("the keeper lives as long as we do");
-        let daemon = children.split_whitespace().find_map(|pid| {
-            let name = fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
-            (name.trim() == "containerd").then(|| pid.parse().ok())?
-        });
-        daemon.unwrap_or_else(|| panic!("containerd is not running:\n{}", self.log()))
+        self.daemon().process.id()
     }
 
     /// What it and its shims have logged.
@@ -142,7 +187,7 @@ impl Containerd {
     /// `ctr`, talking to this daemon.
     #[must_use]
     pub fn ctr(&self, namespace: &str) -> Command {
-        let mut command = Command::new(find("ctr", self.programs.as_deref()));
+        let mut command = Command::new(find("ctr", self.daemon().programs.as_deref()));
         command
             .arg("--address")
             .arg(self.socket())
@@ -167,39 +212,83 @@ impl Containerd {
 
     fn wait_until_ready(&self) {
         // `ctr version` asks the daemon itself, so its answer is the readiness.
-        let answers = || command::run(self.ctr("default").arg("version")).code == 0;
-        let ready = wait::within(wait::PATIENCE, || answers().then_some(()));
+        let ready = wait::within(wait::PATIENCE, || {
+            let answer = command::run(self.ctr("default").arg("version"));
+            (answer.code == 0 || self.daemon().has_ended()).then_some(answer.code == 0)
+        });
         assert!(
-            ready.is_some(),
+            ready == Some(true),
             "containerd does not answer:\n{}",
             self.log()
         );
     }
+
+    fn daemon(&self) -> MutexGuard<'_, Daemon> {
+        self.daemon.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
-/// Starts the keeper from a thread that lives as long as this program: the kernel sends
-/// the death signal when the *thread* that forked is gone, and test threads are brief.
-fn keep(daemon: &Path, dir: &Path, bridge: &str) -> Child {
-    let mut keeper = Command::new("setpriv");
-    keeper
-        .args(["--pdeathsig", "TERM", "sh", "-c", KEEPER, "keeper"])
-        .args([daemon, dir, Path::new(bridge)])
-        .env("DUET_TEST_RUN", dir)
-        .env("PATH", shim_path())
-        .stdin(Stdio::null());
-    let (send, receive) = mpsc::channel();
-    thread::spawn(move || {
-        let started = keeper.spawn();
-        if send.send(started).is_ok() {
-            loop {
-                thread::park();
-            }
+// === impl Daemon ===
+
+impl Daemon {
+    fn start(programs: Option<PathBuf>, dir: &Path, network: &Network) -> Self {
+        let is_folder = programs
+            .as_ref()
+            .is_none_or(|dir| dir.is_absolute() && dir.is_dir());
+        assert!(
+            is_folder,
+            "{programs:?} is no absolute path of a folder with containerd in it"
+        );
+        let program = find("containerd", programs.as_deref());
+        let version = version_of(&program);
+        fs::write(dir.join("config.toml"), config(dir, network, &version)).expect("our own folder");
+        let log = || {
+            let log = File::options()
+                .create(true)
+                .append(true)
+                .open(dir.join("log"));
+            log.expect("our own folder")
+        };
+        let process = Command::new(&program)
+            .arg("--config")
+            .arg(dir.join("config.toml"))
+            .env("DUET_TEST_RUN", dir)
+            .env("PATH", shim_path())
+            .stdin(Stdio::null())
+            .stdout(log())
+            .stderr(log())
+            // A Ctrl-C at the keyboard is for the tests; the keeper ends the daemon after them.
+            .process_group(0)
+            .spawn()
+            .unwrap_or_else(|error| panic!("{}: {error}", program.display()));
+        fs::write(dir.join("containerd.pid"), process.id().to_string()).expect("our own folder");
+        Self {
+            programs,
+            version,
+            process,
         }
-    });
-    receive
-        .recv()
-        .expect("the thread sends")
-        .expect("setpriv of util-linux starts")
+    }
+
+    fn signal(&self, signal: Signal) {
+        let pid = i32::try_from(self.process.id()).expect("a pid is small");
+        // It may have ended by itself; nobody else gets its number before it is waited for.
+        let _sent = nix::sys::signal::kill(Pid::from_raw(pid), signal);
+    }
+
+    fn has_ended(&mut self) -> bool {
+        self.process.try_wait().expect("our own child").is_some()
+    }
+}
+
+fn keep(dir: &Path, bridge: &str) -> Child {
+    Command::new("sh")
+        .args(["-c", KEEPER, "keeper"])
+        .arg(dir)
+        .arg(bridge)
+        .stdin(Stdio::piped())
+        .process_group(0)
+        .spawn()
+        .expect("every machine has a shell")
 }
 
 /// The built binaries first, so that containerd finds Duet's shim as an installed one.

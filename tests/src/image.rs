@@ -1,6 +1,6 @@
 //! Images made on the spot: an OCI archive with one layer, from files of this machine.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -173,41 +173,6 @@ impl Image {
         self
     }
 
-    /// Writes the image as an OCI archive.
-    ///
-    /// # Errors
-    ///
-    /// When `file` cannot be written.
-    pub fn write(&self, file: &Path) -> io::Result<()> {
-        let mut archive = Archive {
-            tar: tar::Builder::new(File::create(file)?),
-        };
-        let layer = self.layer()?;
-        let diff = digest(&layer);
-        let layer = archive.blob("application/vnd.oci.image.layer.v1.tar", &layer)?;
-        let config = json!({
-            "architecture": architecture(),
-            "os": "linux",
-            "config": self.config,
-            "rootfs": { "type": "layers", "diff_ids": [diff] },
-        });
-        let config = archive.blob(
-            "application/vnd.oci.image.config.v1+json",
-            config.to_string().as_bytes(),
-        )?;
-        let kind = "application/vnd.oci.image.manifest.v1+json";
-        let manifest = json!({
-            "schemaVersion": 2, "mediaType": kind, "config": config, "layers": [layer],
-        });
-        let mut manifest = archive.blob(kind, manifest.to_string().as_bytes())?;
-        manifest["annotations"] = json!({ "io.containerd.image.name": self.name });
-        manifest["platform"] = json!({ "architecture": architecture(), "os": "linux" });
-        let index = json!({ "schemaVersion": 2, "manifests": [manifest] });
-        archive.file("index.json", index.to_string().as_bytes())?;
-        archive.file("oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#)?;
-        archive.tar.into_inner()?.sync_all()
-    }
-
     /// Writes the image's files below `root`, as a snapshotter would.
     ///
     /// # Errors
@@ -258,17 +223,66 @@ impl Image {
     }
 }
 
+/// Writes `images` as one OCI archive: a client that imports is started once, not once an image.
+///
+/// # Errors
+///
+/// When `file` cannot be written.
+pub fn write(images: &[Image], file: &Path) -> io::Result<()> {
+    let mut archive = Archive {
+        tar: tar::Builder::new(File::create(file)?),
+        blobs: BTreeSet::new(),
+    };
+    let manifests: Vec<_> = images
+        .iter()
+        .map(|image| archive.image(image))
+        .collect::<io::Result<_>>()?;
+    let index = json!({ "schemaVersion": 2, "manifests": manifests });
+    archive.file("index.json", index.to_string().as_bytes())?;
+    archive.file("oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#)?;
+    archive.tar.into_inner()?.sync_all()
+}
+
 /// An OCI archive that is being written.
 struct Archive {
     tar: tar::Builder<File>,
+    /// The digests of what is in it.
+    blobs: BTreeSet<String>,
 }
 
 impl Archive {
-    /// Adds a blob and returns its descriptor.
+    /// Adds an image and returns the descriptor of its manifest.
+    fn image(&mut self, image: &Image) -> io::Result<Value> {
+        let layer = image.layer()?;
+        let diff = digest(&layer);
+        let layer = self.blob("application/vnd.oci.image.layer.v1.tar", &layer)?;
+        let config = json!({
+            "architecture": architecture(),
+            "os": "linux",
+            "config": image.config,
+            "rootfs": { "type": "layers", "diff_ids": [diff] },
+        });
+        let config = self.blob(
+            "application/vnd.oci.image.config.v1+json",
+            config.to_string().as_bytes(),
+        )?;
+        let kind = "application/vnd.oci.image.manifest.v1+json";
+        let manifest = json!({
+            "schemaVersion": 2, "mediaType": kind, "config": config, "layers": [layer],
+        });
+        let mut manifest = self.blob(kind, manifest.to_string().as_bytes())?;
+        manifest["annotations"] = json!({ "io.containerd.image.name": image.name });
+        manifest["platform"] = json!({ "architecture": architecture(), "os": "linux" });
+        Ok(manifest)
+    }
+
+    /// Adds a blob, unless it is there, and returns its descriptor.
     fn blob(&mut self, kind: &str, content: &[u8]) -> io::Result<Value> {
         let digest = digest(content);
-        let path = format!("blobs/sha256/{}", digest.trim_start_matches("sha256:"));
-        self.file(&path, content)?;
+        if self.blobs.insert(digest.clone()) {
+            let path = format!("blobs/sha256/{}", digest.trim_start_matches("sha256:"));
+            self.file(&path, content)?;
+        }
         Ok(json!({ "mediaType": kind, "digest": digest, "size": content.len() }))
     }
 

@@ -113,9 +113,8 @@ fn processes(scope: &Scope<'_>) -> Vec<(i32, String)> {
             || names_a_namespace(&cmdline, scope)
             || (exe.starts_with(&bin_dir) && exe.to_string_lossy().contains("duet-"))
                 && is_child_of(pid, daemon);
-        let keeper = pid == daemon || is_parent_of(pid, daemon);
         // `ctr` and `strace` are the test's own and end with it; zombies have no name.
-        if ours && !keeper && !is_client(&exe) && !shown.is_empty() {
+        if ours && pid != daemon && !is_client(&exe) && !shown.is_empty() {
             found.push((pid, format!("process {pid}: {shown}({})", cgroup.trim())));
         }
     }
@@ -147,10 +146,6 @@ fn parent_of(pid: i32) -> Option<i32> {
 
 fn is_child_of(pid: i32, parent: i32) -> bool {
     parent_of(pid) == Some(parent)
-}
-
-fn is_parent_of(pid: i32, child: i32) -> bool {
-    parent_of(child) == Some(pid)
 }
 
 /// Mounts below the daemon's folders, and namespaces that somebody pinned by a mount.

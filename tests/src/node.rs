@@ -22,7 +22,8 @@ const CLEANUP: Duration = Duration::from_secs(10);
 /// One test at a time: a leak check that sees the whole machine needs it.
 static ALONE: Mutex<()> = Mutex::new(());
 static DAEMON: OnceLock<Containerd> = OnceLock::new();
-static COUNT: AtomicU32 = AtomicU32::new(0);
+/// How many tests have left something, or failed and may have.
+static SPOILT: AtomicU32 = AtomicU32::new(0);
 
 /// A node that one test has for itself.
 #[derive(Debug)]
@@ -32,6 +33,8 @@ pub struct Node {
     sandboxer: Sandboxer,
     namespace: String,
     netns: RefCell<Vec<PathBuf>>,
+    /// How long to wait for containerd to clean up.
+    cleanup: Duration,
     scratch: tempfile::TempDir,
     before: Snapshot,
     /// How much the daemon had logged when the test began, in bytes.
@@ -60,8 +63,10 @@ impl Node {
         }
         let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
         let daemon = DAEMON.get_or_init(Containerd::start);
-        let number = COUNT.fetch_add(1, Ordering::Relaxed);
-        let namespace = format!("duett-{}-{number}", process::id());
+        // The images are imported once: the next test finds this one's namespace empty, or gets
+        // another.
+        let spoilt = SPOILT.load(Ordering::Relaxed);
+        let namespace = format!("duett-{}-{spoilt}", process::id());
         let scratch = tempfile::Builder::new()
             .prefix("scratch-")
             .tempdir_in(&daemon.dir)
@@ -72,6 +77,7 @@ impl Node {
             sandboxer: Sandboxer::chosen(),
             namespace,
             netns: RefCell::default(),
+            cleanup: CLEANUP,
             scratch,
             before: Snapshot::default(),
             log_start: daemon.log().len(),
@@ -91,6 +97,13 @@ impl Node {
             return None;
         }
         Self::enter()
+    }
+
+    /// Waits only for `limit` until nothing is left.
+    #[must_use]
+    pub fn cleaning_within(mut self, limit: Duration) -> Self {
+        self.cleanup = limit;
+        self
     }
 
     /// The daemon.
@@ -154,31 +167,21 @@ impl Node {
         self.netns.borrow_mut().push(path);
     }
 
-    /// Imports the images into `namespace`, which is quick: contents are shared.
+    /// Imports the images into `namespace`, unless they are there.
     fn import(&self, namespace: &str) {
-        static ARCHIVES: OnceLock<Vec<PathBuf>> = OnceLock::new();
-        let archives = ARCHIVES.get_or_init(|| {
-            let write = |(number, image): (usize, image::Image)| {
-                let file = self.daemon.dir.join(format!("image-{number}.tar"));
-                image.write(&file).expect("our own folder");
-                file
-            };
-            let wanted = |image: &image::Image| {
+        static ARCHIVE: OnceLock<PathBuf> = OnceLock::new();
+        let archive = ARCHIVE.get_or_init(|| {
+            let file = self.daemon.dir.join("images.tar");
+            let mut images = image::all();
+            images.retain(|image| {
                 self.sandboxer == Sandboxer::Podsandbox || image.name() != image::PAUSE
-            };
-            let images = image::all().into_iter().filter(wanted);
-            images.enumerate().map(write).collect()
+            });
+            image::write(&images, &file).expect("our own folder");
+            file
         });
         let there = command::run(self.daemon.ctr(namespace).args(["images", "ls", "-q"])).ok();
-        // They are imported in order: who finds the last finds them all.
-        let last = match self.sandboxer {
-            Sandboxer::Podsandbox => image::PAUSE,
-            Sandboxer::Shim => image::GUESTS,
-        };
-        if there.stdout.contains(last) {
-            return;
-        }
-        for archive in archives {
+        // One import brings them all.
+        if !there.stdout.contains(image::GUESTS) {
             let mut import = self.daemon.ctr(namespace);
             let _imported = command::run(import.args(["images", "import"]).arg(archive)).ok();
         }
@@ -202,7 +205,7 @@ impl Node {
         let (netns, namespaces) = (self.netns.borrow().clone(), self.namespaces());
         let scope = self.scope(&netns, &namespaces);
         let mut left = Vec::new();
-        let _clean = wait::within(CLEANUP, || {
+        let _clean = wait::within(self.cleanup, || {
             leaks::remove_empty_parents(&scope);
             left = Snapshot::take(&scope).since(&self.before);
             left.is_empty().then_some(())
@@ -221,28 +224,15 @@ impl Node {
         let lines: Vec<_> = log.lines().filter(told).collect();
         eprintln!("--- containerd and shims ---\n{}", lines.join("\n"));
     }
-
-    /// Takes the images away, so that the namespace can go too.
-    fn forget(&self) {
-        let images = [
-            image::BUSYBOX,
-            image::BUSYBOX_AS_USER,
-            image::GUESTS,
-            image::PAUSE,
-        ];
-        let _gone = self.ctr(&[&["images", "rm"][..], &images[..]].concat());
-        let _gone = command::run(self.daemon.ctr("default").args([
-            "namespaces",
-            "remove",
-            &self.namespace,
-        ]));
-    }
 }
 
 impl Drop for Node {
     fn drop(&mut self) {
+        self.daemon.revive();
         let left = self.leftovers();
-        self.forget();
+        if thread::panicking() || !left.is_empty() {
+            SPOILT.fetch_add(1, Ordering::Relaxed);
+        }
         if thread::panicking() {
             self.show_log();
             eprintln!("--- left behind ---\n{}", left.join("\n"));

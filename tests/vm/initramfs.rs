@@ -46,11 +46,7 @@ pub(crate) fn build() -> Machine {
     for (index, test) in test_programs().iter().enumerate() {
         copy(test, &root.join("tests").join(format!("{index}")));
     }
-    for (index, image) in image::all().iter().enumerate() {
-        image
-            .write(&root.join(format!("images/{index}.tar")))
-            .unwrap();
-    }
+    image::write(&image::all(), &root.join("images/all.tar")).unwrap();
     let here = machine::workspace().join("tests/vm");
     copy(&here.join("init.sh"), &root.join("init"));
     copy(&here.join("checks.sh"), &root.join("checks.sh"));
