@@ -8,7 +8,7 @@
 use std::error::Error as _;
 use std::io;
 
-use duet_pod::{ContainerError, Denied, Error as PodError, WasmError};
+use duet_pod::{ContainerError, Denied, Error as PodError, LoggerError, WasmError};
 use ttrpc::{Code, Error as TtrpcError};
 
 use crate::options;
@@ -150,6 +150,16 @@ fn container(error: &ContainerError) -> Code {
         ContainerError::Cgroup { source, .. } => cgroup(source),
         ContainerError::Launch(error) => launch(error),
         ContainerError::Wasm(error) => wasm(error),
+        ContainerError::Logger { source, .. } => logger(source),
+    }
+}
+
+fn logger(error: &LoggerError) -> Code {
+    match error {
+        LoggerError::Start(error) => container(error),
+        LoggerError::Pipe { source, .. } => errno(source),
+        LoggerError::Ended(_) | LoggerError::Mute => Code::FAILED_PRECONDITION,
+        LoggerError::Silent(_) => Code::DEADLINE_EXCEEDED,
     }
 }
 
@@ -346,7 +356,9 @@ mod tests {
         PodError::Host { step: "x", source: scarce() } => RESOURCE_EXHAUSTED,
     );
 
-    table!(containers, 17, container,
+    table!(containers, 18, container,
+        ContainerError::Logger { stream: "stdout", uri: text(), source: Box::new(LoggerError::Mute) }
+            => FAILED_PRECONDITION,
         ContainerError::UnknownExec { exec: text() } => NOT_FOUND,
         ContainerError::ExecExists { exec: text() } => ALREADY_EXISTS,
         ContainerError::Denied(Denied::AlreadyStopped) => NOT_FOUND,
@@ -416,6 +428,14 @@ mod tests {
         duet_launch::Error::Call { call: "clone3", errno: text(), number: nix::libc::EAGAIN }
             => RESOURCE_EXHAUSTED,
         duet_launch::Error::Silent(Duration::ZERO) => DEADLINE_EXCEEDED,
+    );
+
+    table!(loggers, 5, logger,
+        LoggerError::Start(ContainerError::Gone) => NOT_FOUND,
+        LoggerError::Pipe { step: "x", source: scarce() } => RESOURCE_EXHAUSTED,
+        LoggerError::Ended(1) => FAILED_PRECONDITION,
+        LoggerError::Mute => FAILED_PRECONDITION,
+        LoggerError::Silent(Duration::ZERO) => DEADLINE_EXCEEDED,
     );
 
     table!(caches, 10, cache,

@@ -23,6 +23,7 @@ use crate::exec::Start;
 use crate::exit::Watch;
 use crate::lifecycle::{Denied, State, Verb};
 use crate::oom::Ooms;
+use crate::plumbing::Io;
 use crate::process::{Process, Reply, answer};
 use crate::signal;
 use crate::words::{Deleted, Exit, Fact, Status, Stdio};
@@ -184,7 +185,7 @@ impl Actor {
                 answer(reply, self.add(exec, asked, stdio));
             }
             Request::Delete(None, reply) => self.delete(reply),
-            Request::Delete(Some(exec), reply) => answer(reply, self.forget(&exec)),
+            Request::Delete(Some(exec), reply) => self.forget(&exec, reply),
             Request::Kill {
                 who,
                 signal,
@@ -334,8 +335,23 @@ impl Actor {
             && let Some(reply) = self.deleting.take()
         {
             let body = Arc::clone(&self.body);
-            self.jobs
-                .spawn_blocking(move || Done::Destroyed(body.destroy(), reply));
+            let processes = std::iter::once(&mut self.init).chain(self.execs.values_mut());
+            let ios: Vec<Io> = processes
+                .map(|process| std::mem::take(&mut process.io))
+                .collect();
+            self.jobs.spawn(async move {
+                for io in ios {
+                    io.finish().await;
+                }
+                let destroyed = tokio::task::spawn_blocking(move || body.destroy()).await;
+                let destroyed = destroyed.unwrap_or_else(|error| {
+                    Err(Error::Host {
+                        step: "remove the container",
+                        source: error.into(),
+                    })
+                });
+                Done::Destroyed(destroyed, reply)
+            });
         }
     }
 

@@ -43,8 +43,8 @@ pub(crate) trait Body: Send + Sync + 'static {
     /// Whether init is process 1 of its own namespace.
     fn pid_namespace(&self) -> PidNamespace;
 
-    /// Makes the process of an exec. On an error nothing of it is left.
-    fn bear(&self, process: &Process, stdio: &Stdio) -> Result<Born, Error>;
+    /// Makes the process of the exec of this name. On an error nothing of it is left.
+    fn bear(&self, exec: &str, process: &Process, stdio: &Stdio) -> Result<Born, Error>;
 
     /// Sends a signal to every process; `SIGKILL` returns when they have left.
     fn signal_all(&self, signal: i32) -> Result<(), Error>;

@@ -44,6 +44,23 @@ pub(crate) async fn copy(from: OwnedFd, to: OwnedFd) -> io::Result<()> {
     }
 }
 
+/// Reads until `from` ends, for nobody; whether there was anything.
+pub(crate) async fn discard(from: OwnedFd) -> io::Result<bool> {
+    let from = polled(from, Interest::READABLE)?;
+    let mut buffer = vec![0; CHUNK];
+    let mut any = false;
+    loop {
+        let mut ready = from.readable().await?;
+        match ready.try_io(|fd| Ok(rustix::io::read(fd, &mut buffer[..])?)) {
+            Ok(Ok(0)) => return Ok(any),
+            Ok(Ok(_)) => any = true,
+            Ok(Err(error)) if error.kind() == io::ErrorKind::Interrupted => {}
+            Ok(Err(error)) => return Err(error),
+            Err(_would_block) => {}
+        }
+    }
+}
+
 /// Something to write to: epoll knows pipes and terminals, and refuses files, which never make
 /// their writers wait.
 #[derive(Debug)]

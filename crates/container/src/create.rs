@@ -28,6 +28,7 @@ use crate::exec::{bury, check_terminal};
 use crate::ground::Ground;
 use crate::handle::{Container, Label};
 use crate::kind::{self, Guest, Kind};
+use crate::ledger::Ledger;
 use crate::plumbing::Plumbing;
 use crate::rootfs::Rootfs;
 use crate::signal;
@@ -59,6 +60,7 @@ struct Linux {
     id: String,
     spec: Spec,
     ground: Arc<Ground>,
+    ledger: Arc<dyn Ledger>,
     io_owner: Option<IoOwner>,
     /// Its first process, and the number of that.
     init: OnceLock<(i32, OwnedFd)>,
@@ -135,11 +137,12 @@ impl Prepared {
     }
 
     /// Makes everything there is to make, and the process last. On an error nothing is left.
+    /// The programs that serve it meanwhile and afterwards are entered into `ledger`.
     ///
     /// # Errors
     ///
     /// [`Error`], naming the step.
-    pub fn bear(self, ground: Arc<Ground>) -> Result<Birth, Error> {
+    pub fn bear(self, ground: Arc<Ground>, ledger: Arc<dyn Ledger>) -> Result<Birth, Error> {
         let Prepared {
             request,
             spec,
@@ -153,7 +156,8 @@ impl Prepared {
             io_owner,
         } = request;
         let uid = spec.process.user.uid;
-        let (plumbing, ends) = Plumbing::open(&stdio, uid, io_owner)?;
+        let served = ground.served(&id, &ledger);
+        let (plumbing, ends) = Plumbing::open(&stdio, uid, io_owner, served)?;
         let rootfs = Rootfs::mount(&bundle.join("rootfs"), &mounts)?;
         let (kind, rule) = kind::decide(&spec)?;
         let confined = Confined::create(&ground, &cgroup)?;
@@ -169,6 +173,7 @@ impl Prepared {
             id: id.clone(),
             spec,
             ground,
+            ledger,
             io_owner,
             init: OnceLock::new(),
             confined,
@@ -394,7 +399,7 @@ impl Body for Linux {
         }
     }
 
-    fn bear(&self, process: &Process, stdio: &Stdio) -> Result<Born, Error> {
+    fn bear(&self, exec: &str, process: &Process, stdio: &Stdio) -> Result<Born, Error> {
         tell_unknown(&self.id, process);
         if let Some(guest) = kind::guest(&self.spec, process) {
             let field = "exec of a wasm program:";
@@ -403,7 +408,8 @@ impl Body for Linux {
                 value: guest.name,
             });
         }
-        let (plumbing, ends) = Plumbing::open(stdio, process.user.uid, self.io_owner)?;
+        let served = self.ground.served(exec, &self.ledger);
+        let (plumbing, ends) = Plumbing::open(stdio, process.user.uid, self.io_owner, served)?;
         let facts = duet_launch::exec_facts(self.ask(process, &ends))?;
         let plan = duet_plan::exec(process, &self.spec, &facts)?;
         let (pid, init) = self.init.get().ok_or(Error::Gone)?;

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use crate::lifecycle::Denied;
 
@@ -55,6 +56,16 @@ pub enum Error {
         path: String,
         /// The errno.
         source: io::Error,
+    },
+    /// The logger of an output could not be started.
+    #[error("{stream} {uri:?}: the logger")]
+    Logger {
+        /// `stdout` or `stderr`.
+        stream: &'static str,
+        /// Its URI.
+        uri: String,
+        /// Why.
+        source: Box<LoggerError>,
     },
     /// The process has no terminal, and the request needs one.
     #[error("process has no terminal")]
@@ -116,6 +127,31 @@ pub enum Error {
     /// The wasm half could not be prepared.
     #[error(transparent)]
     Wasm(#[from] WasmError),
+}
+
+/// Why a logger was not ready.
+#[derive(Debug, thiserror::Error)]
+pub enum LoggerError {
+    /// It was not born, or its program could not be run.
+    #[error(transparent)]
+    Start(#[from] Error),
+    /// A pipe of its could not be made or read.
+    #[error("{step}")]
+    Pipe {
+        /// Which step.
+        step: &'static str,
+        /// The errno.
+        source: io::Error,
+    },
+    /// It ended instead.
+    #[error("ended with code {0} before it was ready")]
+    Ended(u8),
+    /// It closed descriptor 5 without a word.
+    #[error("closed descriptor 5 without writing the byte that says it is ready")]
+    Mute,
+    /// It said nothing.
+    #[error("was not ready in {} s", .0.as_secs())]
+    Silent(Duration),
 }
 
 /// Why a wasm program could not be prepared.

@@ -92,7 +92,7 @@ impl Actor {
         process.state = state;
         let (stdio, body) = (process.stdio.clone(), Arc::clone(&self.body));
         self.jobs.spawn_blocking(move || {
-            let result = body.bear(&asked, &stdio).and_then(|born| {
+            let result = body.bear(&exec, &asked, &stdio).and_then(|born| {
                 let Born {
                     pid,
                     pidfd,
@@ -190,21 +190,32 @@ impl Actor {
         self.execs.insert(exec.to_owned(), process);
     }
 
-    /// Forgets an exec that ended or never started.
-    pub(crate) fn forget(&mut self, exec: &str) -> Result<Deleted, Error> {
-        let Some(process) = self.execs.get(exec) else {
-            return Err(Error::UnknownExec {
+    /// Forgets an exec that ended or never started, and answers when its loggers have finished.
+    pub(crate) fn forget(&mut self, exec: &str, reply: Reply<Deleted>) {
+        let forgotten = match self.execs.get(exec) {
+            None => Err(Error::UnknownExec {
                 exec: exec.to_owned(),
-            });
+            }),
+            Some(process) => process.state.allow_exec(Verb::Delete).map_err(Error::from),
         };
-        process.state.allow_exec(Verb::Delete)?;
-        let exit = process.exit();
-        let pid = process.pid;
-        self.execs.remove(exec);
-        Ok(Deleted {
-            pid,
-            exit: exit.unwrap_or_else(Exit::never),
-        })
+        if let Err(error) = forgotten {
+            return answer(reply, Err(error));
+        }
+        let Some(process) = self.execs.remove(exec) else {
+            return;
+        };
+        let deleted = Deleted {
+            pid: process.pid,
+            exit: process.exit().unwrap_or_else(Exit::never),
+        };
+        if !process.io.has_loggers() {
+            return answer(reply, Ok(deleted));
+        }
+        self.jobs.spawn(async move {
+            process.io.finish().await;
+            answer(reply, Ok(deleted));
+            Done::Answered
+        });
     }
 }
 

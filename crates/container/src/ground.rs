@@ -14,10 +14,13 @@ use duet_wasm::Cache;
 
 use crate::children::Children;
 use crate::error::{Error, WasmError};
+use crate::helper::Served;
+use crate::ledger::Ledger;
 
 /// What every birth in a pod stands on.
 #[derive(Debug)]
 pub struct Ground {
+    namespace: String,
     host: Host,
     children: Arc<Children>,
     namespaces: OnceLock<Vec<(Kind, OwnedFd)>>,
@@ -37,13 +40,19 @@ struct Wasm {
 // === impl Ground ===
 
 impl Ground {
-    /// Looks at the host's cgroups; nothing else is opened yet.
+    /// Looks at the host's cgroups; nothing else is opened yet. `namespace` is containerd's.
     ///
     /// # Errors
     ///
     /// [`Error::Cgroup`] if there are none.
-    pub fn new(runner: PathBuf, compiler: PathBuf, cache: PathBuf) -> Result<Self, Error> {
+    pub fn new(
+        namespace: String,
+        runner: PathBuf,
+        compiler: PathBuf,
+        cache: PathBuf,
+    ) -> Result<Self, Error> {
         Ok(Ground {
+            namespace,
             host: Host::detect().map_err(Error::cgroup("find the host's cgroups"))?,
             children: Arc::default(),
             namespaces: OnceLock::new(),
@@ -55,6 +64,16 @@ impl Ground {
                 cache: OnceLock::new(),
             },
         })
+    }
+
+    /// What a helper needs to serve the container or exec of this name.
+    pub(crate) fn served<'a>(&'a self, name: &'a str, ledger: &'a Arc<dyn Ledger>) -> Served<'a> {
+        Served {
+            name,
+            namespace: &self.namespace,
+            children: &self.children,
+            ledger,
+        }
     }
 
     /// The shim's children.

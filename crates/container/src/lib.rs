@@ -12,7 +12,8 @@
 //! | `create`, `rootfs`, `kind`, `ground` | the birth of a container, and what it stands on |
 //! | `lifecycle` | what is allowed when: a pure function |
 //! | `actor`, `exec`, `process`, `handle` | who owns the container, and the way to it |
-//! | `stdio`, `terminal`, `plumbing`, `copy` | where bytes go |
+//! | `target`, `outputs`, `stdio`, `terminal`, `plumbing`, `copy` | where bytes go |
+//! | `logger`, `helper`, `ledger` | programs of the host's that serve a container |
 //! | `exit`, `children`, `oom` | how ends are seen |
 //! | `body` | the seam between the rules and the kernel |
 #![forbid(unsafe_code)]
@@ -27,23 +28,29 @@ mod exec;
 mod exit;
 mod ground;
 mod handle;
+mod helper;
 mod kind;
+mod ledger;
 pub mod lifecycle;
+mod logger;
 mod oom;
+mod outputs;
 mod plumbing;
 mod polled;
 mod process;
 mod rootfs;
 mod signal;
 mod stdio;
+mod target;
 mod terminal;
 mod words;
 
 pub use children::{Children, Round};
 pub use create::{Birth, Prepared};
-pub use error::{Error, WasmError};
+pub use error::{Error, LoggerError, WasmError};
 pub use ground::Ground;
 pub use handle::Container;
+pub use ledger::Ledger;
 pub use lifecycle::Denied;
 pub use rootfs::unmount_all;
 pub use words::{Create, Deleted, Exit, Fact, IoOwner, Phase, RootfsMount, Status, Stdio};

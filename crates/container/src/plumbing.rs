@@ -7,7 +7,10 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::error::Error;
-use crate::stdio::{Ends, Input, Pipes};
+use crate::helper::Served;
+use crate::logger::{Attended, Logger};
+use crate::outputs::{Outputs, Writes};
+use crate::stdio::{Ends, Input, Owner, Pipes};
 use crate::terminal::{self, Connected, Terminal};
 use crate::words::{IoOwner, Stdio};
 
@@ -37,6 +40,8 @@ pub(crate) struct Io {
     terminal: Option<Terminal>,
     /// Ends with us.
     copies: JoinSet<()>,
+    /// They end with us too, and badly unless [`Io::finish`] is called.
+    loggers: Vec<Attended>,
 }
 
 /// Tells when everything that a process wrote has been passed on.
@@ -46,22 +51,25 @@ pub(crate) struct Drain(Option<watch::Receiver<bool>>);
 // === impl Plumbing ===
 
 impl Plumbing {
-    /// Opens what `stdio` names for a process of `user`. Waits for readers of the
-    /// outputs, but not for long.
+    /// Opens what `stdio` names for a process of `user`, and starts its loggers. Waits for
+    /// readers of the outputs, but not for long.
     ///
     /// The second half is the process's own: close it once the process is born.
     pub(crate) fn open(
         stdio: &Stdio,
         user: u32,
         owner: Option<IoOwner>,
+        served: Served<'_>,
     ) -> Result<(Self, Ends), Error> {
         if stdio.terminal {
+            let outputs = Outputs::open(stdio, Writes::Poll, served)?;
             return Ok((
-                Plumbing::Terminal(terminal::Ends::open(stdio)?),
+                Plumbing::Terminal(terminal::Ends::open(stdio, outputs)?),
                 Ends::default(),
             ));
         }
-        let mut pipes = Pipes::open(stdio, user, owner)?;
+        let outputs = Outputs::open(stdio, Writes::Block, served)?;
+        let mut pipes = Pipes::open(stdio, outputs, Owner::of(user, owner))?;
         let ends = std::mem::take(&mut pipes.ends);
         Ok((Plumbing::Pipes(pipes), ends))
     }
@@ -71,6 +79,7 @@ impl Plumbing {
         let mut io = Io::default();
         match (self, console) {
             (Plumbing::Pipes(pipes), _) => {
+                io.loggers = attend(pipes.loggers)?;
                 io.holds = pipes.holds;
                 if let Some(Input { source, pipe }) = pipes.input {
                     io.input = Some(source.hold);
@@ -82,7 +91,8 @@ impl Plumbing {
                 }
                 Ok((io, Drain(None)))
             }
-            (Plumbing::Terminal(ends), Some(console)) => {
+            (Plumbing::Terminal(mut ends), Some(console)) => {
+                io.loggers = attend(std::mem::take(&mut ends.loggers))?;
                 let Connected {
                     terminal,
                     input,
@@ -113,6 +123,19 @@ impl Io {
         self.input = None;
     }
 
+    /// Whether [`Io::finish`] may take its time.
+    pub(crate) fn has_loggers(&self) -> bool {
+        !self.loggers.is_empty()
+    }
+
+    /// The process is deleted: lets go of everything, and lets its loggers finish.
+    pub(crate) async fn finish(self) {
+        let Io { loggers, .. } = self;
+        for logger in loggers {
+            logger.end().await;
+        }
+    }
+
     /// Sets the terminal's size.
     pub(crate) fn resize(&self, width: u16, height: u16) -> Result<(), Error> {
         self.terminal
@@ -120,6 +143,10 @@ impl Io {
             .ok_or(Error::NoTerminal)?
             .resize(width, height)
     }
+}
+
+fn attend(loggers: Vec<Logger>) -> Result<Vec<Attended>, Error> {
+    loggers.into_iter().map(Logger::attend).collect()
 }
 
 // === impl Drain ===

@@ -6,6 +6,9 @@ use std::os::fd::AsFd;
 /// `SIGKILL`.
 pub(crate) const KILL: i32 = 9;
 
+/// `SIGTERM`.
+pub(crate) const TERM: i32 = 15;
+
 /// "No such process": it ended and was reaped.
 pub(crate) const ESRCH: i32 = 3;
 

@@ -18,7 +18,6 @@ use std::fs;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileTypeExt;
-use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -27,6 +26,9 @@ use rustix::pipe::{PipeFlags, pipe_with};
 
 use crate::copy::copy;
 use crate::error::Error;
+use crate::logger::Logger;
+use crate::outputs::Outputs;
+use crate::target::Target;
 use crate::words::{IoOwner, Stdio};
 
 /// How long an output waits for its reader: 500 ms.
@@ -45,6 +47,8 @@ pub(crate) struct Pipes {
     pub(crate) holds: Vec<OwnedFd>,
     /// Where its input comes from.
     pub(crate) input: Option<Input>,
+    /// Who reads its output, where that is a program.
+    pub(crate) loggers: Vec<Logger>,
 }
 
 /// The process's three descriptors; `None` is `/dev/null`.
@@ -76,39 +80,34 @@ pub(crate) struct Source {
     pub(crate) hold: OwnedFd,
 }
 
-/// The writing side of an output.
-#[derive(Debug)]
-pub(crate) struct Sink {
-    /// A description of its own, so that nobody else's flags matter.
-    pub(crate) file: OwnedFd,
-    /// The FIFO, open both ways; `None` for a file.
-    pub(crate) hold: Option<OwnedFd>,
-}
-
-/// Whether a writer may be made to wait by its descriptor.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Writes {
-    /// As a program expects its stdout.
-    Block,
-    /// For a copy in the shim's own event loop.
-    Poll,
+/// Who may reopen the pipes of a process by their `/dev/stdout` links.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Owner {
+    uid: u32,
+    gid: Option<u32>,
 }
 
 // === impl Pipes ===
 
 impl Pipes {
-    /// Opens what `stdio` names. Waits for a reader of the outputs, within [`READER_LIMIT`].
-    ///
-    /// `user` is who must be able to reopen them (`/dev/stdout`); `owner` overrides it.
-    pub(crate) fn open(stdio: &Stdio, user: u32, owner: Option<IoOwner>) -> Result<Self, Error> {
-        let mut pipes = Pipes::default();
-        if let Some(sink) = Sink::open("stdout", &stdio.stdout, Writes::Block)? {
-            sink.give("stdout", &stdio.stdout, user, owner)?;
+    /// Opens the input that `stdio` names, beside outputs that are open.
+    pub(crate) fn open(stdio: &Stdio, outputs: Outputs, owner: Owner) -> Result<Self, Error> {
+        let Outputs {
+            stdout,
+            stderr,
+            loggers,
+        } = outputs;
+        let mut pipes = Pipes {
+            loggers,
+            ..Pipes::default()
+        };
+        if let Some(sink) = stdout {
+            sink.give("stdout", &stdio.stdout, owner)?;
             pipes.holds.extend(sink.hold);
             pipes.ends.stdout = Some(sink.file);
         }
-        if let Some(sink) = Sink::open("stderr", &stdio.stderr, Writes::Block)? {
-            sink.give("stderr", &stdio.stderr, user, owner)?;
+        if let Some(sink) = stderr {
+            sink.give("stderr", &stdio.stderr, owner)?;
             pipes.holds.extend(sink.hold);
             pipes.ends.stderr = Some(sink.file);
         }
@@ -126,7 +125,7 @@ impl Pipes {
             // The flag belongs to the description: the process's end stays blocking.
             rustix::fs::fcntl_setfl(&write, OFlags::NONBLOCK)
                 .map_err(failed("set O_NONBLOCK on"))?;
-            give(read.as_fd(), user, owner).map_err(failed("fchown"))?;
+            give(read.as_fd(), owner).map_err(failed("fchown"))?;
             pipes.ends.stdin = Some(read);
             pipes.input = Some(Input {
                 source,
@@ -152,15 +151,17 @@ impl Input {
 impl Source {
     /// Opens the FIFO at `path`; `None` if it is empty.
     pub(crate) fn open(path: &str) -> Result<Option<Self>, Error> {
-        let Some(path) = local("stdin", path)? else {
-            return Ok(None);
+        let path = match Target::read("stdin", path)? {
+            None => return Ok(None),
+            Some(Target::Path(path)) => path,
+            Some(Target::File(_) | Target::Logger(_)) => {
+                return Err(Error::Unsupported {
+                    field: "stdin",
+                    value: path.to_owned(),
+                });
+            }
         };
-        let Target::Path(path) = path else {
-            return Err(Error::Unsupported {
-                field: "stdin",
-                value: path.text().to_owned(),
-            });
-        };
+        let path = path.as_str();
         let failed = |step| {
             let path = path.to_owned();
             move |source: io::Error| Error::Stdio {
@@ -187,147 +188,41 @@ impl Source {
     }
 }
 
-// === impl Sink ===
+// === impl Owner ===
 
-impl Sink {
-    /// Opens `value` of the field `stream`; `None` if it is empty.
-    pub(crate) fn open(
-        stream: &'static str,
-        value: &str,
-        writes: Writes,
-    ) -> Result<Option<Self>, Error> {
-        let Some(target) = local(stream, value)? else {
-            return Ok(None);
-        };
-        let failed = |step| {
-            let path = target.text().to_owned();
-            move |source: io::Error| Error::Stdio {
-                step,
-                stream,
-                path,
-                source,
-            }
-        };
-        let wait = match writes {
-            Writes::Block => OFlags::empty(),
-            Writes::Poll => OFlags::NONBLOCK,
-        };
-        let write = OFlags::WRONLY | OFlags::CLOEXEC | wait;
-        match target {
-            Target::Path(path) if is_fifo(path).map_err(failed("open"))? => {
-                // Kept until the hold is there: the reader must not see an end between the two.
-                let _writer = await_reader(path);
-                // Both ways: Linux opens such a FIFO at once, whoever is on the other side.
-                let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC;
-                let hold =
-                    open(path, flags, Mode::empty()).map_err(|e| failed("open")(e.into()))?;
-                let file =
-                    open(path, write, Mode::empty()).map_err(|e| failed("open")(e.into()))?;
-                Ok(Some(Sink {
-                    file,
-                    hold: Some(hold),
-                }))
-            }
-            Target::Path(path) => {
-                let flags = write | OFlags::APPEND | OFlags::NOCTTY;
-                let file =
-                    open(path, flags, Mode::empty()).map_err(|e| failed("open")(e.into()))?;
-                Ok(Some(Sink { file, hold: None }))
-            }
-            Target::File(path) => {
-                if let Some(parent) = Path::new(path).parent() {
-                    fs::create_dir_all(parent).map_err(failed("make the directory of"))?;
-                }
-                let flags = write | OFlags::APPEND | OFlags::CREATE;
-                let mode = Mode::from_raw_mode(0o644);
-                let file = open(path, flags, mode).map_err(|e| failed("open")(e.into()))?;
-                Ok(Some(Sink { file, hold: None }))
-            }
+impl Owner {
+    /// A process's own user, unless containerd names somebody else.
+    pub(crate) fn of(user: u32, instead: Option<IoOwner>) -> Self {
+        match instead {
+            Some(IoOwner { uid, gid }) => Owner {
+                uid,
+                gid: Some(gid),
+            },
+            None => Owner {
+                uid: user,
+                gid: None,
+            },
         }
-    }
-
-    /// Lets the process's user reopen the FIFO. A file keeps its owner: it is a log of the
-    /// host's.
-    fn give(
-        &self,
-        stream: &'static str,
-        path: &str,
-        user: u32,
-        owner: Option<IoOwner>,
-    ) -> Result<(), Error> {
-        if self.hold.is_none() {
-            return Ok(());
-        }
-        give(self.file.as_fd(), user, owner).map_err(|errno| Error::Stdio {
-            step: "fchown",
-            stream,
-            path: path.to_owned(),
-            source: errno.into(),
-        })
     }
 }
 
-/// Changes the owner so that a process of `user` may reopen the pipe by its `/proc/self/fd`
-/// link, which checks the inode's permissions anew.
-fn give(fd: BorrowedFd<'_>, user: u32, owner: Option<IoOwner>) -> rustix::io::Result<()> {
-    let (uid, gid) = match owner {
-        Some(owner) => (owner.uid, Some(Gid::from_raw(owner.gid))),
-        None => (user, None),
-    };
+/// Changes the owner so that a process may reopen the pipe by its `/proc/self/fd` link, which
+/// checks the inode's permissions anew.
+pub(crate) fn give(fd: BorrowedFd<'_>, owner: Owner) -> rustix::io::Result<()> {
+    let Owner { uid, gid } = owner;
     if uid == 0 && gid.is_none() {
         return Ok(());
     }
-    match rustix::fs::fchown(fd, Some(Uid::from_raw(uid)), gid) {
+    match rustix::fs::fchown(fd, Some(Uid::from_raw(uid)), gid.map(Gid::from_raw)) {
         // A file system that knows no owners: the process keeps the descriptor it was given.
         Err(rustix::io::Errno::PERM | rustix::io::Errno::INVAL | rustix::io::Errno::ROFS) => Ok(()),
         done => done,
     }
 }
 
-/// What a stdio field names.
-#[derive(Debug, Clone, Copy)]
-enum Target<'a> {
-    /// A FIFO, usually.
-    Path(&'a str),
-    /// A file to append to, made if it is missing.
-    File(&'a str),
-}
-
-impl<'a> Target<'a> {
-    fn text(self) -> &'a str {
-        match self {
-            Target::Path(path) | Target::File(path) => path,
-        }
-    }
-}
-
-fn local<'a>(field: &'static str, value: &'a str) -> Result<Option<Target<'a>>, Error> {
-    let relative = |path: &str| (!path.starts_with('/')).then_some("is not an absolute path");
-    let target = match value.split_once("://") {
-        None if value.is_empty() => return Ok(None),
-        None => Target::Path(value),
-        Some(("fifo", path)) => Target::Path(path),
-        Some(("file", path)) => Target::File(path),
-        Some(_) => {
-            return Err(Error::Unsupported {
-                field,
-                value: value.to_owned(),
-            });
-        }
-    };
-    match relative(target.text()) {
-        None => Ok(Some(target)),
-        Some(why) => Err(Error::Invalid {
-            field,
-            value: value.to_owned(),
-            why,
-        }),
-    }
-}
-
 /// Opens a FIFO for writing as soon as somebody reads it, or not at all: who comes later is
 /// served by the hold, while it lasts.
-fn await_reader(path: &str) -> Option<OwnedFd> {
+pub(crate) fn await_reader(path: &str) -> Option<OwnedFd> {
     let deadline = Instant::now() + READER_LIMIT;
     let flags = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
     loop {
@@ -342,7 +237,7 @@ fn await_reader(path: &str) -> Option<OwnedFd> {
     }
 }
 
-fn is_fifo(path: &str) -> io::Result<bool> {
+pub(crate) fn is_fifo(path: &str) -> io::Result<bool> {
     Ok(fs::metadata(path)?.file_type().is_fifo())
 }
 

@@ -18,7 +18,9 @@ use tokio::task::JoinSet;
 
 use crate::copy::{Writer, copy};
 use crate::error::Error;
-use crate::stdio::{Sink, Source, Writes};
+use crate::logger::Logger;
+use crate::outputs::{Outputs, Sink};
+use crate::stdio::Source;
 use crate::words::Stdio;
 
 /// What a terminal is connected to, before there is a process.
@@ -26,6 +28,8 @@ use crate::words::Stdio;
 pub(crate) struct Ends {
     input: Option<Source>,
     output: Option<Sink>,
+    /// Who reads its output, where that is a program.
+    pub(crate) loggers: Vec<Logger>,
 }
 
 /// The master's side of a terminal in use.
@@ -50,10 +54,11 @@ pub(crate) struct Connected {
 // === impl Ends ===
 
 impl Ends {
-    /// Opens what `stdio` names. Waits for a reader of the output, but not for long.
-    pub(crate) fn open(stdio: &Stdio) -> Result<Self, Error> {
+    /// Opens the input that `stdio` names, beside an output that is open.
+    pub(crate) fn open(stdio: &Stdio, outputs: Outputs) -> Result<Self, Error> {
         Ok(Ends {
-            output: Sink::open("stdout", &stdio.stdout, Writes::Poll)?,
+            output: outputs.stdout,
+            loggers: outputs.loggers,
             input: Source::open(&stdio.stdin)?,
         })
     }
@@ -84,7 +89,7 @@ impl Ends {
         }
         let (complete, completed) = watch::channel(self.output.is_none());
         let mut holds = Vec::new();
-        if let Some(Sink { file, hold }) = self.output {
+        if let Some(Sink { file, hold, .. }) = self.output {
             holds.extend(hold);
             let from = clone()?;
             tasks.spawn(async move {

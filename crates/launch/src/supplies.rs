@@ -34,6 +34,8 @@ pub struct Supplies<'a> {
     pub module: Option<BorrowedFd<'a>>,
     /// The runner's orders.
     pub handoff: Option<BorrowedFd<'a>>,
+    /// What a helper is passed, in the order of its descriptors.
+    pub passed: &'a [BorrowedFd<'a>],
 }
 
 /// How the child enters its cgroup. The default leaves it in the caller's.
@@ -164,6 +166,7 @@ impl<'a> Supplies<'a> {
             Given::Runner => self.runner,
             Given::Module => self.module,
             Given::Handoff => self.handoff,
+            Given::Passed(index) => self.passed.get(usize::from(index)).copied(),
         }
     }
 }

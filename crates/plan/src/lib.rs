@@ -21,6 +21,7 @@ mod dev;
 mod error;
 mod exec;
 mod facts;
+mod helper;
 mod labels;
 mod mounts;
 mod namespaces;
@@ -38,5 +39,6 @@ pub use exec::exec;
 pub use facts::{
     CgroupFacts, Facts, Filesystem, Hierarchy, PodNamespaces, SourceFacts, SourceKind, Stdio,
 };
+pub use helper::Helper;
 pub use plan::{Descriptor, Given, Plan, Program};
 pub use program::{DEFAULT_PATH, environment};

@@ -58,6 +58,8 @@ pub enum Given {
     Module,
     /// What the runner has to know, in a sealed memfd.
     Handoff,
+    /// The n-th descriptor of a [`Helper`](crate::Helper).
+    Passed(u8),
 }
 
 /// Everything a child needs, in flat tables.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime};
 
 use duet_cgroup::{Cgroup, Host};
 use duet_container::{Exit, unmount_all};
@@ -12,6 +12,10 @@ use crate::record::{self, Init, Member};
 
 /// The code of a process that was killed by `SIGKILL`.
 const KILLED: u8 = 137;
+
+/// How long loggers may take to write what a killed container has left them: 300 ms for all,
+/// of the 5 s that containerd waits.
+const FLUSH_LIMIT: Duration = Duration::from_millis(300);
 
 /// What was found of a container that the shim had not deleted.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,9 +70,10 @@ pub fn clean(bundle: &Path, only: Option<&str>) -> Result<Vec<Cleaned>, Error> {
             source,
         },
     })?;
+    let patience = Instant::now() + FLUSH_LIMIT;
     let cleaned = members
         .iter()
-        .map(|(bundle, member)| member_or_warn(&host, bundle, member));
+        .map(|(bundle, member)| member_or_warn(&host, bundle, member, patience));
     let cleaned: Vec<Cleaned> = cleaned.collect();
     if only.is_none() {
         let pods: Vec<&PathBuf> = members
@@ -86,10 +91,13 @@ pub fn clean(bundle: &Path, only: Option<&str>) -> Result<Vec<Cleaned>, Error> {
     unread.map(|()| cleaned)
 }
 
-fn member_or_warn(host: &Host, bundle: &Path, member: &Member) -> Cleaned {
+fn member_or_warn(host: &Host, bundle: &Path, member: &Member, patience: Instant) -> Cleaned {
     let mut clean = cgroup_or_warn(host, &member.cgroup);
     if let Some(init) = member.init {
-        end(init);
+        end(init, Instant::now());
+    }
+    for helper in &member.helpers {
+        end(*helper, patience);
     }
     if let Some(rootfs) = &member.rootfs
         && let Err(error) = unmount_all(rootfs)
@@ -125,14 +133,15 @@ fn cgroup_or_warn(host: &Host, path: &Path) -> bool {
     }
 }
 
-/// Kills a process that was recorded, if it is still that one. Its cgroup was killed: this is
-/// for one that never entered it.
-fn end(init: Init) {
+/// Kills a process that was recorded, if it is still that one and has not ended by `patience`.
+/// The container's cgroup was killed: this is for one that was never in it.
+fn end(init: Init, patience: Instant) {
     let Ok(pidfd) = duet_linux::process::pidfd_open(init.pid) else {
         return;
     };
     // Asked after the descriptor was opened, so it is about the process that it names.
     if Init::of(init.pid) == Some(init)
+        && !duet_linux::channel::readable(&pidfd, patience).unwrap_or(false)
         && let Err(error) = duet_linux::process::send_signal(&pidfd, 9)
     {
         tracing::debug!(pid = init.pid, %error, "recorded process not killed");
@@ -159,16 +168,17 @@ mod tests {
             .unwrap();
         let pid = i32::try_from(child.id()).unwrap();
         let init = Init::of(pid).unwrap();
-        end(Init {
+        let other = Init {
             started: init.started + 1,
             ..init
-        });
+        };
+        end(other, Instant::now());
         assert_eq!(
             child.try_wait().unwrap(),
             None,
             "another process of that number"
         );
-        end(init);
+        end(init, Instant::now());
         assert_eq!(
             std::os::unix::process::ExitStatusExt::signal(&child.wait().unwrap()),
             Some(9)

@@ -15,6 +15,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
+use duet_container::Ledger;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -45,6 +46,9 @@ pub(crate) struct Member {
     pub(crate) rootfs: Option<PathBuf>,
     /// Its first process, once there is one.
     pub(crate) init: Option<Init>,
+    /// The host's programs that serve it: loggers, hooks.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) helpers: Vec<Init>,
 }
 
 /// A process that a number alone does not name for long.
@@ -70,6 +74,13 @@ struct List {
 pub(crate) struct Record {
     path: PathBuf,
     bundles: Mutex<Vec<PathBuf>>,
+}
+
+/// A member's file, while it is served.
+#[derive(Debug)]
+pub(crate) struct Page {
+    bundle: PathBuf,
+    member: Mutex<Member>,
 }
 
 // === impl Record ===
@@ -124,6 +135,7 @@ impl Member {
             pod_cgroup: None,
             rootfs,
             init: None,
+            helpers: Vec::new(),
         }
     }
 
@@ -140,6 +152,45 @@ impl Member {
             check(&path, member.version)?;
         }
         Ok(member)
+    }
+}
+
+// === impl Page ===
+
+impl Page {
+    /// The file of a member that was added to the record.
+    pub(crate) fn new(bundle: &Path, member: Member) -> Self {
+        Page {
+            bundle: bundle.to_owned(),
+            member: Mutex::new(member),
+        }
+    }
+
+    /// Changes what it says.
+    pub(crate) fn change(&self, change: impl FnOnce(&mut Member)) -> Result<(), Error> {
+        // Every change is one step, so also whole after a panic.
+        let mut member = self.member.lock().unwrap_or_else(PoisonError::into_inner);
+        change(&mut member);
+        member.write(&self.bundle)
+    }
+}
+
+impl Ledger for Page {
+    fn enter(&self, pid: i32) -> io::Result<()> {
+        let helper = Init::of(pid).ok_or(io::ErrorKind::NotFound)?;
+        self.change(|member| member.helpers.push(helper))
+            .map_err(io::Error::other)
+    }
+
+    fn strike(&self, pid: i32) {
+        // Once the member is forgotten, nothing may bring its file back.
+        if !self.bundle.join(MEMBER).exists() {
+            return;
+        }
+        let struck = self.change(|member| member.helpers.retain(|helper| helper.pid != pid));
+        if let Err(error) = struck {
+            tracing::debug!(%error, pid, "a helper that has ended stays on record");
+        }
     }
 }
 
@@ -274,6 +325,23 @@ mod tests {
         fs::write(dir.path().join(MEMBER), "{").unwrap();
         let error = Member::read(dir.path()).unwrap_err();
         assert!(error.to_string().starts_with("parse "), "{error}");
+    }
+
+    #[test]
+    fn helpers_are_listed_while_they_run_and_never_bring_a_page_back() {
+        let dir = tempfile::tempdir().unwrap();
+        member("a").write(dir.path()).unwrap();
+        let page = Page::new(dir.path(), member("a"));
+        let own = i32::try_from(std::process::id()).unwrap();
+        let listed = || Member::read(dir.path()).unwrap().unwrap().helpers;
+        page.enter(own).unwrap();
+        assert_eq!(listed(), [Init::of(own).unwrap()]);
+        page.strike(own);
+        assert_eq!(listed(), []);
+        page.enter(0).expect_err("nobody has that number");
+        forget(dir.path()).unwrap();
+        page.strike(own);
+        assert_eq!(Member::read(dir.path()).unwrap(), None);
     }
 
     #[test]

@@ -16,7 +16,7 @@ use tokio::task::JoinSet;
 
 use crate::error::Error;
 use crate::reaper;
-use crate::record::{Init, Member, Record};
+use crate::record::{Init, Member, Page, Record};
 use crate::sandbox::{self, check_id};
 
 /// What a pod needs to know from the start.
@@ -95,13 +95,13 @@ impl Pod {
     pub fn new(config: Config, facts: UnboundedSender<Fact>) -> Result<Pod, Error> {
         let Config {
             id,
+            namespace,
             bundle,
             runner,
             compiler,
             cache,
-            ..
         } = config;
-        let ground = Ground::new(runner, compiler, cache)
+        let ground = Ground::new(namespace, runner, compiler, cache)
             .map_err(|source| Error::Container { id, source })?;
         let inner = Inner {
             record: Record::new(&bundle),
@@ -397,9 +397,12 @@ impl Inner {
         let mut member = Member::new(id.clone(), prepared.cgroup().to_owned(), rootfs);
         member.pod_cgroup.clone_from(pod_cgroup);
         self.record.add(&bundle, &member)?;
-        let birth = prepared.bear(Arc::clone(&self.ground)).map_err(of(&id))?;
-        member.init = Init::of(birth.pid());
-        member.write(&bundle)?;
+        let page = Arc::new(Page::new(&bundle, member));
+        let ledger = Arc::<Page>::clone(&page);
+        let birth = prepared
+            .bear(Arc::clone(&self.ground), ledger)
+            .map_err(of(&id))?;
+        page.change(|member| member.init = Init::of(birth.pid()))?;
         Ok(Recorded { birth, bundle })
     }
 

@@ -53,7 +53,7 @@ impl Body for Sleepers {
         PidNamespace::Shared
     }
 
-    fn bear(&self, asked: &duet_spec::Process, _: &Stdio) -> Result<Born, Error> {
+    fn bear(&self, _: &str, asked: &duet_spec::Process, _: &Stdio) -> Result<Born, Error> {
         match asked.args.first().map(String::as_str) {
             Some("fail") => Err(Error::Gone),
             Some(seconds) => Ok(self.process(seconds)),

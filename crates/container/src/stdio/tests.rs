@@ -8,6 +8,7 @@ use std::time::Duration;
 use rustix::fs::{CWD, FileType, mknodat};
 
 use super::*;
+use crate::outputs::Writes;
 
 fn fifo(dir: &tempfile::TempDir, name: &str) -> String {
     let path = dir.path().join(name);
@@ -31,11 +32,18 @@ fn with(stdin: &str, stdout: &str, stderr: &str) -> Stdio {
     }
 }
 
+/// What a process of `user` is given; loggers, which need root, have tests of their own.
+fn opened(stdio: &Stdio, user: u32, owner: Option<IoOwner>) -> Result<Pipes, Error> {
+    let household = crate::helper::tests::Household::default();
+    let outputs = Outputs::open(stdio, Writes::Block, household.served())?;
+    Pipes::open(stdio, outputs, Owner::of(user, owner))
+}
+
 #[test]
 fn opening_does_not_depend_on_the_other_side() {
     let dir = tempfile::tempdir().unwrap();
     let stdio = with(&fifo(&dir, "in"), &fifo(&dir, "out"), &fifo(&dir, "err"));
-    let pipes = Pipes::open(&stdio, 0, None).unwrap();
+    let pipes = opened(&stdio, 0, None).unwrap();
     assert!(pipes.ends.stdin.is_some());
     assert!(pipes.ends.stdout.is_some());
     assert!(pipes.ends.stderr.is_some());
@@ -53,7 +61,7 @@ fn a_reader_that_comes_late_misses_nothing_of_a_process_that_ends_at_once() {
         told.send(std::fs::read_to_string(late).unwrap())
             .unwrap_or(());
     });
-    let pipes = Pipes::open(&with("", &path, ""), 0, None).unwrap();
+    let pipes = opened(&with("", &path, ""), 0, None).unwrap();
     rustix::io::write(pipes.ends.stdout.as_ref().unwrap(), b"all of it").unwrap();
     drop(pipes);
     // A reader that missed its writer waits for ever, so the test does not.
@@ -63,7 +71,7 @@ fn a_reader_that_comes_late_misses_nothing_of_a_process_that_ends_at_once() {
 
 #[test]
 fn nothing_is_opened_for_empty_fields() {
-    let pipes = Pipes::open(&Stdio::default(), 0, None).unwrap();
+    let pipes = opened(&Stdio::default(), 0, None).unwrap();
     assert!(pipes.ends.stdin.is_none() && pipes.ends.stdout.is_none());
     assert!(pipes.holds.is_empty() && pipes.input.is_none());
 }
@@ -72,7 +80,7 @@ fn nothing_is_opened_for_empty_fields() {
 fn the_reader_sees_the_end_only_after_the_hold_is_gone() {
     let dir = tempfile::tempdir().unwrap();
     let path = fifo(&dir, "out");
-    let pipes = Pipes::open(&with("", &path, ""), 0, None).unwrap();
+    let pipes = opened(&with("", &path, ""), 0, None).unwrap();
     let mut reader = OpenOptions::new()
         .read(true)
         .custom_flags(libc_nonblock())
@@ -93,7 +101,7 @@ fn the_reader_sees_the_end_only_after_the_hold_is_gone() {
 fn a_reader_may_leave_and_another_goes_on() {
     let dir = tempfile::tempdir().unwrap();
     let path = fifo(&dir, "out");
-    let pipes = Pipes::open(&with("", &path, ""), 0, None).unwrap();
+    let pipes = opened(&with("", &path, ""), 0, None).unwrap();
     let mut out = File::from(pipes.ends.stdout.unwrap());
     let first = OpenOptions::new()
         .read(true)
@@ -113,28 +121,23 @@ fn a_reader_may_leave_and_another_goes_on() {
 
 #[test]
 fn a_missing_fifo_is_named_with_the_step() {
-    let error = Pipes::open(&with("", "/nonexistent/out", ""), 0, None).unwrap_err();
+    let error = opened(&with("", "/nonexistent/out", ""), 0, None).unwrap_err();
     assert_eq!(error.to_string(), "open stdout /nonexistent/out");
-    let error = Pipes::open(&with("/nonexistent/in", "", ""), 0, None).unwrap_err();
+    let error = opened(&with("/nonexistent/in", "", ""), 0, None).unwrap_err();
     assert_eq!(error.to_string(), "open stdin /nonexistent/in");
 }
 
 #[test]
-fn loggers_and_streams_are_refused_by_name() {
-    for value in [
-        "binary:///bin/logger?id=1",
-        "binary-v2:///x",
-        "ttrpc+unix:///s?streaming_id=1",
-    ] {
-        let error = Pipes::open(&with("", value, ""), 0, None).unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            format!("stdout {value:?} is not supported")
-        );
-    }
-    let error = Pipes::open(&with("file:///tmp/x", "", ""), 0, None).unwrap_err();
+fn what_is_not_offered_is_refused_by_name() {
+    let value = "ttrpc+unix:///s?streaming_id=1";
+    let error = opened(&with("", value, ""), 0, None).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        format!("stdout {value:?} is not supported")
+    );
+    let error = opened(&with("file:///tmp/x", "", ""), 0, None).unwrap_err();
     assert!(matches!(error, Error::Unsupported { field: "stdin", .. }));
-    let error = Pipes::open(&with("", "out", ""), 0, None).unwrap_err();
+    let error = opened(&with("", "out", ""), 0, None).unwrap_err();
     assert_eq!(error.to_string(), "stdout \"out\": is not an absolute path");
 }
 
@@ -144,12 +147,16 @@ fn a_file_is_made_and_appended_to() {
     let path = dir.path().join("logs/web.log");
     let uri = format!("file://{}", path.display());
     for line in ["one\n", "two\n"] {
-        let pipes = Pipes::open(&with("", &uri, ""), 1234, None).unwrap();
+        let pipes = opened(&with("", &uri, ""), 1234, None).unwrap();
         File::from(pipes.ends.stdout.unwrap())
             .write_all(line.as_bytes())
             .unwrap();
     }
     assert_eq!(fs::read_to_string(&path).unwrap(), "one\ntwo\n");
+    let pipes = opened(&with("", &uri, ""), 0, None).unwrap();
+    let mut stderr = File::from(pipes.ends.stderr.expect("a URI means both outputs"));
+    stderr.write_all(b"three\n").unwrap();
+    assert_eq!(fs::read_to_string(&path).unwrap(), "one\ntwo\nthree\n");
     assert_ne!(fs::metadata(&path).unwrap().uid(), 1234);
 }
 
@@ -166,9 +173,9 @@ fn the_process_s_user_owns_the_fifo() {
     }
     let dir = tempfile::tempdir().unwrap();
     let path = fifo(&dir, "out");
-    let _pipes = Pipes::open(&with("", &path, ""), 1234, None).unwrap();
+    let _pipes = opened(&with("", &path, ""), 1234, None).unwrap();
     assert_eq!(fs::metadata(&path).unwrap().uid(), 1234);
-    let _pipes = Pipes::open(
+    let _pipes = opened(
         &with("", &path, ""),
         1234,
         Some(IoOwner { uid: 77, gid: 78 }),
@@ -182,7 +189,7 @@ fn the_process_s_user_owns_the_fifo() {
 fn input_ends_after_close_io_and_the_last_writer() {
     let dir = tempfile::tempdir().unwrap();
     let path = fifo(&dir, "in");
-    let pipes = Pipes::open(&with(&path, "", ""), 0, None).unwrap();
+    let pipes = opened(&with(&path, "", ""), 0, None).unwrap();
     let Input { source, pipe } = pipes.input.unwrap();
     let mut stdin = File::from(pipes.ends.stdin.unwrap());
     runtime().block_on(async {
@@ -222,7 +229,7 @@ fn input_ends_after_close_io_and_the_last_writer() {
 #[test]
 fn close_io_without_any_client_ends_the_input() {
     let dir = tempfile::tempdir().unwrap();
-    let pipes = Pipes::open(&with(&fifo(&dir, "in"), "", ""), 0, None).unwrap();
+    let pipes = opened(&with(&fifo(&dir, "in"), "", ""), 0, None).unwrap();
     let Input { source, pipe } = pipes.input.unwrap();
     drop(source.hold);
     runtime().block_on(async {
@@ -236,7 +243,7 @@ fn a_gibibyte_arrives_whole_at_its_reader_s_pace() {
     const TOTAL: usize = 1 << 30;
     let dir = tempfile::tempdir().unwrap();
     let path = fifo(&dir, "in");
-    let pipes = Pipes::open(&with(&path, "", ""), 0, None).unwrap();
+    let pipes = opened(&with(&path, "", ""), 0, None).unwrap();
     let Input { source, pipe } = pipes.input.unwrap();
     let mut stdin = File::from(pipes.ends.stdin.unwrap());
     let writer = std::thread::spawn(move || {
@@ -281,7 +288,7 @@ fn a_gibibyte_arrives_whole_at_its_reader_s_pace() {
 fn a_process_that_stops_reading_ends_the_copy() {
     let dir = tempfile::tempdir().unwrap();
     let path = fifo(&dir, "in");
-    let pipes = Pipes::open(&with(&path, "", ""), 0, None).unwrap();
+    let pipes = opened(&with(&path, "", ""), 0, None).unwrap();
     let Input { source, pipe } = pipes.input.unwrap();
     drop(pipes.ends);
     runtime().block_on(async {

@@ -9,6 +9,13 @@ use rustix::fs::{CWD, FileType, Mode, mknodat};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 
 use super::*;
+use crate::outputs::Writes;
+
+fn opened(stdio: &Stdio) -> Result<Ends, Error> {
+    let household = crate::helper::tests::Household::default();
+    let outputs = Outputs::open(stdio, Writes::Poll, household.served())?;
+    Ends::open(stdio, outputs)
+}
 
 struct Rig {
     _dir: tempfile::TempDir,
@@ -80,7 +87,7 @@ fn output_is_complete_when_the_last_user_has_closed() {
     });
     run(async move {
         let mut tasks = JoinSet::new();
-        let ends = Ends::open(&stdio).unwrap();
+        let ends = opened(&stdio).unwrap();
         let Connected {
             input: _hold,
             holds,
@@ -111,7 +118,7 @@ fn input_arrives_and_its_end_is_typed() {
     let stdio = rig.stdio();
     run(async move {
         let mut tasks = JoinSet::new();
-        let connected = Ends::open(&stdio)
+        let connected = opened(&stdio)
             .unwrap()
             .connect(rig.master, &mut tasks)
             .unwrap();
@@ -135,7 +142,7 @@ fn the_size_is_seen_by_the_user() {
     let stdio = rig.stdio();
     run(async move {
         let mut tasks = JoinSet::new();
-        let connected = Ends::open(&stdio)
+        let connected = opened(&stdio)
             .unwrap()
             .connect(rig.master, &mut tasks)
             .unwrap();

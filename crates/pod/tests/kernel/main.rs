@@ -11,5 +11,6 @@ mod rig;
 
 mod guests;
 mod lifecycle;
+mod loggers;
 mod orphans;
 mod plain_pods;

@@ -1,6 +1,7 @@
 //! A pod with bundles made by hand.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -137,6 +138,16 @@ impl Rig {
         let path = self.dir.path().join(name);
         let mode = rustix::fs::Mode::from_raw_mode(0o600);
         rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, mode, 0).unwrap();
+        path.to_str().unwrap().to_owned()
+    }
+
+    /// A program of the host's: a shell script that is told the directory of the rig as `$DIR`.
+    pub(crate) fn script(&self, name: &str, body: &str) -> String {
+        let path = self.dir.path().join(name);
+        let text = format!("#!/bin/sh\nDIR={}\n{body}\n", self.dir.path().display());
+        fs::write(&path, text).unwrap();
+        let executable = fs::Permissions::from_mode(0o755);
+        fs::set_permissions(&path, executable).unwrap();
         path.to_str().unwrap().to_owned()
     }
 

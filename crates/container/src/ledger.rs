@@ -1,0 +1,18 @@
+//! Which processes of the host's serve a container, written down before they run.
+
+use std::fmt::Debug;
+use std::io;
+
+/// Keeps a list of processes where whoever cleans up after this shim finds it.
+pub trait Ledger: Debug + Send + Sync {
+    /// Adds a process that does not run its program yet.
+    ///
+    /// # Errors
+    ///
+    /// It could not be written; then the process must not run.
+    fn enter(&self, pid: i32) -> io::Result<()>;
+
+    /// Takes off the list what has ended. A line too much does no harm: it names its process by
+    /// its beginning too.
+    fn strike(&self, pid: i32);
+}

@@ -1,0 +1,68 @@
+//! The birth of a program of the host's that serves a container: a logger, a hook.
+
+use crate::{Descriptor, Error, Given, Plan, writer::Writer};
+use duet_step::{Exec, Reg, Step};
+
+/// A program of the host's.
+#[derive(Debug, Clone, Copy)]
+pub struct Helper<'a> {
+    /// The program: an absolute path.
+    pub path: &'a str,
+    /// Its arguments, the first is what it is called.
+    pub args: &'a [String],
+    /// Its environment, the whole of it.
+    pub env: &'a [String],
+    /// Its working directory: absolute.
+    pub cwd: &'a str,
+    /// The numbers that it has its descriptors under: the n-th is [`Given::Passed`] n. Those of
+    /// 0, 1 and 2 that are not among them are `/dev/null`.
+    pub descriptors: &'a [u8],
+}
+
+// === impl Helper ===
+
+impl Helper<'_> {
+    /// Plans its birth in the caller's own namespaces and cgroup, with what the caller may do.
+    ///
+    /// It stands at a gate like a container, so that it can be written down before it runs.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::TooMuch`].
+    pub fn plan(&self) -> Result<Plan, Error> {
+        let mut writer = Writer::new();
+        self.write(&mut writer);
+        writer.finish()
+    }
+
+    /// Everything that is to be done where the program is to run.
+    pub(crate) fn write(&self, writer: &mut Writer) {
+        writer.plan.argv = writer.texts(self.args);
+        writer.plan.envp = writer.texts(self.env);
+        // Wherever the caller is: what is opened first is the directory it is in.
+        let root = writer.text("/");
+        writer.step(Step::Chdir(root));
+        writer.step(Step::Open(root, Reg::Root));
+        for number in (0..3).filter(|number| !self.descriptors.contains(number)) {
+            writer.step(Step::Null(number.into()));
+        }
+        for (given, number) in (0..).zip(self.descriptors) {
+            let slot = writer.slot(Descriptor::Given(Given::Passed(given)));
+            writer.step(Step::Dup(slot, (*number).into()));
+        }
+        writer.step(Step::Umask(UMASK));
+        if self.cwd != "/" {
+            let cwd = writer.text(self.cwd);
+            writer.step(Step::Chdir(cwd));
+        }
+        let program = writer.texts([self.path]);
+        writer.step(Step::FindProgram(program));
+        let last = self.descriptors.iter().copied().max().unwrap_or(0).max(2);
+        writer.step(Step::CloseFrom(u32::from(last) + 1));
+        writer.step(Step::Gate);
+        writer.step(Step::Exec(Exec::Path));
+    }
+}
+
+/// What it would have from containerd, whose services are started with the usual one.
+const UMASK: u32 = 0o022;
