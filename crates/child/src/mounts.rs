@@ -69,6 +69,9 @@ impl Child<'_> {
             }
             Source::Tree(slot) => (self.code.slot(slot)?, mount.set),
         };
+        if mount.cut != 0 {
+            syscalls::mount_setattr(tree, true, 0, 0, mount.cut)?;
+        }
         let once = if mount.propagation_recursive {
             0
         } else {

@@ -5,7 +5,7 @@ use crate::{Descriptor, Facts, Given, mounts, writer::Writer};
 use duet_spec::{
     Attributes, Container, Mount, MountKind, Namespace, Propagation, PropagationKind, attr,
 };
-use duet_step::{Reg, Source, Step};
+use duet_step::{Mount as MountStep, Reg, Source, Step};
 
 /// What each of the mounts below the tmpfs of v1 has besides what is asked for, as under runc.
 const V1: u64 = attr::NOSUID | attr::NODEV | attr::NOEXEC;
@@ -68,17 +68,18 @@ fn v1(writer: &mut Writer, spec: &Container, facts: &Facts, mount: &Mount) {
             .file_name()
             .unwrap_or_default()
             .to_string_lossy();
-        let (source, propagation) = if spec.namespaces.cgroup == Namespace::Host {
+        let (source, (cut, propagation)) = if spec.namespaces.cgroup == Namespace::Host {
             // Only the container's own part: the file system anew would be all of the host's.
             let tree = writer.slot(Descriptor::Given(Given::CgroupTree(number)));
-            (Source::Tree(tree), mount.propagation.or(Some(APART)))
+            let heard = mounts::heard(Some(APART), mount.propagation);
+            (Source::Tree(tree), heard)
         } else {
             let source = Source::Filesystem {
                 fstype: writer.text("cgroup"),
                 source: writer.text("cgroup"),
                 options: writer.texts(hierarchy.name.split(',')),
             };
-            (source, mount.propagation)
+            (source, (0, mount.propagation))
         };
         let below = Mount {
             index: mount.index,
@@ -93,7 +94,7 @@ fn v1(writer: &mut Writer, spec: &Container, facts: &Facts, mount: &Mount) {
             propagation: None,
         };
         let step = mounts::step(writer, source, &below, below.attributes, propagation);
-        writer.step(Step::Mount(step));
+        writer.step(Step::Mount(MountStep { cut, ..step }));
     }
     for hierarchy in &facts.cgroup.hierarchies {
         let name = hierarchy

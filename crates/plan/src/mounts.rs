@@ -79,16 +79,11 @@ pub(crate) fn all(
                     path,
                     recursive: *recursive,
                 });
-                let propagation = mount.propagation.or_else(|| inherited(spec));
-                let attributes = mount.attributes;
-                bind(
-                    writer,
-                    Source::Tree(slot),
-                    mount,
-                    destination,
-                    attributes,
-                    propagation,
-                );
+                let (cut, propagation) = heard(inherited(spec), mount.propagation);
+                let source = Source::Tree(slot);
+                let step = step(writer, source, mount, mount.attributes, propagation);
+                let kind = destination;
+                writer.step(Step::Mount(MountStep { kind, cut, ..step }));
             }
             MountKind::Cgroup { options } => {
                 cgroup_mounts::mount(writer, spec, facts, mount, options);
@@ -135,18 +130,6 @@ pub(crate) fn all(
     Ok(())
 }
 
-fn bind(
-    writer: &mut Writer,
-    source: Source,
-    mount: &Mount,
-    kind: Destination,
-    attributes: Attributes,
-    propagation: Option<Propagation>,
-) {
-    let step = step(writer, source, mount, attributes, propagation);
-    writer.step(Step::Mount(MountStep { kind, ..step }));
-}
-
 /// A mount onto a directory.
 pub(crate) fn step(
     writer: &mut Writer,
@@ -163,6 +146,7 @@ pub(crate) fn step(
         clear: attributes.clear,
         set_recursive: attributes.set_recursive,
         clear_recursive: attributes.clear_recursive,
+        cut: 0,
         propagation: propagation.map_or(0, |propagation| bits(propagation.kind)),
         propagation_recursive: propagation.is_some_and(|propagation| propagation.recursive),
         inherit_mode: false,
@@ -192,6 +176,30 @@ fn inherited(spec: &Container) -> Option<Propagation> {
         kind,
         recursive: true,
     })
+}
+
+/// What a copy of a mount of the host's is cut off from first, and the propagation it then gets,
+/// if that of its tree would be `tree` and `asked` is asked for.
+///
+/// As under runc, where the tree is changed before anything is copied from it: shared is then
+/// shared within the container. As a mere peer of the host's mount it would let the container's own
+/// mounts appear on the host, which only a shared root is meant to do.
+pub(crate) fn heard(
+    tree: Option<Propagation>,
+    asked: Option<Propagation>,
+) -> (u32, Option<Propagation>) {
+    match (tree, asked) {
+        (Some(tree), Some(asked)) if asked.kind == PropagationKind::Shared => {
+            (bits(tree.kind), Some(asked))
+        }
+        // Nobody is left to be heard.
+        (Some(tree), Some(asked))
+            if tree.kind == PropagationKind::Private && asked.kind == PropagationKind::Slave =>
+        {
+            (0, Some(tree))
+        }
+        (tree, asked) => (0, asked.or(tree)),
+    }
 }
 
 fn check_proc(mount: &Mount, facts: &Facts) -> Result<(), Error> {

@@ -193,6 +193,9 @@ impl Plan {
         }
         text += &changes("", mount.set, mount.clear);
         text += &changes("r", mount.set_recursive, mount.clear_recursive);
+        if mount.cut != 0 {
+            text += &format!(" {}", propagation(mount.cut | ms::REC));
+        }
         if mount.propagation != 0 {
             let recursive = if mount.propagation_recursive {
                 ms::REC

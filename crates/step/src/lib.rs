@@ -115,6 +115,9 @@ pub struct Mount {
     pub set_recursive: u64,
     /// `MOUNT_ATTR_*` bits to clear on the mount and everything below it.
     pub clear_recursive: u64,
+    /// `MS_SLAVE` or `MS_PRIVATE`, for the mount and everything below it before `propagation`, or
+    /// 0: a copy that is to be shared must not stay the peer of what it is a copy of.
+    pub cut: u32,
     /// `MS_SHARED`, `MS_SLAVE`, `MS_PRIVATE` or `MS_UNBINDABLE`, or 0 to leave it.
     pub propagation: u32,
     /// Whether `propagation` applies to everything below the mount too.

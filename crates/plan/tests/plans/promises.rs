@@ -291,6 +291,35 @@ fn of_a_bind_without_a_propagation_runcs_default_holds() {
 }
 
 #[test]
+fn a_shared_bind_is_the_hosts_peer_only_under_a_shared_root() {
+    let with = |root: Option<&str>, option: &str| {
+        let spec = edited("ctr-default.json", |document| {
+            let mount = serde_json::json!({
+                "destination": "/data", "source": "/src", "options": ["rbind", option]
+            });
+            document["mounts"].as_array_mut().unwrap().push(mount);
+            document["linux"]["rootfsPropagation"] = root.into();
+        });
+        native(&spec).unwrap()
+    };
+    let bind = "mount /data from /src/...";
+    has(&with(None, "rshared"), &format!("{bind} rslave rshared"));
+    has(
+        &with(Some("rprivate"), "shared"),
+        &format!("{bind} rprivate shared"),
+    );
+    has(
+        &with(Some("rshared"), "rshared"),
+        &format!("{bind} rshared"),
+    );
+    has(
+        &with(Some("rprivate"), "rslave"),
+        &format!("{bind} rprivate"),
+    );
+    has(&with(None, "rslave"), &format!("{bind} rslave"));
+}
+
+#[test]
 fn a_pids_namespace_by_path_is_entered_before_the_birth() {
     let plan = native(&spec("cri-privileged.json")).unwrap();
     let slot = plan.pid_namespace.unwrap();
