@@ -65,7 +65,7 @@ pub fn exec_facts(ask: Ask<'_>) -> Result<Facts, Error> {
         .iter()
         .find_map(|var| var.strip_prefix("HOME="))
     {
-        None | Some("") => home(&ask.container.root.path, ask.process.user.uid),
+        None | Some("") => home(ask.container, ask.process.user.uid),
         Some(_) => None,
     };
     Ok(Facts {
@@ -179,13 +179,32 @@ fn below(directory: &Path, table: &[Entry]) -> Option<(PathBuf, Filesystem)> {
     inside.find(|(_, filesystem)| *filesystem != Filesystem::Other)
 }
 
-/// The home directory of a user in the container's `/etc/passwd`, walked within its root.
-fn home(root: &Path, uid: u32) -> Option<String> {
-    let root = file::place(root).ok()?;
-    let passwd = file::open_in_root(root, Path::new("etc/passwd")).ok()?;
+/// The home directory of a user in the container's `/etc/passwd`.
+fn home(container: &Container, uid: u32) -> Option<String> {
     let mut bytes = Vec::new();
-    passwd.take(PASSWD_MAX).read_to_end(&mut bytes).ok()?;
+    let passwd = passwd(container)?.take(PASSWD_MAX).read_to_end(&mut bytes);
+    passwd.ok()?;
     home_in(&String::from_utf8_lossy(&bytes), uid)
+}
+
+/// The `/etc/passwd` that the container sees: the image's, walked within its root, or the one that
+/// the last of the mounts over it brings.
+fn passwd(container: &Container) -> Option<File> {
+    let file = Path::new("/etc/passwd");
+    let over = container.mounts.iter().rev().find_map(|mount| {
+        let rest = file.strip_prefix(&mount.destination).ok()?;
+        Some((&mount.kind, rest))
+    });
+    let (root, path) = match over {
+        None => (container.root.path.as_path(), file),
+        Some((MountKind::Bind { source, .. }, rest)) if rest.as_os_str().is_empty() => {
+            (Path::new("/"), source.as_path())
+        }
+        Some((MountKind::Bind { source, .. }, rest)) => (source.as_path(), rest),
+        // What is made new has no file yet.
+        Some((MountKind::Filesystem { .. } | MountKind::Cgroup { .. }, _)) => return None,
+    };
+    file::open_in_root(file::place(root).ok()?, path).ok()
 }
 
 fn home_in(passwd: &str, uid: u32) -> Option<String> {
