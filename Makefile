@@ -92,6 +92,7 @@ scenarios-2.x: build test-needs tests-built $(target)/containerd/sid/usr/bin/con
 	$(call run-tests,scenarios deploy,DUET_TEST_CONTAINERD=$(abspath $(target))/containerd/sid/usr/bin)
 scenarios-runc: build test-needs tests-built
 	$(call run-tests,scenarios,DUET_TEST_RUNTIME=runc)
+	$(call run-tests,oracle,)
 
 $(target)/containerd/%/usr/bin/containerd:
 	tests/containerd.sh $*

@@ -5,8 +5,7 @@ use std::fmt::{self, Write as _};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use duet_tests::machine::Runtime;
-use duet_tests::{Node, image};
+use duet_tests::{Node, image, template};
 use serde_json::{Value, json};
 
 /// A wasm container that waits.
@@ -34,7 +33,7 @@ impl Specs {
     /// Takes the template from a container that containerd really makes, and unpacks the
     /// root filesystems below `dir`. The pod's namespaces are those of process `holder`.
     pub(crate) fn new(node: &Node, dir: &Path, pod: &str, holder: u32) -> Self {
-        let mut template = captured(node);
+        let mut template = template::config(node);
         for namespace in template["linux"]["namespaces"]
             .as_array_mut()
             .into_iter()
@@ -174,18 +173,4 @@ fn large() -> Vec<u8> {
     text.extend((0..4 << 20).map(|place: u32| char::from(b'a' + (place % 23) as u8)));
     text.push_str("\"))");
     wat::parse_str(&text).expect("it is a module")
-}
-
-/// The `config.json` of a container with the default seccomp profile.
-fn captured(node: &Node) -> Value {
-    let container = node
-        .container("template")
-        .runtime(Runtime::Runc)
-        .with(&["--seccomp"]);
-    let mut task = container.script("echo ready; exec sleep 1000").start();
-    task.says("ready");
-    let [state, ..] = node.daemon().task_dirs(node.namespace());
-    let config = fs::read(state.join("template/config.json")).expect("a task has a bundle");
-    task.end();
-    serde_json::from_slice(&config).expect("containerd writes JSON")
 }

@@ -27,6 +27,7 @@ pub mod machine;
 pub mod node;
 pub mod shim;
 pub mod stream;
+pub mod template;
 pub mod wait;
 
 pub use node::Node;
