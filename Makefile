@@ -77,6 +77,8 @@ unit: build test-needs ## every crate by itself, on the kernel where it is about
 
 # One column of the matrix: a containerd (Debian 12's, trixie's, sid's), or runc as the oracle.
 columns := 1.6 1.7 2.x runc
+# The folder with the containerd of another Debian suite.
+suite = $(abspath $(target))/containerd/$(1)/usr/bin
 
 .PHONY: scenarios
 scenarios: build test-needs ## whole containers: Debian 12's containerd, trixie's, sid's, and runc as the oracle
@@ -84,17 +86,19 @@ scenarios: build test-needs ## whole containers: Debian 12's containerd, trixie'
 	$(MAKE) --no-print-directory -k -j$(shell nproc) -Otarget $(addprefix scenarios-,$(columns))
 
 .PHONY: $(addprefix scenarios-,$(columns))
-scenarios-1.6: build test-needs tests-built
+scenarios-1.6: build test-needs tests-built $(call suite,trixie)/containerd $(call suite,sid)/containerd
 	$(call run-tests,scenarios deploy,)
-scenarios-1.7: build test-needs tests-built $(target)/containerd/trixie/usr/bin/containerd
-	$(call run-tests,scenarios deploy,DUET_TEST_CONTAINERD=$(abspath $(target))/containerd/trixie/usr/bin)
-scenarios-2.x: build test-needs tests-built $(target)/containerd/sid/usr/bin/containerd
-	$(call run-tests,scenarios deploy,DUET_TEST_CONTAINERD=$(abspath $(target))/containerd/sid/usr/bin)
+	@# From this one over the next to the newest, under running pods.
+	$(call run-tests,upgrade,DUET_TEST_UPGRADE=$(call suite,trixie):$(call suite,sid))
+scenarios-1.7: build test-needs tests-built $(call suite,trixie)/containerd
+	$(call run-tests,scenarios deploy,DUET_TEST_CONTAINERD=$(call suite,trixie))
+scenarios-2.x: build test-needs tests-built $(call suite,sid)/containerd
+	$(call run-tests,scenarios deploy,DUET_TEST_CONTAINERD=$(call suite,sid))
 scenarios-runc: build test-needs tests-built
 	$(call run-tests,scenarios,DUET_TEST_RUNTIME=runc)
 	$(call run-tests,oracle,)
 
-$(target)/containerd/%/usr/bin/containerd:
+$(call suite,%)/containerd:
 	tests/containerd.sh $*
 
 # Tests are built by the caller and run by root, so that root leaves nothing in the target folder;

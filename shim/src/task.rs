@@ -318,7 +318,10 @@ impl Task for Tasks {
         let pod = self.pod.clone();
         Request::question("Pids", &request.id, "")
             .finish(async move {
-                let processes = pod.pids(&request.id).await?;
+                let mut processes = pod.pids(&request.id).await?;
+                if processes.is_empty() {
+                    processes.extend(ended(&pod, &request.id).await?);
+                }
                 Ok(api::PidsResponse {
                     processes: processes.into_iter().map(process).collect(),
                     ..Default::default()
@@ -546,6 +549,16 @@ fn state(status: Status) -> api::StateResponse {
         exec_id: status.exec.unwrap_or_default(),
         ..Default::default()
     }
+}
+
+/// The program of a container that has ended and was not deleted.
+///
+/// containerd asks for the processes of every task when it is started again, and takes one without
+/// any for a shim that never made it: it cleans up, and the code and the time of an end that came
+/// while nobody listened are lost (`core/runtime/v2/shim_load.go`, 1.7 and later).
+async fn ended(pod: &Pod, id: &str) -> Result<Option<(i32, Option<String>)>, Refusal> {
+    let status = pod.state(id, None).await?;
+    Ok((status.phase == Phase::Stopped).then_some((status.pid, None)))
 }
 
 fn process((pid, exec): (i32, Option<String>)) -> api::ProcessInfo {

@@ -9,5 +9,6 @@ mod events;
 mod left;
 mod pods;
 mod refusals;
+mod restarts;
 mod tasks;
 mod wasm;

@@ -25,23 +25,15 @@ impl Network {
     ///
     /// The bridge is made here and not by the plugin, so that the plugin need not be a
     /// gateway: a gateway turns on forwarding for the whole machine.
-    ///
-    /// `number` tells the networks of one program apart.
-    pub fn new(dir: &Path, number: u32) -> Self {
+    pub fn new(dir: &Path) -> Self {
         let pid = std::process::id();
-        let suffix = if number == 0 {
-            String::new()
-        } else {
-            format!("-{number}")
-        };
         let network = Self {
-            bridge: format!("duett{pid}{suffix}"),
+            bridge: format!("duett{pid}"),
             conf_dir: dir.join("cni"),
             lease_dir: dir.join("leases"),
         };
-        // 10.200.0.0/13 in pieces of 256 addresses; a pid and the number pick the piece.
-        let piece = pid + 1021 * number;
-        let (second, third) = (200 + piece / 256 % 8, piece % 256);
+        // 10.200.0.0/13 in pieces of 256 addresses; a pid picks the piece.
+        let (second, third) = (200 + pid / 256 % 8, pid % 256);
         let subnet = format!("10.{second}.{third}.0/24");
         let address = format!("10.{second}.{third}.1/24");
         fs::create_dir_all(&network.conf_dir).expect("our own folder");

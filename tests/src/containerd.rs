@@ -5,7 +5,6 @@ use std::io::Read as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::{env, process};
 
@@ -65,26 +64,10 @@ impl Containerd {
     /// When it does not start; its log is printed.
     #[must_use]
     pub fn start() -> Self {
-        Self::start_from(env::var_os("DUET_TEST_CONTAINERD").map(PathBuf::from))
-    }
-
-    /// Starts the one whose programs lie in `programs`, or in `PATH`.
-    ///
-    /// # Panics
-    ///
-    /// When it does not start; its log is printed.
-    #[must_use]
-    pub fn start_from(programs: Option<PathBuf>) -> Self {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let number = COUNT.fetch_add(1, Ordering::Relaxed);
-        let suffix = if number == 0 {
-            String::new()
-        } else {
-            format!("-{number}")
-        };
-        let dir = env::temp_dir().join(format!("duet-tests-{}{suffix}", process::id()));
+        let programs = env::var_os("DUET_TEST_CONTAINERD").map(PathBuf::from);
+        let dir = env::temp_dir().join(format!("duet-tests-{}", process::id()));
         fs::create_dir_all(&dir).expect("the folder for temporary files is writable");
-        let network = Network::new(&dir, number);
+        let network = Network::new(&dir);
         let daemon = Daemon::start(programs, &dir, &network);
         let keeper = keep(&dir, &network.bridge);
         let this = Self {

@@ -1,5 +1,6 @@
 //! Pods through CRI, as a kubelet asks for them.
 
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -18,7 +19,7 @@ use crate::{image, stream};
 pub struct Cri<'n> {
     node: &'n Node,
     runtime: tokio::runtime::Runtime,
-    channel: Channel,
+    channel: RefCell<Channel>,
 }
 
 /// A pod that runs; it is stopped and removed by [`Pod::remove`].
@@ -53,7 +54,7 @@ pub struct Member<'p> {
 /// Calls one method of the client and gives its answer.
 macro_rules! call {
     ($cri:expr, $method:ident, $request:expr) => {{
-        let mut client = RuntimeServiceClient::new($cri.channel.clone());
+        let mut client = RuntimeServiceClient::new($cri.channel());
         let call = async {
             let answer = tokio::time::timeout(PATIENCE, client.$method($request)).await;
             answer.unwrap_or_else(|_| panic!("{} did not answer", stringify!($method)))
@@ -70,21 +71,32 @@ impl<'n> Cri<'n> {
             .enable_all()
             .build()
             .expect("a runtime needs only memory");
-        let socket = format!("unix://{}", node.daemon().socket().display());
-        let endpoint = Endpoint::from_shared(socket).expect("a path is a fine address");
-        let channel = runtime
-            .block_on(endpoint.connect())
-            .expect("containerd answered before");
+        let channel = RefCell::new(channel(&runtime, node));
         let this = Self {
             node,
             runtime,
             channel,
         };
+        this.wait_until_ready();
+        this
+    }
+
+    /// Connects to a containerd that was started again.
+    pub fn reconnect(&self) {
+        let channel = channel(&self.runtime, self.node);
+        self.channel.replace(channel);
+        self.wait_until_ready();
+    }
+
+    fn wait_until_ready(&self) {
         // CRI learns of imported images by events, a moment after the import.
         wait::until("CRI to see the images and the network", || {
-            this.is_ready().then_some(())
+            self.is_ready().then_some(())
         });
-        this
+    }
+
+    fn channel(&self) -> Channel {
+        self.channel.borrow().clone()
     }
 
     /// Starts a pod called `name`.
@@ -148,7 +160,9 @@ impl<'n> Cri<'n> {
 
     fn is_ready(&self) -> bool {
         let answer = call!(self, status, api::StatusRequest { verbose: false });
-        let status = answer.expect("CRI answers").status.unwrap_or_default();
+        // A daemon that was just started answers before it has found its pods again.
+        let Ok(answer) = answer else { return false };
+        let status = answer.status.unwrap_or_default();
         // containerd 2 tells of deprecated settings as a condition too.
         let ready = |condition: &&api::RuntimeCondition| condition.r#type.ends_with("Ready");
         let network = status
@@ -156,8 +170,7 @@ impl<'n> Cri<'n> {
             .iter()
             .filter(ready)
             .all(|condition| condition.status);
-        let mut images =
-            k8s_cri::v1::image_service_client::ImageServiceClient::new(self.channel.clone());
+        let mut images = k8s_cri::v1::image_service_client::ImageServiceClient::new(self.channel());
         let list = images.list_images(api::ListImagesRequest { filter: None });
         let list = self
             .runtime
@@ -181,6 +194,14 @@ impl<'n> Cri<'n> {
         };
         network && as_expected && [image::BUSYBOX, image::GUESTS].iter().all(known)
     }
+}
+
+fn channel(runtime: &tokio::runtime::Runtime, node: &Node) -> Channel {
+    let socket = format!("unix://{}", node.daemon().socket().display());
+    let endpoint = Endpoint::from_shared(socket).expect("a path is a fine address");
+    runtime
+        .block_on(endpoint.connect())
+        .expect("containerd answered before")
 }
 
 fn namespaces() -> api::NamespaceOption {
@@ -503,6 +524,25 @@ impl Member<'_> {
         };
         let answer = call!(self.pod.cri, container_status, request).expect("ContainerStatus");
         answer.status.expect("a container has a status")
+    }
+
+    /// The process id of its program.
+    ///
+    /// # Panics
+    ///
+    /// When CRI refuses, or does not say.
+    #[must_use]
+    pub fn pid(&self) -> i32 {
+        let container_id = self.id.clone();
+        let request = api::ContainerStatusRequest {
+            container_id,
+            verbose: true,
+        };
+        let answer = call!(self.pod.cri, container_status, request).expect("ContainerStatus");
+        let info = answer.info.get("info").map_or("", String::as_str);
+        let info: serde_json::Value = serde_json::from_str(info).expect("its words are JSON");
+        let pid = info["pid"].as_i64().and_then(|pid| pid.try_into().ok());
+        pid.unwrap_or_else(|| panic!("{} has no process: {info}", self.name))
     }
 
     /// CRI's numbers about it.
