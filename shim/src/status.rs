@@ -8,7 +8,7 @@
 use std::error::Error as _;
 use std::io;
 
-use duet_pod::{ContainerError, Denied, Error as PodError, LoggerError, WasmError};
+use duet_pod::{ContainerError, Denied, Error as PodError, HookError, LoggerError, WasmError};
 use ttrpc::{Code, Error as TtrpcError};
 
 use crate::options;
@@ -151,6 +151,16 @@ fn container(error: &ContainerError) -> Code {
         ContainerError::Launch(error) => launch(error),
         ContainerError::Wasm(error) => wasm(error),
         ContainerError::Logger { source, .. } => logger(source),
+        ContainerError::Hook { source, .. } => hook(source),
+    }
+}
+
+fn hook(error: &HookError) -> Code {
+    match error {
+        HookError::Start(error) => container(error),
+        HookError::Call { source, .. } => errno(source),
+        HookError::Ended { .. } => Code::FAILED_PRECONDITION,
+        HookError::Late { .. } => Code::DEADLINE_EXCEEDED,
     }
 }
 
@@ -356,7 +366,10 @@ mod tests {
         PodError::Host { step: "x", source: scarce() } => RESOURCE_EXHAUSTED,
     );
 
-    table!(containers, 18, container,
+    table!(containers, 19, container,
+        ContainerError::Hook {
+            moment: "poststart", index: 0, path: text(), source: Box::new(HookError::Ended { code: 1, output: text() }),
+        } => FAILED_PRECONDITION,
         ContainerError::Logger { stream: "stdout", uri: text(), source: Box::new(LoggerError::Mute) }
             => FAILED_PRECONDITION,
         ContainerError::UnknownExec { exec: text() } => NOT_FOUND,
@@ -436,6 +449,13 @@ mod tests {
         LoggerError::Ended(1) => FAILED_PRECONDITION,
         LoggerError::Mute => FAILED_PRECONDITION,
         LoggerError::Silent(Duration::ZERO) => DEADLINE_EXCEEDED,
+    );
+
+    table!(hooks, 4, hook,
+        HookError::Start(ContainerError::Gone) => NOT_FOUND,
+        HookError::Call { step: "x", source: scarce() } => RESOURCE_EXHAUSTED,
+        HookError::Ended { code: 1, output: text() } => FAILED_PRECONDITION,
+        HookError::Late { limit: Duration::ZERO, output: text() } => DEADLINE_EXCEEDED,
     );
 
     table!(caches, 10, cache,

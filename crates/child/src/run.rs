@@ -175,7 +175,8 @@ impl Child<'_> {
             Step::Chdir(path) => self.chdir(path),
             Step::FindProgram(candidates) => self.find_program(candidates),
             Step::CloseFrom(number) => syscalls::cloexec_from(number),
-            Step::Gate => self.gate(),
+            Step::Pause => self.wait(Message::PAUSED),
+            Step::Gate => self.wait(Message::READY),
             Step::Exec(exec) => self.exec(exec),
         }
     }
@@ -204,10 +205,10 @@ impl Child<'_> {
         entered
     }
 
-    /// Tells the parent that all is ready, and waits for its word.
-    fn gate(&self) -> Result<(), Fault> {
+    /// Tells the parent how far it has come, and waits for its word.
+    fn wait(&self, kind: u32) -> Result<(), Fault> {
         let ready = Message {
-            kind: Message::READY,
+            kind,
             step: 0,
             op: 0,
             errno: 0,
@@ -216,7 +217,7 @@ impl Child<'_> {
         if syscalls::read_byte(self.code.channel)? {
             return Ok(());
         }
-        // The parent has dropped the gate, or is no more.
+        // The parent has dropped its end, or is no more.
         syscalls::exit(1)
     }
 

@@ -9,16 +9,16 @@
 //! All of it blocks and belongs on a blocking thread, but for `begin`.
 
 use std::fs::File;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use duet_cgroup::{Cgroup, OomWatch, Stats};
-use duet_launch::{Ask, Attach, Newborn, Supplies, spawn};
+use duet_launch::{Ask, Attach, Newborn, Supplies, spawn_with};
 use duet_plan::{CgroupFacts, Facts, Hierarchy, Program};
-use duet_spec::{CgroupsPath, Container as Spec, LinuxResources, Namespace, Process};
+use duet_spec::{CgroupsPath, Container as Spec, LinuxResources, Moment, Namespace, Process};
 use duet_wasm::{Handoff, Http};
 use tokio::sync::mpsc::UnboundedSender;
 
@@ -34,6 +34,8 @@ use crate::rootfs::Rootfs;
 use crate::signal;
 use crate::stdio::Ends;
 use crate::words::{Create, Fact, IoOwner, Stdio};
+
+mod hooked;
 
 /// How long a birth may wait for its module to be compiled: 100 s.
 ///
@@ -64,6 +66,8 @@ struct Linux {
     io_owner: Option<IoOwner>,
     /// Its first process, and the number of that.
     init: OnceLock<(i32, OwnedFd)>,
+    /// Whether it came so far that its poststop hooks must run.
+    begun: AtomicBool,
     // In the order in which they must go.
     confined: Confined,
     rootfs: Mutex<Rootfs>,
@@ -176,23 +180,39 @@ impl Prepared {
             ledger,
             io_owner,
             init: OnceLock::new(),
+            begun: AtomicBool::new(false),
             confined,
             rootfs: Mutex::new(rootfs),
         };
-        let (born, init) = linux.first(kind, plumbing, ends)?;
+        let (mut born, init) = match linux.first(kind, plumbing, ends) {
+            Ok(born) => born,
+            Err(error) => {
+                // Nothing is left of it, and then its poststop hooks run.
+                if let Err(error) = linux.destroy() {
+                    tracing::warn!(container = %id, %error, "left behind by a failed birth");
+                }
+                return Err(error);
+            }
+        };
         tracing::info!(container = %id, pid = born.pid, rule, "born");
         drop(linux.init.set((born.pid, init)));
+        linux.begun.store(true, Ordering::Release);
+        let body = Arc::new(linux);
+        if body
+            .spec
+            .hooks
+            .any(&[Moment::StartContainer, Moment::Poststart])
+        {
+            let (body, gate) = (Arc::clone(&body), born.gate);
+            born.gate = Box::new(move || body.start(gate));
+        }
         let label = Label {
             id,
             bundle,
             rootfs: mounts,
             stdio,
         };
-        Ok(Birth {
-            label,
-            born,
-            body: Arc::new(linux),
-        })
+        Ok(Birth { label, born, body })
     }
 }
 
@@ -330,21 +350,26 @@ impl Linux {
         })
     }
 
+    /// The directory of the container's cgroup to be born in, and the files to enter it by.
+    fn attach(&self) -> Result<(Option<OwnedFd>, Vec<OwnedFd>), Error> {
+        let cgroup = &self.confined.cgroup;
+        let opened = cgroup.attach().map_err(Error::cgroup("enter the cgroup"))?;
+        Ok(match opened {
+            duet_cgroup::Attach::V1(tasks) => {
+                let unified = cgroup.attach_unified();
+                (unified.map_err(Error::cgroup("enter the cgroup"))?, tasks)
+            }
+            duet_cgroup::Attach::V2(directory) => (Some(directory), Vec::new()),
+        })
+    }
+
     fn spawn(
         &self,
         plan: &duet_plan::Plan,
         ends: &Ends,
         supplies: Supplies<'_>,
     ) -> Result<Newborn, Error> {
-        let cgroup = &self.confined.cgroup;
-        let opened = cgroup.attach().map_err(Error::cgroup("enter the cgroup"))?;
-        let (unified, tasks) = match opened {
-            duet_cgroup::Attach::V1(tasks) => {
-                let unified = cgroup.attach_unified();
-                (unified.map_err(Error::cgroup("enter the cgroup"))?, tasks)
-            }
-            duet_cgroup::Attach::V2(directory) => (Some(directory), Vec::new()),
-        };
+        let (unified, tasks) = self.attach()?;
         self.spawn_in(plan, ends, supplies, unified.as_ref(), &tasks)
     }
 
@@ -372,7 +397,8 @@ impl Linux {
             unified: unified.map(AsFd::as_fd),
             tasks,
         };
-        Ok(spawn(plan, supplies, attach)?)
+        let pause = |pid, pidfd: BorrowedFd<'_>| self.pause(pid, pidfd);
+        spawn_with(plan, supplies, attach, pause)
     }
 
     fn ask<'a>(&'a self, process: &'a Process, ends: &Ends) -> Ask<'a> {
@@ -512,7 +538,9 @@ impl Body for Linux {
         self.rootfs
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .unmount()
+            .unmount()?;
+        self.bid_farewell();
+        Ok(())
     }
 }
 

@@ -67,6 +67,18 @@ pub enum Error {
         /// Why.
         source: Box<LoggerError>,
     },
+    /// A hook failed.
+    #[error("hooks.{moment}[{index}] {path:?}")]
+    Hook {
+        /// The list that it is in.
+        moment: &'static str,
+        /// Its place there.
+        index: usize,
+        /// Its program.
+        path: String,
+        /// How.
+        source: Box<HookError>,
+    },
     /// The process has no terminal, and the request needs one.
     #[error("process has no terminal")]
     NoTerminal,
@@ -152,6 +164,46 @@ pub enum LoggerError {
     /// It said nothing.
     #[error("was not ready in {} s", .0.as_secs())]
     Silent(Duration),
+}
+
+/// How a hook failed.
+#[derive(Debug, thiserror::Error)]
+pub enum HookError {
+    /// It was not born, or its program could not be run.
+    #[error(transparent)]
+    Start(#[from] Error),
+    /// A pipe or file of its could not be made or read.
+    #[error("{step}")]
+    Call {
+        /// Which step.
+        step: &'static str,
+        /// The errno.
+        source: io::Error,
+    },
+    /// It ended with another code than 0.
+    #[error("ended with code {code}{}", quoted(output))]
+    Ended {
+        /// The code, or 128 and the signal that killed it.
+        code: u8,
+        /// The end of what it wrote.
+        output: String,
+    },
+    /// It took too long, and was killed.
+    #[error("did not end in {} s and was killed{}", limit.as_secs(), quoted(output))]
+    Late {
+        /// What it had.
+        limit: Duration,
+        /// The end of what it wrote.
+        output: String,
+    },
+}
+
+/// What a program wrote, where it wrote something.
+fn quoted(output: &str) -> String {
+    if output.is_empty() {
+        return String::new();
+    }
+    format!("; it wrote: {output}")
 }
 
 /// Why a wasm program could not be prepared.

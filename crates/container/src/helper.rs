@@ -99,6 +99,8 @@ impl Helper {
 impl Drop for Helper {
     fn drop(&mut self) {
         if self.ended.is_none() {
+            // What it has started goes with it; it is not reaped, so the number is its own.
+            drop(duet_linux::process::kill_group(self.pid));
             bury(&self.process);
         }
         self.ledger.strike(self.pid);

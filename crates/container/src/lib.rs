@@ -13,7 +13,7 @@
 //! | `lifecycle` | what is allowed when: a pure function |
 //! | `actor`, `exec`, `process`, `handle` | who owns the container, and the way to it |
 //! | `target`, `outputs`, `stdio`, `terminal`, `plumbing`, `copy` | where bytes go |
-//! | `logger`, `helper`, `ledger` | programs of the host's that serve a container |
+//! | `logger`, `hooks`, `helper`, `ledger` | programs of the host's that serve a container |
 //! | `exit`, `children`, `oom` | how ends are seen |
 //! | `body` | the seam between the rules and the kernel |
 #![forbid(unsafe_code)]
@@ -29,6 +29,7 @@ mod exit;
 mod ground;
 mod handle;
 mod helper;
+mod hooks;
 mod kind;
 mod ledger;
 pub mod lifecycle;
@@ -47,9 +48,10 @@ mod words;
 
 pub use children::{Children, Round};
 pub use create::{Birth, Prepared};
-pub use error::{Error, LoggerError, WasmError};
+pub use error::{Error, HookError, LoggerError, WasmError};
 pub use ground::Ground;
 pub use handle::Container;
+pub use hooks::poststop;
 pub use ledger::Ledger;
 pub use lifecycle::Denied;
 pub use rootfs::unmount_all;

@@ -1,6 +1,6 @@
 //! What the child says, and the gate it stands at.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use duet_linux::channel::{self, Heard, Received};
@@ -45,12 +45,28 @@ pub struct Gate {
 ///
 /// [`Error`]; the process, if there was one, is dead and reaped.
 pub fn spawn(plan: &Plan, supplies: Supplies<'_>, attach: Attach<'_>) -> Result<Newborn, Error> {
+    let never = |_: i32, _: BorrowedFd<'_>| Err(Error::Plan("it pauses for nobody"));
+    spawn_with(plan, supplies, attach, never)
+}
+
+/// As [`spawn`]; `pause` is called with the process when the plan says so, and the process goes
+/// on when it is done.
+///
+/// # Errors
+///
+/// As [`spawn`], and what `pause` says.
+pub fn spawn_with<E: From<Error>>(
+    plan: &Plan,
+    supplies: Supplies<'_>,
+    attach: Attach<'_>,
+    mut pause: impl FnMut(i32, BorrowedFd<'_>) -> Result<(), E>,
+) -> Result<Newborn, E> {
     let slots = Slots::open(plan, supplies, attach)?;
     let (ours, theirs) = channel::pair().map_err(Error::call("socketpair"))?;
     let theirs = lift(theirs).map_err(Error::call("fcntl"))?;
     let (pid, pidfd) = birth::give(plan, &slots, attach.unified, &theirs)?;
     drop(theirs);
-    match until_ready(plan, &ours) {
+    match until_ready(plan, &ours, || pause(pid, pidfd.as_fd())) {
         Ok(console) => Ok(Newborn {
             pid,
             pidfd,
@@ -65,16 +81,21 @@ pub fn spawn(plan: &Plan, supplies: Supplies<'_>, attach: Attach<'_>) -> Result<
 }
 
 /// Why there will be no newborn.
-enum End {
-    Error(Error),
+enum End<E> {
+    Error(E),
     /// The channel closed; how the process ended says why.
     Silently,
 }
 
-fn until_ready(plan: &Plan, channel: &OwnedFd) -> Result<Option<OwnedFd>, End> {
+fn until_ready<E: From<Error>>(
+    plan: &Plan,
+    channel: &OwnedFd,
+    mut pause: impl FnMut() -> Result<(), E>,
+) -> Result<Option<OwnedFd>, End<E>> {
+    let failure = |error: Error| End::Error(E::from(error));
     let mut console = None;
     loop {
-        let received = match listen(channel).map_err(End::Error)? {
+        let received = match listen(channel).map_err(failure)? {
             Some(received) => received,
             None => return Err(End::Silently),
         };
@@ -82,7 +103,15 @@ fn until_ready(plan: &Plan, channel: &OwnedFd) -> Result<Option<OwnedFd>, End> {
         match message.kind {
             Message::READY => return Ok(console),
             Message::CONSOLE => console = received.descriptor,
-            _ => return Err(End::Error(failed(plan, message))),
+            Message::PAUSED => {
+                pause().map_err(End::Error)?;
+                match channel::send_byte(channel, 1) {
+                    // It was killed meanwhile.
+                    Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => {}
+                    sent => sent.map_err(Error::call("send")).map_err(failure)?,
+                }
+            }
+            _ => return Err(failure(failed(plan, message))),
         }
     }
 }
@@ -115,9 +144,9 @@ fn decode(received: &Received<{ size_of::<Message>() }>) -> Message {
 
 // === impl End ===
 
-impl End {
+impl<E: From<Error>> End<E> {
     /// Makes sure that the process is dead, reaps it, and says why it had to be.
-    fn reaped(self, pidfd: &OwnedFd) -> Error {
+    fn reaped(self, pidfd: &OwnedFd) -> E {
         let end = match &self {
             // It is dead or dying; a kill would only blur why.
             Self::Silently => process::wait(pidfd),
@@ -129,8 +158,8 @@ impl End {
         };
         match (self, end) {
             (Self::Error(error), _) => error,
-            (Self::Silently, Ok(exit)) => Error::Died(exit),
-            (Self::Silently, Err(error)) => Error::call("waitid")(error),
+            (Self::Silently, Ok(exit)) => Error::Died(exit).into(),
+            (Self::Silently, Err(error)) => Error::call("waitid")(error).into(),
         }
     }
 }

@@ -5,8 +5,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::SystemTime;
 
 use rustix::process::{
-    DumpableBehavior, Pid, PidfdFlags, WaitId, WaitIdOptions, set_child_subreaper,
-    set_dumpable_behavior,
+    DumpableBehavior, Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, kill_process_group,
+    set_child_subreaper, set_dumpable_behavior,
 };
 
 use crate::pidfd_signal;
@@ -37,6 +37,18 @@ pub fn pidfd_open(pid: i32) -> io::Result<OwnedFd> {
 /// `ESRCH` when the process has been reaped, `EINVAL` for a number that is no signal.
 pub fn send_signal(pidfd: impl AsFd, signal: i32) -> io::Result<()> {
     pidfd_signal::send(pidfd.as_fd(), signal)
+}
+
+/// Kills a child of this process that leads a session of its own, and its process group.
+///
+/// A child that was not reaped keeps its number, so this reaches nobody else.
+///
+/// # Errors
+///
+/// `ESRCH` when nobody is in the group any more.
+pub fn kill_group(leader: i32) -> io::Result<()> {
+    let leader = Pid::from_raw(leader).ok_or(io::ErrorKind::InvalidInput)?;
+    Ok(kill_process_group(leader, Signal::KILL)?)
 }
 
 /// Waits until a child of this process has ended, and reaps it.

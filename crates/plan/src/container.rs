@@ -4,8 +4,8 @@
 //!
 //! 1. cgroup, namespaces, session: where everything after happens;
 //! 2. the root, attached where `pivot_root` finds it, and every mount below it, made through
-//!    descriptors while the host's tree is still there (hooks that run in the container's
-//!    mounts but see the host's files belong between this and 3);
+//!    descriptors while the host's tree is still there; then a pause, in which the parent runs
+//!    the hooks that see both;
 //! 3. the pivot, after which no host path leads anywhere;
 //! 4. what changes or hides parts of the finished tree: sysctls, read-only and masked paths;
 //! 5. the process itself, with fewer privileges after each step (`privileges`).
@@ -14,8 +14,15 @@ use crate::{
     Error, Facts, Plan, Program, dev, labels, mounts, mounts::ms, namespaces, privileges, program,
     wasm, writer::Writer,
 };
-use duet_spec::{Container, PropagationKind};
+use duet_spec::{Container, Moment, PropagationKind};
 use duet_step::Step;
+
+/// The hooks that run at [`Step::Pause`].
+const PAUSES: [Moment; 3] = [
+    Moment::Prestart,
+    Moment::CreateRuntime,
+    Moment::CreateContainer,
+];
 
 /// Plans the birth of a container.
 ///
@@ -59,6 +66,10 @@ pub fn container(spec: &Container, facts: &Facts, kind: Program) -> Result<Plan,
     }
     if let Some(size) = spec.process.terminal {
         dev::console(&mut writer, spec, size, kind);
+    }
+    // Before anything becomes read-only, as under runc: hooks add files to the root.
+    if spec.hooks.any(&PAUSES) {
+        writer.step(Step::Pause);
     }
     mounts::close(&mut writer, spec);
     writer.step(Step::Pivot);

@@ -4,7 +4,7 @@ use crate::{
     Descriptor, Error, Facts, Given, Plan, Program, labels, namespaces, namespaces::clone,
     privileges, program, writer::Writer,
 };
-use duet_spec::{Container, Namespace, Process};
+use duet_spec::{Container, Hook, Namespace, Process};
 use duet_step::{Reg, Step};
 
 /// Plans the birth of a further process.
@@ -16,12 +16,68 @@ use duet_step::{Reg, Step};
 ///
 /// [`Error`], naming the field that stands in the way.
 pub fn exec(process: &Process, container: &Container, facts: &Facts) -> Result<Plan, Error> {
-    let process = inherit(process, container);
-    labels::check(&process, facts)?;
-    privileges::check(&process, facts)?;
+    further(&inherit(process, container), container, facts, None)
+}
+
+/// Plans the birth of a hook that runs in the container, as the container's own process would:
+/// its program is the image's, which must gain nothing by being called a hook.
+///
+/// # Errors
+///
+/// [`Error`], naming the field that stands in the way.
+pub fn hook(hook: &Hook, container: &Container, facts: &Facts) -> Result<Plan, Error> {
+    let process = Process {
+        terminal: None,
+        args: vec![hook.path.clone()],
+        env: hook.env.clone(),
+        ..container.process.clone()
+    };
+    further(&process, container, facts, Some(&hook.args))
+}
+
+/// A further process; `args` are instead of its own, whose first names the program.
+fn further(
+    process: &Process,
+    container: &Container,
+    facts: &Facts,
+    args: Option<&[String]>,
+) -> Result<Plan, Error> {
+    labels::check(process, facts)?;
+    privileges::check(process, facts)?;
     let mut writer = Writer::new();
 
-    namespaces::join_cgroup(&mut writer, facts);
+    join(&mut writer, container, facts);
+    writer.step(Step::Setsid);
+    // Joining the mount namespace has made its root the child's.
+    let root = writer.text("/");
+    writer.step(Step::Open(root, Reg::Root));
+    if process.oom_score_adj.is_some() || labels::any(process, facts) {
+        writer.step(Step::PrivateProc);
+    }
+    if let Some(size) = process.terminal {
+        // No /dev/console: that is the first process's.
+        let pts = writer.text("/dev/pts");
+        writer.step(Step::Open(pts, Reg::Pts));
+        let uid = process.user.uid;
+        writer.step(Step::Console {
+            uid,
+            rows: size.rows,
+            cols: size.cols,
+        });
+    }
+
+    program::words(&mut writer, process, facts, Program::Native);
+    if let Some(args) = args {
+        writer.plan.argv = writer.texts(args);
+    }
+    let seccomp = privileges::compile(&mut writer, container.seccomp.as_ref(), facts)?;
+    privileges::become_program(&mut writer, process, facts, Program::Native, seccomp);
+    writer.finish()
+}
+
+/// Joins the container's cgroup and namespaces.
+pub(crate) fn join(writer: &mut Writer, container: &Container, facts: &Facts) {
+    namespaces::join_cgroup(writer, facts);
     let init = writer.slot(Descriptor::Given(Given::InitPidfd));
     let own = [
         (&container.namespaces.ipc, clone::IPC),
@@ -38,29 +94,6 @@ pub fn exec(process: &Process, container: &Container, facts: &Facts) -> Result<P
     if container.namespaces.pid != Namespace::Host {
         writer.plan.pid_namespace = Some(init);
     }
-    writer.step(Step::Setsid);
-    // Joining the mount namespace has made its root the child's.
-    let root = writer.text("/");
-    writer.step(Step::Open(root, Reg::Root));
-    if process.oom_score_adj.is_some() || labels::any(&process, facts) {
-        writer.step(Step::PrivateProc);
-    }
-    if let Some(size) = process.terminal {
-        // No /dev/console: that is the first process's.
-        let pts = writer.text("/dev/pts");
-        writer.step(Step::Open(pts, Reg::Pts));
-        let uid = process.user.uid;
-        writer.step(Step::Console {
-            uid,
-            rows: size.rows,
-            cols: size.cols,
-        });
-    }
-
-    program::words(&mut writer, &process, facts, Program::Native);
-    let seccomp = privileges::compile(&mut writer, container.seccomp.as_ref(), facts)?;
-    privileges::become_program(&mut writer, &process, facts, Program::Native, seccomp);
-    writer.finish()
 }
 
 /// What an exec's process leaves out, it has from the container, as under runc.

@@ -1,6 +1,7 @@
 //! The birth of a program of the host's that serves a container: a logger, a hook.
 
-use crate::{Descriptor, Error, Given, Plan, writer::Writer};
+use crate::{Descriptor, Error, Facts, Given, Plan, exec, writer::Writer};
+use duet_spec::Container;
 use duet_step::{Exec, Reg, Step};
 
 /// A program of the host's.
@@ -35,8 +36,23 @@ impl Helper<'_> {
         writer.finish()
     }
 
+    /// Plans its birth in a container's cgroup and namespaces. Before the container's pivot the
+    /// tree there is the host's, with the container's in it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::TooMuch`].
+    pub fn plan_in(&self, container: &Container, facts: &Facts) -> Result<Plan, Error> {
+        let mut writer = Writer::new();
+        exec::join(&mut writer, container, facts);
+        self.write(&mut writer);
+        writer.finish()
+    }
+
     /// Everything that is to be done where the program is to run.
-    pub(crate) fn write(&self, writer: &mut Writer) {
+    fn write(&self, writer: &mut Writer) {
+        // A session of its own, so that whatever it starts can be ended with it.
+        writer.step(Step::Setsid);
         writer.plan.argv = writer.texts(self.args);
         writer.plan.envp = writer.texts(self.env);
         // Wherever the caller is: what is opened first is the directory it is in.

@@ -35,7 +35,7 @@ mod writer;
 pub use container::container;
 pub use duet_seccomp::Arch;
 pub use error::Error;
-pub use exec::exec;
+pub use exec::{exec, hook};
 pub use facts::{
     CgroupFacts, Facts, Filesystem, Hierarchy, PodNamespaces, SourceFacts, SourceKind, Stdio,
 };

@@ -67,6 +67,7 @@ impl Plan {
             | Step::PrivateProc
             | Step::BindConsole
             | Step::ReadOnlyRoot
+            | Step::Pause
             | Step::Pivot
             | Step::ReadOnly(_)
             | Step::Mask(_)
@@ -121,6 +122,7 @@ impl Plan {
             Step::BindConsole => "bind console".to_owned(),
             Step::Remount(_, set, clear) => format!("{}{}", subject(), changes("", set, clear)),
             Step::ReadOnlyRoot => "read-only root".to_owned(),
+            Step::Pause => "pause for hooks".to_owned(),
             Step::Pivot => "pivot".to_owned(),
             Step::Sysctl(_, value) => format!("{} = {}", subject(), self.text(value)),
             Step::ReadOnly(path) => format!("read-only {}", self.text(path)),

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
 use duet_cgroup::{Cgroup, Host};
-use duet_container::{Exit, unmount_all};
+use duet_container::{Exit, poststop, unmount_all};
 
 use crate::error::Error;
 use crate::record::{self, Init, Member};
@@ -16,6 +16,9 @@ const KILLED: u8 = 137;
 /// How long loggers may take to write what a killed container has left them: 300 ms for all,
 /// of the 5 s that containerd waits.
 const FLUSH_LIMIT: Duration = Duration::from_millis(300);
+
+/// How long a poststop hook may take: 1 s, whatever it was given.
+const HOOK_LIMIT: Duration = Duration::from_secs(1);
 
 /// What was found of a container that the shim had not deleted.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -107,6 +110,13 @@ fn member_or_warn(host: &Host, bundle: &Path, member: &Member, patience: Instant
     }
     if clean && let Err(error) = record::forget(bundle) {
         tracing::warn!(%error, "record left behind");
+    }
+    // Once: who comes after us finds no record.
+    if clean
+        && member.init.is_some()
+        && let Err(error) = poststop(&member.id, bundle, HOOK_LIMIT)
+    {
+        tracing::debug!(%error, "no hooks are known of what was cleaned");
     }
     Cleaned {
         id: member.id.clone(),

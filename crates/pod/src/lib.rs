@@ -17,8 +17,8 @@ mod registry;
 mod sandbox;
 
 pub use duet_container::{
-    Create, Deleted, Denied, Error as ContainerError, Exit, Fact, IoOwner, LoggerError, Phase,
-    RootfsMount, Status, Stdio, WasmError,
+    Create, Deleted, Denied, Error as ContainerError, Exit, Fact, HookError, IoOwner, LoggerError,
+    Phase, RootfsMount, Status, Stdio, WasmError,
 };
 pub use error::Error;
 pub use registry::{Config, Pod};

@@ -1,7 +1,7 @@
 //! The whole of a `config.json`.
 
 use crate::{
-    CgroupsPath, Device, Error, Mount, Namespaces, Process, Propagation,
+    CgroupsPath, Device, Error, Hooks, Mount, Namespaces, Process, Propagation,
     annotations::{self, Options},
     document::Document,
     fields,
@@ -29,6 +29,8 @@ pub struct Root {
 pub struct Container {
     /// The bundle's absolute path.
     pub bundle: PathBuf,
+    /// The version of the specification that it is written in.
+    pub oci_version: String,
     /// Its root directory.
     pub root: Root,
     /// Its host name.
@@ -59,6 +61,8 @@ pub struct Container {
     pub annotations: BTreeMap<String, String>,
     /// What the annotations that Duet reads ask for.
     pub options: Options,
+    /// Programs that run at points of its life.
+    pub hooks: Hooks,
 }
 
 // === impl Container ===
@@ -132,6 +136,7 @@ impl Container {
         };
         Ok(Self {
             bundle: bundle.to_owned(),
+            oci_version: spec.version().clone(),
             root: root(document, bundle, &spec)?,
             hostname: name(document, "hostname", spec.hostname())?,
             domainname: name(document, "domainname", spec.domainname())?,
@@ -153,6 +158,7 @@ impl Container {
             sysctl: sysctl(document, linux.sysctl().iter().flatten())?,
             options: annotations::read(document, &annotations)?,
             annotations,
+            hooks: Hooks::read(document, spec.hooks().as_ref())?,
         })
     }
 }

@@ -177,6 +177,13 @@ const SECCOMP: Shape = Object(&[
     ),
 ]);
 
+const HOOKS: Shape = List(&Object(&[
+    ("path", Any),
+    ("args", STRINGS),
+    ("env", STRINGS),
+    ("timeout", Any),
+]));
+
 /// The whole `config.json`.
 pub(crate) const CONFIG: Shape = Object(&[
     ("ociVersion", Any),
@@ -194,6 +201,17 @@ pub(crate) const CONFIG: Shape = Object(&[
     ("hostname", Any),
     ("domainname", Any),
     ("annotations", Map(&Any)),
+    (
+        "hooks",
+        Object(&[
+            ("prestart", HOOKS),
+            ("createRuntime", HOOKS),
+            ("createContainer", HOOKS),
+            ("startContainer", HOOKS),
+            ("poststart", HOOKS),
+            ("poststop", HOOKS),
+        ]),
+    ),
     (
         "linux",
         Object(&[

@@ -49,8 +49,8 @@ fn fields_that_are_not_offered_are_named() {
     let cases = [
         (
             "/hooks",
-            json!({ "prestart": [{ "path": "/bin/hook" }] }),
-            "hooks",
+            json!({ "prestart": [{ "path": "/bin/hook", "when": "always" }] }),
+            "hooks.prestart[0].when",
         ),
         ("/vm", json!({ "hypervisor": { "path": "/x" } }), "vm"),
         (
@@ -388,4 +388,24 @@ fn an_update_names_its_fields() {
 fn an_exec_names_its_fields() {
     let error = Process::parse(br#"{"user":{},"args":["a"],"cwd":"x"}"#).unwrap_err();
     assert_eq!(error.to_string(), "exec process: cwd: x: is not absolute");
+}
+
+#[test]
+fn a_hook_that_makes_no_sense_is_named() {
+    let cases = [
+        (
+            json!({ "path": "hook" }),
+            "hooks.createRuntime[0].path",
+            "is not absolute",
+        ),
+        (
+            json!({ "path": "/hook", "timeout": -1 }),
+            "hooks.createRuntime[0].timeout",
+            "is not above 0",
+        ),
+    ];
+    for (hook, field, why) in cases {
+        let text = refusal("/hooks", json!({ "createRuntime": [hook] }));
+        assert!(text.contains(field) && text.contains(why), "{text}");
+    }
 }

@@ -226,6 +226,9 @@ pub enum Step {
     Remount(Text, u64, u64),
     /// Makes the root mount read-only (this mount alone).
     ReadOnlyRoot,
+    /// Tells the parent that the container's tree is there and the host's still is, and waits
+    /// until it has run the hooks that belong here.
+    Pause,
     /// Makes [`Reg::Root`] the root and the cwd and detaches the old root.
     Pivot,
     /// Writes a sysctl: `(path below /proc/sys, value)`, through [`Reg::Proc`].
@@ -324,6 +327,8 @@ impl Message {
     pub const FAILED: u32 = 2;
     /// The console's master comes with this message (`SCM_RIGHTS`).
     pub const CONSOLE: u32 = 3;
+    /// The child stands at [`Step::Pause`].
+    pub const PAUSED: u32 = 4;
 }
 
 /// The part of a step that failed, so that one step can be several calls.

@@ -85,6 +85,7 @@ fn tables(plan: &Plan) {
             | Step::Console { .. }
             | Step::BindConsole
             | Step::ReadOnlyRoot
+            | Step::Pause
             | Step::Pivot
             | Step::Umask(_)
             | Step::Rlimit { .. }

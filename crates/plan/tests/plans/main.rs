@@ -11,6 +11,7 @@
 )]
 
 mod golden;
+mod helpers;
 mod invariants;
 mod promises;
 mod random;

@@ -12,7 +12,7 @@ use duet_spec::{Container, Namespace};
 use duet_step::{Op, Step};
 use std::path::Path;
 
-fn edited(name: &str, edit: impl FnOnce(&mut serde_json::Value)) -> Container {
+pub(crate) fn edited(name: &str, edit: impl FnOnce(&mut serde_json::Value)) -> Container {
     let file = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("../spec/tests/fixtures")
         .join(name);
@@ -21,13 +21,13 @@ fn edited(name: &str, edit: impl FnOnce(&mut serde_json::Value)) -> Container {
     Container::parse(Path::new("/run/bundle"), document.to_string().as_bytes()).unwrap()
 }
 
-fn native(spec: &Container) -> Result<Plan, Error> {
+pub(crate) fn native(spec: &Container) -> Result<Plan, Error> {
     let plan = container(spec, &facts(spec), Program::Native)?;
     invariants::check(&plan);
     Ok(plan)
 }
 
-fn lines(plan: &Plan) -> Vec<String> {
+pub(crate) fn lines(plan: &Plan) -> Vec<String> {
     plan.show()
         .lines()
         .map(|line| line.chars().skip(4).collect())
@@ -35,7 +35,7 @@ fn lines(plan: &Plan) -> Vec<String> {
 }
 
 #[track_caller]
-fn has(plan: &Plan, line: &str) {
+pub(crate) fn has(plan: &Plan, line: &str) {
     assert!(
         lines(plan).iter().any(|known| known == line),
         "no {line:?} in\n{}",

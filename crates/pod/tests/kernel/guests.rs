@@ -30,6 +30,22 @@ fn a_guest_runs_and_a_broken_one_is_refused_by_name() {
             assert_eq!(rig.finish(id).await.code, 0);
             assert_eq!(text.join().unwrap(), "/probe.wasm\nargs\n");
         }
+        let hook = rig.script(
+            "hook",
+            "grep -c \" $DIR/bundles/hooked/rootfs \" /proc/self/mountinfo >$DIR/hook",
+        );
+        let inside = ["/bin/sh", "-c", "echo started >/started"];
+        let bundle = rig.bundle("hooked", &["/probe.wasm", "args"]);
+        let bundle = bundle.hook("createContainer", &[&hook], "");
+        bundle.hook("startContainer", &inside, "").start().await;
+        assert_eq!(rig.finish("hooked").await.code, 0);
+        let seen = std::fs::read_to_string(rig.path().join("hook")).unwrap();
+        assert_eq!(
+            seen, "2\n",
+            "the host's mount of the root, and the container's on it"
+        );
+        let started = rig.path().join("work/hooked/upper/started");
+        assert_eq!(std::fs::read_to_string(started).unwrap(), "started\n");
         let error = rig
             .bundle("bad", &["/bad.wasm"])
             .create()

@@ -10,6 +10,7 @@
 mod rig;
 
 mod guests;
+mod hooks;
 mod lifecycle;
 mod loggers;
 mod orphans;

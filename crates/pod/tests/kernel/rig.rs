@@ -27,6 +27,7 @@ pub(crate) struct Bundle<'a> {
     annotations: String,
     stdio: Stdio,
     memory: Option<u64>,
+    hooks: String,
 }
 
 /// Runs a test that needs root, or says that it was skipped.
@@ -121,6 +122,7 @@ impl Rig {
             annotations: String::new(),
             stdio: Stdio::default(),
             memory: None,
+            hooks: String::new(),
         }
     }
 
@@ -207,6 +209,14 @@ impl Bundle<'_> {
         self
     }
 
+    /// Adds a hook: its list, its path and arguments, and what else its JSON says.
+    pub(crate) fn hook(mut self, moment: &str, args: &[&str], more: &str) -> Self {
+        let comma = if self.hooks.is_empty() { "" } else { "," };
+        let path = args[0];
+        self.hooks += &format!(r#"{comma}"{moment}":[{{"path":"{path}","args":{args:?}{more}}}]"#);
+        self
+    }
+
     pub(crate) async fn create(self) -> Result<i32, Error> {
         let bundle = self.rig.path().join("bundles").join(self.id);
         let work = self.rig.path().join("work").join(self.id);
@@ -234,12 +244,13 @@ impl Bundle<'_> {
                     "options":["nosuid","mode=755","size=65536k"]}},
                 {{"destination":"/dev/pts","type":"devpts","source":"devpts",
                     "options":["nosuid","noexec","newinstance","ptmxmode=0666","mode=0620"]}}],
-            "annotations":{{{}}},
+            "annotations":{{{}}},"hooks":{{{}}},
             "linux":{{"cgroupsPath":"{}/{}","resources":{resources},
                 "namespaces":[{}]}}}}"#,
             self.stdio.terminal,
             self.args,
             self.annotations,
+            self.hooks,
             self.rig.parent,
             self.id,
             namespaces.join(","),
