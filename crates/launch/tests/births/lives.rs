@@ -222,6 +222,7 @@ fn a_score_that_the_parent_may_not_give_is_named() {
 
 #[test]
 fn nothing_of_the_parents_is_left_open() {
+    // CVE-2024-21626. Without closing at the first step and on exec there were more.
     stage(|stage| {
         // Not through `ls`, which would show its own.
         let spec = stage.spec([

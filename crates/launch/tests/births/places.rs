@@ -129,65 +129,93 @@ fn recursively_read_only_is_read_only_below_too() {
 #[test]
 fn a_child_is_born_in_its_cgroups() {
     stage(|stage| {
-        let table = mount::table().unwrap();
-        let mounted = |fstype: &str, name: &str| {
-            let mut found = table.iter().filter(|entry| entry.fstype == fstype);
-            found
-                .find(|entry| entry.point.ends_with(name))
-                .map(|entry| entry.point.clone())
-        };
-        let Some(freezer) = mounted("cgroup", "freezer") else {
-            eprintln!("skipped: no cgroup v1");
+        let name = format!("duet-born-{}", std::process::id());
+        let Some(text) = in_cgroups(stage, &name, "cat /proc/self/cgroup") else {
             return;
         };
-        let unified = table.iter().find(|entry| entry.fstype == "cgroup2");
-        let name = format!("duet-launch-{}", std::process::id());
-        let own = Cgroup::new(freezer.join(&name));
-        let born = unified.map(|entry| Cgroup::new(entry.point.join(&name)));
-
-        let mut spec = stage.spec(["cat", "/proc/self/cgroup"]);
-        let mount = json!({"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup",
-                           "options": ["nosuid", "noexec", "nodev", "relatime", "ro"]});
-        spec["mounts"].as_array_mut().unwrap().push(mount);
-        let container = stage.container(&spec);
-        let facts = Facts {
-            cgroup: CgroupFacts {
-                v2: false,
-                hierarchies: vec![Hierarchy {
-                    name: "freezer".to_owned(),
-                    mountpoint: freezer,
-                    path: own.0.clone(),
-                }],
-            },
-            ..duet_launch::facts(ask(&container, &container.process)).unwrap()
-        };
-        let plan = duet_plan::container(&container, &facts, Program::Native).unwrap();
-        let tasks = [own.tasks()];
-        let dir = born.as_ref().map(|cgroup| File::open(&cgroup.0).unwrap());
-        let attach = Attach {
-            unified: dir.as_ref().map(AsFd::as_fd),
-            tasks: &tasks,
-        };
-        let tree = duet_launch::root_tree(&stage.root()).unwrap();
-        let (mut out, stdout) = std::io::pipe().unwrap();
-        let supplies = Supplies {
-            root: Some(tree.as_fd()),
-            cgroup_dirs: std::slice::from_ref(&own.0),
-            stdout: Some(stdout.as_fd()),
-            stderr: Some(stdout.as_fd()),
-            ..Supplies::default()
-        };
-        let newborn = duet_launch::spawn(&plan, supplies, attach).unwrap();
-        drop(stdout);
-        newborn.gate.open().unwrap();
-        let mut text = String::new();
-        std::io::Read::read_to_string(&mut out, &mut text).unwrap();
-        assert_eq!(process::wait(&newborn.pidfd).unwrap().code, 0, "{text}");
         assert!(text.contains(&format!("freezer:/{name}\n")), "{text}");
-        if born.is_some() {
-            assert!(text.contains(&format!("0::/{name}\n")), "{text}");
+        let unified = mount::table()
+            .unwrap()
+            .iter()
+            .any(|entry| entry.fstype == "cgroup2");
+        assert_eq!(text.contains(&format!("0::/{name}\n")), unified, "{text}");
+    });
+}
+
+#[test]
+fn a_read_only_cgroup_mount_can_be_written_nowhere() {
+    // CVE-2022-0492 and CVE-2023-25809: a hierarchy that can be written has a release_agent, which
+    // the host runs, and limits that the container may lift. Without RDONLY of the mounts below the
+    // folder, notify_on_release could be written; without the folder's, the file was made.
+    stage(|stage| {
+        let name = format!("duet-closed-{}", std::process::id());
+        let script = "cd /sys/fs/cgroup; echo > file; echo 1 > freezer/notify_on_release; echo 0 > freezer/tasks; true";
+        let Some(text) = in_cgroups(stage, &name, script) else {
+            return;
+        };
+        for file in ["file", "freezer/notify_on_release", "freezer/tasks"] {
+            let refusal = format!("can't create {file}: Read-only file system");
+            assert!(text.contains(&refusal), "{text}");
         }
     });
+}
+
+/// What a script says in cgroups of its own, with a read-only `cgroup` mount; nothing without v1.
+fn in_cgroups(stage: &Stage, name: &str, script: &str) -> Option<String> {
+    let table = mount::table().unwrap();
+    let mounted = |fstype: &str, name: &str| {
+        let mut found = table.iter().filter(|entry| entry.fstype == fstype);
+        found
+            .find(|entry| entry.point.ends_with(name))
+            .map(|entry| entry.point.clone())
+    };
+    let Some(freezer) = mounted("cgroup", "freezer") else {
+        eprintln!("skipped: no cgroup v1");
+        return None;
+    };
+    let unified = table.iter().find(|entry| entry.fstype == "cgroup2");
+    let own = Cgroup::new(freezer.join(name));
+    let born = unified.map(|entry| Cgroup::new(entry.point.join(name)));
+
+    let mut spec = stage.spec(["sh", "-c", script]);
+    let mount = json!({"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup",
+                       "options": ["nosuid", "noexec", "nodev", "relatime", "ro"]});
+    spec["mounts"].as_array_mut().unwrap().push(mount);
+    let container = stage.container(&spec);
+    let facts = Facts {
+        cgroup: CgroupFacts {
+            v2: false,
+            hierarchies: vec![Hierarchy {
+                name: "freezer".to_owned(),
+                mountpoint: freezer,
+                path: own.0.clone(),
+            }],
+        },
+        ..duet_launch::facts(ask(&container, &container.process)).unwrap()
+    };
+    let plan = duet_plan::container(&container, &facts, Program::Native).unwrap();
+    let tasks = [own.tasks()];
+    let dir = born.as_ref().map(|cgroup| File::open(&cgroup.0).unwrap());
+    let attach = Attach {
+        unified: dir.as_ref().map(AsFd::as_fd),
+        tasks: &tasks,
+    };
+    let tree = duet_launch::root_tree(&stage.root()).unwrap();
+    let (mut out, stdout) = std::io::pipe().unwrap();
+    let supplies = Supplies {
+        root: Some(tree.as_fd()),
+        cgroup_dirs: std::slice::from_ref(&own.0),
+        stdout: Some(stdout.as_fd()),
+        stderr: Some(stdout.as_fd()),
+        ..Supplies::default()
+    };
+    let newborn = duet_launch::spawn(&plan, supplies, attach).unwrap();
+    drop(stdout);
+    newborn.gate.open().unwrap();
+    let mut text = String::new();
+    std::io::Read::read_to_string(&mut out, &mut text).unwrap();
+    assert_eq!(process::wait(&newborn.pidfd).unwrap().code, 0, "{text}");
+    Some(text)
 }
 
 /// A cgroup of the test's own, removed at its end.
