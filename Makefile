@@ -96,7 +96,7 @@ scenarios-2.x: build test-needs tests-built $(call suite,sid)/containerd
 	$(call run-tests,scenarios deploy,DUET_TEST_CONTAINERD=$(call suite,sid))
 scenarios-runc: build test-needs tests-built
 	$(call run-tests,scenarios,DUET_TEST_RUNTIME=runc)
-	$(call run-tests,oracle,)
+	$(call run-tests,oracle churn,)
 
 $(call suite,%)/containerd:
 	tests/containerd.sh $*

@@ -1,6 +1,7 @@
 //! `ctr events`: what is told, and in which order.
 
-use duet_tests::command::{self, Running};
+use duet_tests::command::Running;
+use duet_tests::events::subscribe;
 use duet_tests::{Node, wait};
 
 /// The topics of containerd's events that are about tasks, in their order.
@@ -12,24 +13,6 @@ fn topics(events: &Running) -> Vec<String> {
         Some(word.trim_start_matches("/tasks/").to_owned())
     };
     events.stdout().lines().filter_map(topic).collect()
-}
-
-/// Subscribes, and returns when the subscription is in force.
-fn subscribe(node: &Node) -> Running {
-    let events = command::start(node.daemon().ctr(node.namespace()).arg("events"));
-    // Something that makes an event, until the subscriber hears of it.
-    let heard = || {
-        let label = format!("heard={}", events.stdout().len());
-        let _labelled = command::run(node.daemon().ctr("default").args([
-            "namespaces",
-            "label",
-            node.namespace(),
-            &label,
-        ]));
-        events.stdout().contains("/namespaces/update").then_some(())
-    };
-    wait::until("the subscription", heard);
-    events
 }
 
 #[test]

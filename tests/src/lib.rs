@@ -21,6 +21,7 @@ pub mod command;
 pub mod containerd;
 pub mod cri;
 pub mod ctr;
+pub mod events;
 pub mod guests;
 pub mod image;
 pub mod leaks;
