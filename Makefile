@@ -11,7 +11,7 @@ SUDO := $(if $(filter 0,$(shell id -u)),,sudo -E env "PATH=$$PATH")
 target := $(or $(CARGO_TARGET_DIR),target)
 host := $(shell rustc -vV | sed -n 's/^host: //p')
 bin := $(abspath $(target)/$(host)/release)
-programs := containerd-shim-duet-v1 duet duet-runner duet-compiler
+programs := containerd-shim-duet-v1 duet duet-holder duet-runner duet-compiler
 
 # What building, running and testing need from Debian: package=file that it brings.
 # gcc only recommends the C library that it links with; crates come over TLS.
@@ -45,9 +45,9 @@ help: ## say what there is
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 
 .PHONY: build
-build: build-needs ## build the four programs
+build: build-needs ## build the five programs
 	@# One invocation each where features must not meet: the runner has no compiler in it.
-	$(CARGO) build --release -p containerd-shim-duet-v1 -p duet
+	$(CARGO) build --release -p containerd-shim-duet-v1 -p duet -p duet-holder
 	$(CARGO) build --release -p duet-runner
 	$(CARGO) build --release -p duet-compiler
 
@@ -76,7 +76,7 @@ unit: build test-needs ## every crate by itself, on the kernel where it is about
 	DUET_TEST_REQUIRE=all $(CARGO) test -p duet-tests --lib --test architecture
 
 # One column of the matrix: a containerd (Debian 12's, trixie's, sid's), or runc as the oracle.
-columns := 1.6 1.7 2.x runc
+columns := 1.6 1.7 2.x 2.x-shim runc
 # The folder with the containerd of another Debian suite.
 suite = $(abspath $(target))/containerd/$(1)/usr/bin
 
@@ -94,6 +94,10 @@ scenarios-1.7: build test-needs tests-built $(call suite,trixie)/containerd
 	$(call run-tests,scenarios deploy,DUET_TEST_CONTAINERD=$(call suite,trixie))
 scenarios-2.x: build test-needs tests-built $(call suite,sid)/containerd
 	$(call run-tests,scenarios deploy,DUET_TEST_CONTAINERD=$(call suite,sid))
+# Pods of the shim's own: what goes through CRI, and no pause image is there.
+scenarios-2.x-shim: build test-needs tests-built $(call suite,sid)/containerd
+	$(call run-tests,scenarios deploy,DUET_TEST_SANDBOXER=shim \
+	    DUET_TEST_CONTAINERD=$(call suite,sid),-- cri:: sandboxes:: shim)
 scenarios-runc: build test-needs tests-built
 	$(call run-tests,scenarios,DUET_TEST_RUNTIME=runc)
 	$(call run-tests,oracle churn,)
@@ -115,10 +119,10 @@ examples: build test-needs tests-built ## every pod of examples/, and duet run b
 vm: build test-needs vm-needs tests-built ## the same births on cgroup v2, in an emulated machine
 	$(call run-tests,vm,)
 
-# Runs the test programs $(1) with the environment $(2).
+# Runs the test programs $(1) with the environment $(2), all of their tests or those of $(3).
 define run-tests
 $(SUDO) env DUET_TEST_REQUIRE=all DUET_BIN_DIR=$(bin) $(2) \
-    tests/private.sh $(CARGO) test -p duet-tests $(addprefix --test ,$(1))
+    tests/private.sh $(CARGO) test -p duet-tests $(addprefix --test ,$(1)) $(3)
 endef
 
 .PHONY: bench

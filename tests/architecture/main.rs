@@ -12,7 +12,7 @@ use duet_tests::{command, guests};
 use serde_json::Value;
 
 /// The arrows of the design, downwards only: a package and what it may use of ours.
-const ARROWS: [(&str, &[&str]); 16] = [
+const ARROWS: [(&str, &[&str]); 17] = [
     (
         "containerd-shim-duet-v1",
         &[
@@ -28,6 +28,7 @@ const ARROWS: [(&str, &[&str]); 16] = [
     ),
     ("duet", &[]),
     ("duet-compiler", &["duet-linux", "duet-wasm"]),
+    ("duet-holder", &["duet-linux"]),
     ("duet-runner", &["duet-linux", "duet-wasm"]),
     (
         "duet-pod",
