@@ -15,14 +15,17 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use duet_cgroup::{Cgroup, OomWatch, Stats};
+use duet_cgroup::{OomWatch, Stats};
 use duet_launch::{Ask, Attach, Newborn, Supplies, spawn_with};
-use duet_plan::{CgroupFacts, Facts, Hierarchy, Program};
-use duet_spec::{CgroupsPath, Container as Spec, LinuxResources, Moment, Namespace, Process};
+use duet_plan::{Facts, Program};
+use duet_spec::{
+    CgroupsPath, Container as Spec, LinuxResources, Moment, Namespace, PodFiles, Process,
+};
 use duet_wasm::{Handoff, Http};
 use tokio::sync::mpsc::UnboundedSender;
 
 use crate::body::{Body, Born, PidNamespace};
+use crate::confined::Confined;
 use crate::error::{Error, WasmError};
 use crate::exec::{bury, check_terminal};
 use crate::ground::Ground;
@@ -73,12 +76,6 @@ struct Linux {
     rootfs: Mutex<Rootfs>,
 }
 
-/// A cgroup that is removed with its owner, and whatever lives in it killed.
-struct Confined {
-    cgroup: Cgroup,
-    removed: AtomicBool,
-}
-
 /// What a wasm guest's birth needs besides.
 struct Supplied {
     module: OwnedFd,
@@ -95,6 +92,20 @@ impl Prepared {
     /// [`Error::Spec`], or [`Error::Unsupported`] for systemd's form of `linux.cgroupsPath`.
     pub fn read(request: Create) -> Result<Self, Error> {
         let spec = Spec::load(&request.bundle)?;
+        Self::new(request, spec)
+    }
+
+    /// As [`Prepared::read`], of a `config.json` that is in no file.
+    ///
+    /// # Errors
+    ///
+    /// As [`Prepared::read`].
+    pub fn written(request: Create, config: &str) -> Result<Self, Error> {
+        let spec = Spec::parse(&request.bundle, config.as_bytes())?;
+        Self::new(request, spec)
+    }
+
+    fn new(request: Create, spec: Spec) -> Result<Self, Error> {
         check_terminal(&request.stdio, &spec.process)?;
         tell_unknown(&request.id, &spec.process);
         let cgroup = match &spec.cgroups_path {
@@ -123,6 +134,11 @@ impl Prepared {
     /// What the bundle asks for.
     pub fn spec(&self) -> &Spec {
         &self.spec
+    }
+
+    /// Gives it the files of its pod.
+    pub fn share(&mut self, pod: &PodFiles) {
+        self.spec.share(pod);
     }
 
     /// Where its cgroup will be, below the root of each hierarchy.
@@ -541,52 +557,6 @@ impl Body for Linux {
             .unmount()?;
         self.bid_farewell();
         Ok(())
-    }
-}
-
-// === impl Confined ===
-
-impl Confined {
-    fn create(ground: &Ground, path: &Path) -> Result<Self, Error> {
-        let cgroup =
-            Cgroup::create(ground.host(), path).map_err(Error::cgroup("create the cgroup"))?;
-        Ok(Confined {
-            cgroup,
-            removed: AtomicBool::new(false),
-        })
-    }
-
-    fn facts(&self) -> CgroupFacts {
-        let hierarchies = self.cgroup.own_dirs().into_iter().map(|own| Hierarchy {
-            name: own.name,
-            mountpoint: own.mountpoint,
-            path: own.path,
-        });
-        CgroupFacts {
-            v2: self.cgroup.mode() == duet_cgroup::Mode::V2,
-            hierarchies: hierarchies.collect(),
-        }
-    }
-
-    fn remove(&self) -> Result<(), duet_cgroup::Error> {
-        if self.removed.load(Ordering::Acquire) {
-            return Ok(());
-        }
-        self.cgroup.remove().or_else(|_| {
-            // Something was still in it that nobody knows: it dies with its container.
-            self.cgroup.kill()?;
-            self.cgroup.remove()
-        })?;
-        self.removed.store(true, Ordering::Release);
-        Ok(())
-    }
-}
-
-impl Drop for Confined {
-    fn drop(&mut self) {
-        if let Err(error) = self.remove() {
-            tracing::warn!(cgroup = %self.cgroup.path().display(), %error, "cgroup left behind");
-        }
     }
 }
 

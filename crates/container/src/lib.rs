@@ -9,7 +9,7 @@
 //! | File | What it holds |
 //! | --- | --- |
 //! | `words`, `error` | the nouns that callers and events share; why something could not be done |
-//! | `create`, `rootfs`, `kind`, `ground` | the birth of a container, and what it stands on |
+//! | `create`, `confined`, `rootfs`, `kind`, `ground` | the birth of a container, and what it stands on |
 //! | `lifecycle` | what is allowed when: a pure function |
 //! | `actor`, `exec`, `process`, `handle` | who owns the container, and the way to it |
 //! | `target`, `outputs`, `stdio`, `terminal`, `plumbing`, `copy` | where bytes go |
@@ -21,6 +21,7 @@
 mod actor;
 mod body;
 mod children;
+mod confined;
 mod copy;
 mod create;
 mod error;

@@ -23,6 +23,7 @@ mod fields;
 mod hooks;
 mod mount;
 mod namespace;
+mod pod;
 mod process;
 
 pub use capability::Capabilities;
@@ -35,4 +36,5 @@ pub use hooks::{Hook, Hooks, Moment};
 pub use mount::{Attributes, Mount, MountKind, Propagation, PropagationKind, attr};
 pub use namespace::{Namespace, Namespaces};
 pub use oci_spec::runtime::{LinuxResources, LinuxSeccomp};
+pub use pod::PodFiles;
 pub use process::{ConsoleSize, IoPriority, Process, Rlimit, User};
