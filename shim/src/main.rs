@@ -15,13 +15,18 @@
 #![forbid(unsafe_code)]
 
 mod bootstrap;
+mod connections;
+mod cri;
 mod delete;
+mod end;
 mod error;
 mod events;
 mod info;
 mod logging;
 mod metrics;
 mod options;
+mod request;
+mod sandbox;
 mod serve;
 mod socket;
 mod start;

@@ -16,6 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use containerd_shim::Flags;
+use containerd_shim_protos::sandbox_async::create_sandbox;
 use containerd_shim_protos::shim_async::create_task;
 use duet_linux::process;
 use duet_pod::{Config, Pod};
@@ -24,11 +25,12 @@ use nix::unistd;
 use tokio::sync::mpsc;
 use tokio::{runtime, time};
 use tracing::{info, warn};
-use ttrpc::asynchronous::transport::Listener;
 use ttrpc::asynchronous::{Server, Service};
 
+use crate::connections::Connections;
 use crate::error::Error;
 use crate::events::Publisher;
+use crate::sandbox::Sandboxes;
 use crate::socket::Socket;
 use crate::task::Tasks;
 use crate::{COMMIT, logging};
@@ -36,6 +38,9 @@ use crate::{COMMIT, logging};
 /// How long the last answers and events may take to leave: 2 s. containerd waits 3 s for
 /// a shim's end before it kills it.
 const FAREWELL_LIMIT: Duration = Duration::from_secs(2);
+
+/// How long a caller of the Sandbox service may take to hang up after its last answer: 1 s.
+const HANG_UP_LIMIT: Duration = Duration::from_secs(1);
 
 /// Plays the role; returns when the pod is over.
 pub(crate) fn run(flags: &Flags, pod: String) -> Result<(), Error> {
@@ -112,10 +117,13 @@ async fn attend(listener: UnixListener, flags: &Flags, config: Config) -> Result
         id: flags.id.clone(),
         source: Box::new(source),
     })?;
-    let tasks = Arc::new(Tasks::new(pod));
+    let tasks = Arc::new(Tasks::new(pod.clone()));
+    let sandboxes = Arc::new(Sandboxes::new(pod, Arc::clone(tasks.end())));
+    let connections = Connections::none();
     let mut server = Server::new()
-        .add_listener(Listener::try_from(listener).map_err(failed("listening"))?)
-        .register_service(both_versions(&tasks));
+        .add_listener(connections.accept(listener).map_err(failed("listening"))?)
+        .register_service(both_versions(&tasks))
+        .register_service(create_sandbox(sandboxes));
     server
         .start()
         .await
@@ -127,6 +135,10 @@ async fn attend(listener: UnixListener, flags: &Flags, config: Config) -> Result
     let socket = Socket::at(&flags.socket);
     if let Err(error) = socket.remove() {
         warn!(path = %socket.path().display(), %error, "socket left behind");
+    }
+    if tasks.end().lingers() {
+        // One that keeps its connection has had the answer by then.
+        drop(time::timeout(HANG_UP_LIMIT, connections.closed()).await);
     }
     let farewell = async {
         // Waits for the answers that are under way.
@@ -163,6 +175,7 @@ fn config(flags: &Flags, pod: String, bundle: &Path) -> Result<Config, Error> {
         id: pod,
         namespace: flags.namespace.clone(),
         bundle: bundle.to_owned(),
+        holder: beside("duet-holder"),
         runner: beside("duet-runner"),
         compiler: beside("duet-compiler"),
         cache: PathBuf::from(Cache::DIRECTORY),

@@ -22,6 +22,9 @@ pub(crate) enum Refusal {
     /// The request's runtime options cannot be understood.
     #[error("options")]
     Options(#[from] options::Error),
+    /// CRI's message about a pod does not parse.
+    #[error("PodSandboxConfig")]
+    PodSandboxConfig(#[source] prost::DecodeError),
     /// A field that the call needs is absent.
     #[error("{field} is missing")]
     Missing {
@@ -110,6 +113,7 @@ impl Refusal {
         match self {
             Self::Pod(error) => pod(error),
             Self::Options(_)
+            | Self::PodSandboxConfig(_)
             | Self::Missing { .. }
             | Self::Type { .. }
             | Self::NotOffered { .. } => Code::INVALID_ARGUMENT,
@@ -123,7 +127,7 @@ fn pod(error: &PodError) -> Code {
     match error {
         PodError::Unknown { .. } => Code::NOT_FOUND,
         PodError::Exists { .. } => Code::ALREADY_EXISTS,
-        PodError::BadId { .. } => Code::INVALID_ARGUMENT,
+        PodError::BadId { .. } | PodError::Wish { .. } => Code::INVALID_ARGUMENT,
         PodError::Container { source, .. } => container(source),
         PodError::Sandbox { source, .. }
         | PodError::Record { source, .. }

@@ -3,11 +3,8 @@
 //! Nothing is decided here. Every method is overridden: the generated default answers
 //! `NOT_FOUND`, which containerd reads as "the task is gone".
 
-use std::future::Future;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
 
 use async_trait::async_trait;
 use containerd_shim_protos::api;
@@ -17,46 +14,22 @@ use containerd_shim_protos::shim_async::Task;
 use duet_pod::{Create, IoOwner, Phase, Pod, RootfsMount, Status, Stdio};
 use protobuf::MessageField;
 use protobuf::well_known_types::any::Any;
-use tokio::sync::{Notify, oneshot};
-use tracing::{debug, error, info, warn};
+use tokio::sync::oneshot;
+use tracing::warn;
 use ttrpc::asynchronous::TtrpcContext;
 
+use crate::end::End;
 use crate::events::{exited_at, pack, unsigned};
 use crate::metrics::metrics;
 use crate::options::Options;
-use crate::status::{Outcome, Refusal};
+use crate::request::Request;
+use crate::status::Refusal;
 
 /// The pod's tasks, and when to stop offering them.
 #[derive(Debug)]
 pub(crate) struct Tasks {
     pod: Pod,
     end: Arc<End>,
-}
-
-/// The wish that the shim ends, and who waits for that.
-#[derive(Debug, Default)]
-struct End {
-    asked: AtomicBool,
-    due: Notify,
-}
-
-/// One request, for its line in the log.
-#[derive(Debug)]
-struct Request {
-    method: &'static str,
-    kind: Kind,
-    id: String,
-    exec: String,
-    since: Instant,
-}
-
-/// What a request is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    /// It changes something: an operator may want to know.
-    Change,
-    /// It only asks.
-    Question,
 }
 
 // === impl Tasks ===
@@ -70,31 +43,18 @@ impl Tasks {
         }
     }
 
+    /// When to stop serving.
+    pub(crate) fn end(&self) -> &Arc<End> {
+        &self.end
+    }
+
     /// Waits until containerd has asked for the end and nobody lives here any more.
     pub(crate) async fn over(&self) {
-        loop {
-            self.end.due.notified().await;
-            // A Create may have come since: its task would be lost with us.
-            if self.pod.is_empty() {
-                return;
-            }
-        }
+        self.end.over(&self.pod).await;
     }
 
     fn end_if_over(&self) {
         self.end.if_over(&self.pod);
-    }
-}
-
-// === impl End ===
-
-impl End {
-    /// containerd may ask for the end while tasks are left, and not ask again (2.0 to 2.3
-    /// ask once, for the sandbox): the wish is kept until the last task is gone.
-    fn if_over(&self, pod: &Pod) {
-        if self.asked.load(Ordering::Relaxed) && pod.is_empty() {
-            self.due.notify_one();
-        }
     }
 }
 
@@ -390,77 +350,12 @@ impl Task for Tasks {
         request: api::ShutdownRequest,
     ) -> ttrpc::Result<Empty> {
         // `now` is no exception: tasks that are left are somebody's.
-        self.end.asked.store(true, Ordering::Relaxed);
+        self.end.ask();
         let answer = Request::change("Shutdown", &request.id, "")
             .answer(async { Ok(Empty::new()) })
             .await;
         self.end_if_over();
         answer
-    }
-}
-
-// === impl Request ===
-
-impl Request {
-    fn new(method: &'static str, kind: Kind, id: &str, exec: &str) -> Self {
-        let since = Instant::now();
-        Self {
-            method,
-            kind,
-            id: id.to_owned(),
-            exec: exec.to_owned(),
-            since,
-        }
-    }
-
-    fn change(method: &'static str, id: &str, exec: &str) -> Self {
-        Self::new(method, Kind::Change, id, exec)
-    }
-
-    fn question(method: &'static str, id: &str, exec: &str) -> Self {
-        Self::new(method, Kind::Question, id, exec)
-    }
-
-    /// Does the work to its end, even if the caller's deadline passes or its connection
-    /// breaks meanwhile: ttrpc drops the handler then, and half a Create would be left.
-    async fn finish<T: Send + 'static>(
-        self,
-        work: impl Future<Output = Result<T, Refusal>> + Send + 'static,
-    ) -> ttrpc::Result<T> {
-        let work = tokio::spawn(self.log(work));
-        work.await
-            .unwrap_or(Err(Refusal::Dropped))
-            .map_err(|refusal| refusal.answer())
-    }
-
-    /// Does the work as long as the caller waits for it.
-    async fn answer<T>(self, work: impl Future<Output = Result<T, Refusal>>) -> ttrpc::Result<T> {
-        self.log(work).await.map_err(|refusal| refusal.answer())
-    }
-
-    async fn log<T>(self, work: impl Future<Output = Result<T, Refusal>>) -> Result<T, Refusal> {
-        let result = work.await;
-        let (code, text) = match &result {
-            Ok(_) => (Outcome::DONE, None),
-            Err(refusal) => (refusal.outcome(), Some(refusal.text())),
-        };
-        let Self {
-            method,
-            kind,
-            id,
-            exec,
-            since,
-        } = self;
-        // To the microsecond; the rest of the digits is noise.
-        let ms = (since.elapsed().as_secs_f64() * 1e6).round() / 1e3;
-        if code.is_failure() {
-            error!(method, id, exec, %code, ms, text, "request");
-        } else if kind == Kind::Change {
-            info!(method, id, exec, %code, ms, text, "request");
-        } else {
-            debug!(method, id, exec, %code, ms, text, "request");
-        }
-        result
     }
 }
 

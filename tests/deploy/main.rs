@@ -54,6 +54,30 @@ fn the_drop_in_makes_the_handler_known() {
 }
 
 #[test]
+fn the_drop_in_for_the_shims_own_pods_makes_a_handler_beside_the_other() {
+    let Some(node) = Node::enter() else { return };
+    if !node.daemon().is_2() {
+        // containerd 1 has no such setting.
+        return;
+    }
+    let file = workspace().join("deploy/containerd/duet-shim-v3.toml");
+    let config = merged(&node, with_a_setting(&node), &file);
+    let table = config.split("runtimes.duet-shim]").nth(1);
+    let table = table.unwrap_or_else(|| panic!("no runtime duet-shim in\n{config}"));
+    for (key, value) in [
+        ("runtime_type", "io.containerd.duet.v1"),
+        ("sandboxer", "shim"),
+    ] {
+        let line = table.lines().find(|line| line.trim().starts_with(key));
+        assert!(
+            line.is_some_and(|line| line.contains(value)),
+            "{key} in {table}"
+        );
+    }
+    assert!(config.contains("/our/own/cni"), "{config}");
+}
+
+#[test]
 fn the_drop_in_leaves_other_settings_alone_except_in_containerd_1() {
     let Some(node) = Node::enter() else { return };
     let config = merged(&node, with_a_setting(&node), &drop_in(&node));

@@ -10,5 +10,6 @@ mod left;
 mod pods;
 mod refusals;
 mod restarts;
+mod sandboxes;
 mod tasks;
 mod wasm;

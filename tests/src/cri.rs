@@ -1,8 +1,7 @@
 //! Pods through CRI, as a kubelet asks for them.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use k8s_cri::v1 as api;
@@ -13,6 +12,10 @@ use crate::machine::Sandboxer;
 use crate::node::Node;
 use crate::wait::{self, PATIENCE};
 use crate::{image, stream};
+
+mod wish;
+
+pub use wish::Wish;
 
 /// A blocking CRI client.
 #[derive(Debug)]
@@ -29,18 +32,6 @@ pub struct Pod<'c> {
     config: api::PodSandboxConfig,
     logs: PathBuf,
     id: String,
-}
-
-/// What a container of a pod is made from.
-#[derive(Debug, Clone, Default)]
-pub struct Wish {
-    name: String,
-    image: String,
-    command: Vec<String>,
-    env: Vec<api::KeyValue>,
-    mounts: Vec<api::Mount>,
-    annotations: HashMap<String, String>,
-    memory_limit_bytes: i64,
 }
 
 /// A container of a pod.
@@ -116,6 +107,20 @@ impl<'n> Cri<'n> {
     /// When CRI refuses.
     #[must_use]
     pub fn pod_with(&self, name: &str, change: impl FnOnce(&mut api::PodSandboxConfig)) -> Pod<'_> {
+        self.try_pod(name, change)
+            .unwrap_or_else(|status| panic!("RunPodSandbox: {status}"))
+    }
+
+    /// As [`Cri::pod_with`].
+    ///
+    /// # Errors
+    ///
+    /// What CRI says.
+    pub fn try_pod(
+        &self,
+        name: &str,
+        change: impl FnOnce(&mut api::PodSandboxConfig),
+    ) -> Result<Pod<'_>, tonic::Status> {
         let logs = self.node.scratch().join(format!("logs-{name}"));
         std::fs::create_dir_all(&logs).expect("our own folder");
         let mut config = api::PodSandboxConfig {
@@ -142,10 +147,7 @@ impl<'n> Cri<'n> {
             config: Some(config.clone()),
             runtime_handler: self.node.handler().to_owned(),
         };
-        let answer = call!(self, run_pod_sandbox, request);
-        let id = answer
-            .unwrap_or_else(|status| panic!("RunPodSandbox: {status}"))
-            .pod_sandbox_id;
+        let id = call!(self, run_pod_sandbox, request)?.pod_sandbox_id;
         let pod = Pod {
             cri: self,
             config,
@@ -155,7 +157,7 @@ impl<'n> Cri<'n> {
         if let Some(path) = pod.netns() {
             self.node.remember_netns(path);
         }
-        pod
+        Ok(pod)
     }
 
     fn is_ready(&self) -> bool {
@@ -204,6 +206,7 @@ fn channel(runtime: &tokio::runtime::Runtime, node: &Node) -> Channel {
         .expect("containerd answered before")
 }
 
+/// The pod's namespaces, with processes of its own.
 fn namespaces() -> api::NamespaceOption {
     api::NamespaceOption {
         network: api::NamespaceMode::Pod.into(),
@@ -287,6 +290,29 @@ impl Pod<'_> {
         let _done = call!(self.cri, remove_pod_sandbox, request).expect("RemovePodSandbox");
     }
 
+    /// Whether CRI calls it ready.
+    ///
+    /// # Panics
+    ///
+    /// When CRI does not know it.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        let status = self.status().status.expect("a pod has a status");
+        status.state() == api::PodSandboxState::SandboxReady
+    }
+
+    /// The process that keeps its namespaces, from CRI's verbose words.
+    ///
+    /// # Panics
+    ///
+    /// When they do not tell it.
+    #[must_use]
+    pub fn holder(&self) -> i32 {
+        let info = self.info().expect("CRI tells of a pod");
+        let pid = info["pid"].as_i64().expect("it has a process");
+        i32::try_from(pid).expect("a pid is small")
+    }
+
     fn status(&self) -> api::PodSandboxStatusResponse {
         let pod_sandbox_id = self.id.clone();
         let request = api::PodSandboxStatusRequest {
@@ -296,10 +322,13 @@ impl Pod<'_> {
         call!(self.cri, pod_sandbox_status, request).expect("PodSandboxStatus")
     }
 
+    fn info(&self) -> Option<serde_json::Value> {
+        serde_json::from_str(self.status().info.get("info")?).ok()
+    }
+
     /// The path of its network namespace, from CRI's verbose words.
     fn netns(&self) -> Option<PathBuf> {
-        let info = self.status().info;
-        let info: serde_json::Value = serde_json::from_str(info.get("info")?).ok()?;
+        let info = self.info()?;
         let namespaces = info["runtimeSpec"]["linux"]["namespaces"].as_array()?;
         let network = namespaces
             .iter()
@@ -315,115 +344,6 @@ impl Drop for Pod<'_> {
             let pod_sandbox_id = self.id.clone();
             let request = api::RemovePodSandboxRequest { pod_sandbox_id };
             let _done = call!(self.cri, remove_pod_sandbox, request);
-        }
-    }
-}
-
-// === impl Wish ===
-
-impl Wish {
-    /// A native container that runs a shell script.
-    #[must_use]
-    pub fn native(name: &str, script: &str) -> Self {
-        let command = ["/bin/sh", "-c", script].map(str::to_owned).to_vec();
-        let (name, image) = (name.to_owned(), image::BUSYBOX.to_owned());
-        Self {
-            name,
-            image,
-            command,
-            ..Self::default()
-        }
-    }
-
-    /// A wasm container that does a job of the guest `probe`.
-    #[must_use]
-    pub fn wasm(name: &str, args: &[&str]) -> Self {
-        let command = ["/probe.wasm"]
-            .iter()
-            .chain(args)
-            .map(|&arg| arg.to_owned())
-            .collect();
-        let (name, image) = (name.to_owned(), image::GUESTS.to_owned());
-        Self {
-            name,
-            image,
-            command,
-            ..Self::default()
-        }
-    }
-
-    /// A wasm container that runs the component `ambassador`.
-    #[must_use]
-    pub fn ambassador(name: &str, token: &str, upstream: u16) -> Self {
-        Self::wasm(name, &[])
-            .command(&["/ambassador.wasm"])
-            .env("TOKEN", token)
-            .env("UPSTREAM", &upstream.to_string())
-    }
-
-    /// Sets the program and its arguments.
-    #[must_use]
-    pub fn command(mut self, command: &[&str]) -> Self {
-        self.command = command.iter().map(|&arg| arg.to_owned()).collect();
-        self
-    }
-
-    /// Adds an environment variable.
-    #[must_use]
-    pub fn env(mut self, key: &str, value: &str) -> Self {
-        self.env.push(api::KeyValue {
-            key: key.to_owned(),
-            value: value.to_owned(),
-        });
-        self
-    }
-
-    /// Adds a folder of the host, as a volume.
-    #[must_use]
-    pub fn volume(mut self, host: &Path, container: &str) -> Self {
-        self.mounts.push(api::Mount {
-            host_path: host.display().to_string(),
-            container_path: container.to_owned(),
-            ..Default::default()
-        });
-        self
-    }
-
-    /// Limits its memory.
-    #[must_use]
-    pub fn memory(mut self, limit_bytes: i64) -> Self {
-        self.memory_limit_bytes = limit_bytes;
-        self
-    }
-
-    fn config(&self) -> api::ContainerConfig {
-        let resources = api::LinuxContainerResources {
-            memory_limit_in_bytes: self.memory_limit_bytes,
-            ..Default::default()
-        };
-        let security = api::LinuxContainerSecurityContext {
-            namespace_options: Some(namespaces()),
-            ..Default::default()
-        };
-        api::ContainerConfig {
-            metadata: Some(api::ContainerMetadata {
-                name: self.name.clone(),
-                attempt: 0,
-            }),
-            image: Some(api::ImageSpec {
-                image: self.image.clone(),
-                ..Default::default()
-            }),
-            command: self.command.clone(),
-            envs: self.env.clone(),
-            mounts: self.mounts.clone(),
-            annotations: self.annotations.clone(),
-            log_path: format!("{}.log", self.name),
-            linux: Some(api::LinuxContainerConfig {
-                resources: Some(resources),
-                security_context: Some(security),
-            }),
-            ..Default::default()
         }
     }
 }

@@ -15,7 +15,9 @@ use crate::containerd::Containerd;
 use crate::wait::PATIENCE;
 
 /// The name of the Task service that every shim of the field speaks.
-const SERVICE: &str = "containerd.task.v2.Task";
+const TASK: &str = "containerd.task.v2.Task";
+/// The name of the service of pods that a shim makes itself.
+const SANDBOX: &str = "containerd.runtime.sandbox.v1.Sandbox";
 
 /// A shim that serves a pod.
 pub struct Shim {
@@ -130,9 +132,27 @@ impl Shim {
     ///
     /// The status the shim answered with.
     pub fn call<A: Message>(&self, method: &str, request: &impl Message) -> Result<A, String> {
+        self.ask(TASK, method, request)
+    }
+
+    /// Calls one method of the Sandbox service.
+    ///
+    /// # Errors
+    ///
+    /// The status the shim answered with.
+    pub fn sandbox<A: Message>(&self, method: &str, request: &impl Message) -> Result<A, String> {
+        self.ask(SANDBOX, method, request)
+    }
+
+    fn ask<A: Message>(
+        &self,
+        service: &str,
+        method: &str,
+        request: &impl Message,
+    ) -> Result<A, String> {
         let timeout = i64::try_from(PATIENCE.as_nanos()).map_err(|error| error.to_string())?;
         let request = Request {
-            service: SERVICE.to_owned(),
+            service: service.to_owned(),
             method: method.to_owned(),
             timeout_nano: timeout,
             payload: request

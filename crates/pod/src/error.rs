@@ -32,7 +32,17 @@ pub enum Error {
         /// Why.
         source: duet_container::Error,
     },
-    /// The pod's own namespaces could not be made.
+    /// A pod that the Sandbox service is asked for cannot be.
+    #[error("{field} {value:?}: {why}")]
+    Wish {
+        /// The field of the request.
+        field: &'static str,
+        /// What it says.
+        value: String,
+        /// Why not.
+        why: String,
+    },
+    /// The pod's own namespaces or files could not be made.
     #[error("pod {id}: {step}")]
     Sandbox {
         /// The pod.

@@ -3,6 +3,8 @@
 //! | File | What it holds |
 //! | --- | --- |
 //! | `registry` | who lives here, and the way to them |
+//! | `registry/served` | the pod as the Sandbox service knows it |
+//! | `holder` | what the Sandbox service asks for: a holder's spec and the pod's files |
 //! | `sandbox` | what a pod shares when no CRI made it |
 //! | `record` | who lives here, on disk |
 //! | `reaper` | reaps what containers leave to the shim |
@@ -11,6 +13,7 @@
 
 pub mod clean;
 mod error;
+mod holder;
 mod reaper;
 mod record;
 mod registry;
@@ -21,4 +24,5 @@ pub use duet_container::{
     Phase, RootfsMount, Status, Stdio, WasmError,
 };
 pub use error::Error;
-pub use registry::{Config, Pod};
+pub use holder::{Dns, Sandbox, Scope};
+pub use registry::{Config, Pod, SandboxStatus, Standing};

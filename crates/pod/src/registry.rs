@@ -10,14 +10,20 @@ use duet_container::{
     Status, Stdio,
 };
 use duet_spec::Process;
-use tokio::sync::mpsc::UnboundedSender;
-use tokio::sync::oneshot;
+use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 
 use crate::error::Error;
+use crate::holder::Furnished;
 use crate::reaper;
 use crate::record::{Init, Member, Page, Record};
 use crate::sandbox::{self, check_id};
+
+mod served;
+
+use served::Served;
+pub use served::{SandboxStatus, Standing};
 
 /// What a pod needs to know from the start.
 #[derive(Debug, Clone)]
@@ -28,6 +34,8 @@ pub struct Config {
     pub namespace: String,
     /// The bundle of the shim itself (its first container's): the record is kept there.
     pub bundle: PathBuf,
+    /// The program that keeps the namespaces of a pod of the Sandbox service.
+    pub holder: PathBuf,
     /// The program that runs wasm guests.
     pub runner: PathBuf,
     /// The program that compiles them.
@@ -46,7 +54,10 @@ pub struct Pod {
 struct Inner {
     facts: UnboundedSender<Fact>,
     ground: Arc<Ground>,
+    holder: PathBuf,
     record: Record,
+    /// The Sandbox service's pod, once there is one. Watched by whoever waits for its end.
+    served: watch::Sender<Option<Served>>,
     roster: Mutex<Roster>,
     /// Held for reading while something is made below the pod's cgroup, for writing while the
     /// pod's cgroup is removed. Blocking threads only.
@@ -76,6 +87,14 @@ enum Place {
     },
 }
 
+/// What is to be made.
+enum Asked {
+    /// What a bundle says.
+    Container(Create),
+    /// The holder of the pod.
+    Holder(Box<Furnished>),
+}
+
 /// A container that stands at its gate and is on record.
 struct Recorded {
     birth: Birth,
@@ -97,6 +116,7 @@ impl Pod {
             id,
             namespace,
             bundle,
+            holder,
             runner,
             compiler,
             cache,
@@ -107,6 +127,8 @@ impl Pod {
             record: Record::new(&bundle),
             facts,
             ground: Arc::new(ground),
+            holder,
+            served: watch::Sender::new(None),
             roster: Mutex::default(),
             building: RwLock::new(()),
             leaving: Mutex::new(()),
@@ -124,20 +146,25 @@ impl Pod {
     ///
     /// [`Error::Exists`], or why a step failed; then nothing of it is left.
     pub async fn create(&self, request: Create) -> Result<i32, Error> {
-        check_id(&request.id)?;
+        self.admit(Asked::Container(request)).await
+    }
+
+    async fn admit(&self, asked: Asked) -> Result<i32, Error> {
+        let id = asked.request().id.clone();
+        check_id(&id)?;
         let (reply, answer) = oneshot::channel();
         {
             let mut roster = self.inner.roster();
-            if roster.members.contains_key(&request.id) {
-                return Err(Error::Exists { id: request.id });
+            if roster.members.contains_key(&id) {
+                return Err(Error::Exists { id });
             }
             // Whoever has ended makes room.
             while roster.owners.try_join_next().is_some() {}
-            roster.members.insert(request.id.clone(), Place::Creating);
+            roster.members.insert(id, Place::Creating);
             // A task of its own: a caller who leaves must not leave half a container behind.
             roster
                 .owners
-                .spawn(Arc::clone(&self.inner).raise(request, reply));
+                .spawn(Arc::clone(&self.inner).raise(asked, reply));
         }
         answer.await.map_err(|_| dropped())?
     }
@@ -304,9 +331,10 @@ impl Pod {
         self.find(id)?.close_io(exec).await.map_err(of(id))
     }
 
-    /// Whether no container lives here, nor is one being created.
+    /// Whether no container lives here, nor is one being created, and no sandbox that was not
+    /// shut down.
     pub fn is_empty(&self) -> bool {
-        self.inner.roster().members.is_empty()
+        self.inner.roster().members.is_empty() && !self.inner.is_kept()
     }
 
     /// The ids of the containers that live here.
@@ -322,6 +350,17 @@ impl Pod {
     }
 }
 
+// === impl Asked ===
+
+impl Asked {
+    fn request(&self) -> &Create {
+        match self {
+            Self::Container(request) => request,
+            Self::Holder(furnished) => &furnished.request,
+        }
+    }
+}
+
 // === impl Inner ===
 
 impl Inner {
@@ -331,19 +370,24 @@ impl Inner {
     }
 
     /// Creates a container, answers, and owns it until it is deleted.
-    async fn raise(self: Arc<Self>, request: Create, reply: oneshot::Sender<Result<i32, Error>>) {
-        let (id, bundle) = (request.id.clone(), request.bundle.clone());
+    async fn raise(self: Arc<Self>, asked: Asked, reply: oneshot::Sender<Result<i32, Error>>) {
+        let (id, bundle) = (asked.request().id.clone(), asked.request().bundle.clone());
+        let facts = match &asked {
+            Asked::Container(_) => self.facts.clone(),
+            // containerd tells of sandboxes itself: nobody hears of the holder.
+            Asked::Holder(_) => unbounded_channel().0,
+        };
         let here = Arc::clone(&self);
         let born = tokio::task::spawn_blocking(move || {
             let mut pod_cgroup = None;
-            let born = here.bear(request, &mut pod_cgroup);
+            let born = here.bear(asked, &mut pod_cgroup);
             (born, pod_cgroup)
         });
         let (born, pod_cgroup) = born.await.unwrap_or_else(|_| (Err(dropped()), None));
         let begun = born.and_then(|recorded| {
             let Recorded { birth, bundle } = recorded;
             let pid = birth.pid();
-            let (container, owner) = birth.begin(self.facts.clone()).map_err(of(&id))?;
+            let (container, owner) = birth.begin(facts).map_err(of(&id))?;
             let pod_cgroup = pod_cgroup.clone();
             Ok((
                 pid,
@@ -387,10 +431,24 @@ impl Inner {
 
     /// Makes everything there is to make, and says first which cgroup of the pod it will be in.
     /// Blocks.
-    fn bear(&self, request: Create, pod_cgroup: &mut Option<PathBuf>) -> Result<Recorded, Error> {
+    fn bear(&self, asked: Asked, pod_cgroup: &mut Option<PathBuf>) -> Result<Recorded, Error> {
+        let request = asked.request();
         let (id, bundle) = (request.id.clone(), request.bundle.clone());
         let mounted = !request.rootfs.is_empty();
-        let mut prepared = Prepared::read(request).map_err(of(&id))?;
+        let (prepared, holder) = match asked {
+            Asked::Container(request) => (Prepared::read(request), None),
+            Asked::Holder(furnished) => {
+                let request = furnished.request.clone();
+                (
+                    Prepared::written(request, &furnished.config),
+                    Some(furnished),
+                )
+            }
+        };
+        let mut prepared = prepared.map_err(of(&id))?;
+        if let Some(files) = self.files() {
+            prepared.share(&files);
+        }
         let _building = self.building.read().unwrap_or_else(PoisonError::into_inner);
         *pod_cgroup = sandbox::join(&self.ground, &mut prepared)?;
         let rootfs = mounted.then(|| prepared.rootfs());
@@ -403,6 +461,9 @@ impl Inner {
             .bear(Arc::clone(&self.ground), ledger)
             .map_err(of(&id))?;
         page.change(|member| member.init = Init::of(birth.pid()))?;
+        if let Some(holder) = holder {
+            holder.write()?;
+        }
         Ok(Recorded { birth, bundle })
     }
 

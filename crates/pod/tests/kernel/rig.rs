@@ -90,6 +90,7 @@ impl Rig {
             id: "pod".to_owned(),
             namespace: "test".to_owned(),
             bundle: shim,
+            holder: binary("duet-holder"),
             runner: binary("duet-runner"),
             compiler: binary("duet-compiler"),
             cache: dir.path().join("cache"),

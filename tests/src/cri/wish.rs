@@ -1,0 +1,139 @@
+//! What a container of a pod is made from.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use k8s_cri::v1 as api;
+
+use super::namespaces;
+use crate::image;
+
+/// What a container of a pod is made from.
+#[derive(Debug, Clone, Default)]
+pub struct Wish {
+    pub(super) name: String,
+    image: String,
+    command: Vec<String>,
+    env: Vec<api::KeyValue>,
+    mounts: Vec<api::Mount>,
+    annotations: HashMap<String, String>,
+    memory_limit_bytes: i64,
+    namespaces: Option<api::NamespaceOption>,
+}
+
+// === impl Wish ===
+
+impl Wish {
+    /// A native container that runs a shell script.
+    #[must_use]
+    pub fn native(name: &str, script: &str) -> Self {
+        let command = ["/bin/sh", "-c", script].map(str::to_owned).to_vec();
+        let (name, image) = (name.to_owned(), image::BUSYBOX.to_owned());
+        Self {
+            name,
+            image,
+            command,
+            ..Self::default()
+        }
+    }
+
+    /// A wasm container that does a job of the guest `probe`.
+    #[must_use]
+    pub fn wasm(name: &str, args: &[&str]) -> Self {
+        let command = ["/probe.wasm"]
+            .iter()
+            .chain(args)
+            .map(|&arg| arg.to_owned())
+            .collect();
+        let (name, image) = (name.to_owned(), image::GUESTS.to_owned());
+        Self {
+            name,
+            image,
+            command,
+            ..Self::default()
+        }
+    }
+
+    /// A wasm container that runs the component `ambassador`.
+    #[must_use]
+    pub fn ambassador(name: &str, token: &str, upstream: u16) -> Self {
+        Self::wasm(name, &[])
+            .command(&["/ambassador.wasm"])
+            .env("TOKEN", token)
+            .env("UPSTREAM", &upstream.to_string())
+    }
+
+    /// Sets the program and its arguments.
+    #[must_use]
+    pub fn command(mut self, command: &[&str]) -> Self {
+        self.command = command.iter().map(|&arg| arg.to_owned()).collect();
+        self
+    }
+
+    /// Adds an environment variable.
+    #[must_use]
+    pub fn env(mut self, key: &str, value: &str) -> Self {
+        self.env.push(api::KeyValue {
+            key: key.to_owned(),
+            value: value.to_owned(),
+        });
+        self
+    }
+
+    /// Adds a folder of the host, as a volume.
+    #[must_use]
+    pub fn volume(mut self, host: &Path, container: &str) -> Self {
+        self.mounts.push(api::Mount {
+            host_path: host.display().to_string(),
+            container_path: container.to_owned(),
+            ..Default::default()
+        });
+        self
+    }
+
+    /// Puts it into these namespaces; without, into the pod's, with processes of its own.
+    #[must_use]
+    pub fn namespaces(mut self, namespaces: api::NamespaceOption) -> Self {
+        self.namespaces = Some(namespaces);
+        self
+    }
+
+    /// Limits its memory.
+    #[must_use]
+    pub fn memory(mut self, limit_bytes: i64) -> Self {
+        self.memory_limit_bytes = limit_bytes;
+        self
+    }
+
+    /// As CRI takes it.
+    pub(super) fn config(&self) -> api::ContainerConfig {
+        let resources = api::LinuxContainerResources {
+            memory_limit_in_bytes: self.memory_limit_bytes,
+            ..Default::default()
+        };
+        let security = api::LinuxContainerSecurityContext {
+            namespace_options: Some(self.namespaces.clone().unwrap_or_else(namespaces)),
+            ..Default::default()
+        };
+        api::ContainerConfig {
+            metadata: Some(api::ContainerMetadata {
+                name: self.name.clone(),
+                attempt: 0,
+            }),
+            image: Some(api::ImageSpec {
+                image: self.image.clone(),
+                ..Default::default()
+            }),
+            command: self.command.clone(),
+            envs: self.env.clone(),
+            mounts: self.mounts.clone(),
+            annotations: self.annotations.clone(),
+            log_path: format!("{}.log", self.name),
+            linux: Some(api::LinuxContainerConfig {
+                resources: Some(resources),
+                security_context: Some(security),
+            }),
+            ..Default::default()
+        }
+    }
+}
