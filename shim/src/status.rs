@@ -260,7 +260,7 @@ fn cache(error: &duet_wasm::Error) -> Code {
         Error::TooLarge { .. } | Error::Refused { .. } => Code::INVALID_ARGUMENT,
         Error::Exposed { .. } | Error::Noexec { .. } => Code::FAILED_PRECONDITION,
         Error::Late { .. } => Code::DEADLINE_EXCEEDED,
-        Error::Broken { .. } => Code::INTERNAL,
+        Error::Broken { .. } | Error::Unloadable { .. } => Code::INTERNAL,
         Error::Directory { source, .. }
         | Error::Compiler { source, .. }
         | Error::Module { source, .. }
@@ -471,6 +471,7 @@ mod tests {
         duet_wasm::Error::TooLarge { name: text(), size: 2, limit: 1 } => INVALID_ARGUMENT,
         duet_wasm::Error::Refused { name: text(), why: text() } => INVALID_ARGUMENT,
         duet_wasm::Error::Broken { name: text(), how: text() } => INTERNAL,
+        duet_wasm::Error::Unloadable { name: text(), how: text() } => INTERNAL,
         duet_wasm::Error::Late { name: text(), waited: Duration::ZERO, what: "x" }
             => DEADLINE_EXCEEDED,
         duet_wasm::Error::Entry { path: path(), source: broken() } => INTERNAL,

@@ -339,7 +339,7 @@ impl Linux {
             .cache()?
             .compiled(&file, &name, deadline)
             .map_err(WasmError::from)?;
-        tracing::info!(container = %self.id, key = %compiled.key, source = ?compiled.source, "compiled");
+        tracing::info!(container = %self.id, key = %compiled.key, source = ?compiled.source, unshared = ?compiled.unshared, "compiled");
         let mut http = Http::default();
         http.address = options.http_listen.map(|address| address.to_string());
         http.reuse = options

@@ -136,10 +136,11 @@ impl Ground {
         let Wasm {
             cache_path,
             compiler_path,
+            runner_path,
             ..
         } = &self.wasm;
         open_once(&self.wasm.cache, || {
-            Ok(Cache::open(cache_path, compiler_path)?)
+            Ok(Cache::open(cache_path, compiler_path)?.with_runner(runner_path))
         })
     }
 }

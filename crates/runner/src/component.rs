@@ -15,18 +15,14 @@ use crate::signals::Signals;
 
 /// Runs the component to its end.
 pub(crate) fn run(inherited: Inherited, handoff: &Handoff, signals: Signals) -> End {
-    let loaded = Engine::new(engine_config().async_stack_size(STACK))
-        .and_then(|engine| inherited.component(&engine));
-    let component = match loaded {
-        Ok(component) => component,
+    let component = match load(&inherited, handoff.http.concurrency) {
+        Ok(Loaded::Command(component)) => component,
+        Ok(Loaded::Server(component)) => {
+            drop(inherited);
+            return serve::run(&component, handoff, signals);
+        }
         Err(error) => return unfit(&error),
     };
-    if exports(&component, "wasi:http/incoming-handler@0.2.") {
-        // It is loaded again, by an engine with room for many instances of just this component.
-        let needs = component.resources_required();
-        drop(component);
-        return serve::run(inherited, handoff, needs, signals);
-    }
     drop(inherited);
     let pre = linker(&component)
         .and_then(|linker| linker.instantiate_pre(&component))
@@ -49,6 +45,25 @@ pub(crate) fn run(inherited: Inherited, handoff: &Handoff, signals: Signals) -> 
     // The process is over: the kernel takes everything back faster than we could.
     std::mem::forget((runtime, pre));
     end
+}
+
+/// What a component is.
+pub(crate) enum Loaded {
+    Command(Component),
+    Server(Component),
+}
+
+/// Maps the component; a server has room for `concurrency` instances of it.
+pub(crate) fn load(inherited: &Inherited, concurrency: u32) -> wasmtime::Result<Loaded> {
+    let engine = Engine::new(engine_config().async_stack_size(STACK))?;
+    let component = inherited.component(&engine)?;
+    if !exports(&component, "wasi:http/incoming-handler@0.2.") {
+        return Ok(Loaded::Command(component));
+    }
+    let needs = component.resources_required();
+    drop((component, engine));
+    // It is loaded again, by an engine with room for many instances of just this component.
+    serve::load(inherited, concurrency, needs).map(Loaded::Server)
 }
 
 async fn command(pre: &CommandPre<Guest>, handoff: &Handoff) -> End {

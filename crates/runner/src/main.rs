@@ -26,18 +26,28 @@ mod outgoing;
 mod serve;
 mod signals;
 
+use std::ffi::OsStr;
+use std::io;
 use std::process::ExitCode;
 
-use duet_wasm::{Format, Inherited};
-use rustix::process::{DumpableBehavior, set_dumpable_behavior};
+use duet_wasm::{Blocks, Format, Http, Inherited, WRITE_BLOCKS};
+use rustix::process::{DumpableBehavior, Gid, Uid, geteuid, set_dumpable_behavior};
+use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 
 use crate::end::End;
 use crate::signals::Signals;
+
+/// What all runners of the same code fill alike is shared by them.
+#[global_allocator]
+static ALLOCATOR: Blocks = Blocks;
 
 fn main() -> ExitCode {
     // First: until this, a neighbour in the same PID namespace could attach to us.
     if set_dumpable_behavior(DumpableBehavior::NotDumpable).is_err() {
         return End::Unfit("cannot be made undumpable".into()).report("duet-runner");
+    }
+    if let Some(format) = std::env::var_os(WRITE_BLOCKS) {
+        return for_the_cache(&format);
     }
     let Some(inherited) = Inherited::take() else {
         return End::Unfit("descriptors 3 and 4 are taken".into()).report("duet-runner");
@@ -57,4 +67,39 @@ fn main() -> ExitCode {
         },
     };
     end.report(&handoff.name)
+}
+
+/// Not a container: the cache wants to know what loading its new entry fills.
+fn for_the_cache(format: &OsStr) -> ExitCode {
+    let written = give_up_root()
+        .and_then(|()| Inherited::for_the_cache())
+        .map_err(wasmtime::Error::from)
+        .and_then(|entry| {
+            if format == Format::Module.as_str() {
+                let _loaded = module::load(&entry)?;
+                entry.write_blocks()?;
+            } else {
+                let _loaded = component::load(&entry, Http::default().concurrency)?;
+                entry.write_blocks()?;
+            }
+            Ok(())
+        });
+    match written {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => End::Unfit(format!("{error:#}")).report("duet-runner"),
+    }
+}
+
+/// The code is of our own making, and loading it runs none of it; root is still more than that needs.
+fn give_up_root() -> io::Result<()> {
+    /// The user and group that own nothing.
+    const NOBODY: u32 = 65534;
+    if !geteuid().is_root() {
+        return Ok(());
+    }
+    // There is one thread.
+    let (user, group) = (Uid::from_raw(NOBODY), Gid::from_raw(NOBODY));
+    set_thread_groups(&[])?;
+    set_thread_res_gid(group, group, group)?;
+    Ok(set_thread_res_uid(user, user, user)?)
 }

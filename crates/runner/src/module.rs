@@ -14,8 +14,8 @@ use crate::guest::{STACK, world};
 /// Runs the module to its end.
 pub(crate) fn run(inherited: Inherited, handoff: &Handoff) -> End {
     let prepared = (|| {
-        let engine = Engine::new(engine_config().async_stack_size(STACK))?;
-        let module = inherited.module(&engine)?;
+        let module = load(&inherited)?;
+        let engine = module.engine().clone();
         let mut world = world(handoff)?;
         // Preview 1 has no working directory; wasi-libc and what else wants one reads the environment.
         if !handoff.variables().any(|(name, _)| name == "PWD") {
@@ -44,6 +44,11 @@ pub(crate) fn run(inherited: Inherited, handoff: &Handoff) -> End {
     // The process is over: the kernel takes everything back faster than we could.
     std::mem::forget((runtime, linker, module));
     end
+}
+
+/// Maps the module.
+pub(crate) fn load(inherited: &Inherited) -> wasmtime::Result<Module> {
+    inherited.module(&Engine::new(engine_config().async_stack_size(STACK))?)
 }
 
 async fn call(mut store: Store<WasiP1Ctx>, linker: &Linker<WasiP1Ctx>, module: &Module) -> End {

@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use duet_wasm::{Handoff, Http, Inherited};
+use duet_wasm::{Handoff, Http};
 use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
@@ -28,12 +28,12 @@ use hyper_util::server::graceful::GracefulShutdown;
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::runtime::Runtime;
 use tokio::time::timeout;
-use wasmtime::ResourcesRequired;
+use wasmtime::component::Component;
 use wasmtime_wasi_http::p2::body::HyperOutgoingBody;
 
 use crate::end::{End, say, words};
-use crate::module::unfit;
 use crate::serve::instances::Instances;
+pub(crate) use crate::serve::instances::load;
 use crate::signals::Signals;
 
 /// How many connections may wait to be accepted: as many as the kernel allows by default.
@@ -43,18 +43,12 @@ const BACKLOG: u32 = 4096;
 /// better case for more containers.
 const THREADS: usize = 8;
 
-/// Serves until told to stop. Each instance takes what is in `needs`, if that is known.
-pub(crate) fn run(
-    inherited: Inherited,
-    handoff: &Handoff,
-    needs: Option<ResourcesRequired>,
-    signals: Signals,
-) -> End {
-    let instances = match Instances::prepare(&inherited, handoff, needs) {
+/// Serves until told to stop.
+pub(crate) fn run(component: &Component, handoff: &Handoff, signals: Signals) -> End {
+    let instances = match Instances::prepare(component, handoff) {
         Ok(instances) => Arc::new(instances),
-        Err(end) => return end,
+        Err(error) => return End::Unstarted(format!("{error:#}")),
     };
-    drop(inherited);
     let runtime = match runtime() {
         Ok(runtime) => runtime,
         Err(error) => return End::Unfit(error.to_string()),
@@ -192,14 +186,4 @@ async fn answer(
         *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
         response
     }))
-}
-
-/// The error of preparing a server, by whose fault it is.
-fn unstarted(error: &wasmtime::Error) -> End {
-    End::Unstarted(format!("{error:#}"))
-}
-
-/// Kept here so that `instances.rs` says what it means.
-fn unfit_engine(error: &wasmtime::Error) -> End {
-    unfit(error)
 }

@@ -4,6 +4,7 @@
 //! ```text
 //! /var/lib/duet/cache/          0700, ours
 //!   <key>/code                  0444 in 0755: machine code and a trailer (entry.rs)
+//!   <key>/blocks                0444: what loading it fills, for all to share (blocks.rs)
 //!   <key>.lock                  who compiles; and when the entry was last seen to be whole
 //!   <key>.new/                  being written by the holder of the lock
 //! ```
@@ -32,8 +33,8 @@ use rustix::fs::{
 use rustix::io::Errno;
 use sha2::{Digest as _, Sha256};
 
-use crate::CODE;
 use crate::handoff::{freeze, memory_file};
+use crate::{BLOCKS, CODE, Format, HEAD, detect};
 
 /// The cache of compiled code on this node.
 #[derive(Debug)]
@@ -41,6 +42,7 @@ pub struct Cache {
     directory: OwnedFd,
     path: PathBuf,
     compiler: PathBuf,
+    runner: Option<PathBuf>,
     identity: identity::Identity,
 }
 
@@ -57,6 +59,9 @@ pub struct Compiled {
     pub key: Key,
     /// Where it came from.
     pub source: Source,
+    /// Why what loading it fills is not shared, if it was compiled now and is not: each container
+    /// of it will take more memory.
+    pub unshared: Option<Error>,
 }
 
 /// Where compiled code came from.
@@ -139,6 +144,14 @@ pub enum Error {
         /// How it ended.
         how: String,
     },
+    /// The runner could not load what was compiled.
+    #[error("{name}: the runner {how}")]
+    Unloadable {
+        /// The module.
+        name: String,
+        /// How it ended.
+        how: String,
+    },
     /// The deadline passed.
     #[error("{name}: not compiled after {waited:.1?}, {what}")]
     Late {
@@ -211,8 +224,16 @@ impl Cache {
             directory: opened,
             path: directory.to_owned(),
             compiler: compiler.to_owned(),
+            runner: None,
             identity,
         })
+    }
+
+    /// Has `runner` say what loading a new entry fills, so that its containers share it.
+    #[must_use]
+    pub fn with_runner(mut self, runner: &Path) -> Self {
+        self.runner = Some(runner.to_owned());
+        self
     }
 
     /// Returns `module` compiled, from the cache or by compiling it now.
@@ -249,6 +270,7 @@ impl Cache {
                 directory,
                 key,
                 source: Source::Cached,
+                unshared: None,
             });
         }
 
@@ -265,13 +287,15 @@ impl Cache {
                 directory,
                 key,
                 source: Source::Awaited(began.elapsed()),
+                unshared: None,
             });
         }
-        let directory = self.build(key, copy, name, deadline, &lock)?;
+        let (directory, unshared) = self.build(key, copy, name, deadline, &lock)?;
         Ok(Compiled {
             directory,
             key,
             source: Source::Fresh(began.elapsed()),
+            unshared,
         })
     }
 
@@ -354,7 +378,7 @@ impl Cache {
         name: &str,
         deadline: Instant,
         lock: &File,
-    ) -> Result<OwnedFd, Error> {
+    ) -> Result<(OwnedFd, Option<Error>), Error> {
         let (fresh, place) = (format!("{key}.new"), key.to_string());
         let failed = |e: Errno| self.failed(&fresh, e);
         let broken = |source| Error::Entry {
@@ -371,6 +395,11 @@ impl Cache {
             .map_err(failed)?
             .into();
 
+        let mut head = [0; HEAD];
+        let format = match copy.read_exact_at(&mut head, 0) {
+            Ok(()) => detect(&head),
+            Err(_) => None,
+        };
         let ended = code
             .try_clone()
             .map_err(broken)
@@ -383,6 +412,12 @@ impl Cache {
         // The runner has its container's user, who is not us.
         rustix::fs::fchmod(&code, Mode::from_raw_mode(0o444)).map_err(failed)?;
         rustix::fs::fchmod(&directory, Mode::from_raw_mode(0o755)).map_err(failed)?;
+        let unshared = match (&self.runner, format) {
+            (Some(runner), Some(format)) => {
+                self.add_blocks(runner, format, &directory, name, deadline)
+            }
+            (None, _) | (_, None) => Ok(()),
+        };
         rustix::fs::fsync(&code).map_err(failed)?;
         rustix::fs::fsync(&directory).map_err(failed)?;
         // A directory can only replace an empty one: what was found unfit goes first.
@@ -390,7 +425,30 @@ impl Cache {
         renameat(&self.directory, &fresh, &self.directory, &place).map_err(failed)?;
         rustix::fs::fsync(&self.directory).map_err(failed)?;
         entry::stamp(&code, lock).map_err(broken)?;
-        Ok(directory)
+        Ok((directory, unshared.err()))
+    }
+
+    /// Adds the blocks to an entry that is being made; without them it is as good, but dearer.
+    fn add_blocks(
+        &self,
+        runner: &Path,
+        format: Format,
+        directory: &OwnedFd,
+        name: &str,
+        deadline: Instant,
+    ) -> Result<(), Error> {
+        let failed = |e: Errno| self.failed(BLOCKS, e);
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+        let blocks =
+            openat(directory, BLOCKS, flags, Mode::from_raw_mode(0o600)).map_err(failed)?;
+        let out = rustix::io::fcntl_dupfd_cloexec(&blocks, 0).map_err(failed)?;
+        let entry = rustix::io::fcntl_dupfd_cloexec(directory, 0).map_err(failed)?;
+        if let Err(error) = compile::blocks(runner, format, entry, out, name, deadline) {
+            unlinkat(directory, BLOCKS, AtFlags::empty()).map_err(failed)?;
+            return Err(error);
+        }
+        rustix::fs::fchmod(&blocks, Mode::from_raw_mode(0o444)).map_err(failed)?;
+        rustix::fs::fsync(&blocks).map_err(failed)
     }
 
     /// Removes an entry, or whatever has its name.
@@ -406,6 +464,7 @@ impl Cache {
         match openat(&self.directory, name, flags, Mode::empty()) {
             Ok(directory) => {
                 unlinkat(&directory, CODE, AtFlags::empty()).or_else(gone)?;
+                unlinkat(&directory, BLOCKS, AtFlags::empty()).or_else(gone)?;
                 unlinkat(&self.directory, name, AtFlags::REMOVEDIR).or_else(gone)
             }
             Err(Errno::NOTDIR | Errno::LOOP) => {

@@ -10,6 +10,19 @@ pub enum Format {
     Component,
 }
 
+// === impl Format ===
+
+impl Format {
+    /// The word for it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Module => "module",
+            Self::Component => "component",
+        }
+    }
+}
+
 /// How many bytes of a file [`detect`] looks at.
 pub const HEAD: usize = 8;
 

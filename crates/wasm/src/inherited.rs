@@ -1,4 +1,4 @@
-//! The runner's end of descriptors 3 and 4.
+//! The runner's end of descriptors 3 and 4: an entry of the cache, and the handoff.
 #![expect(
     unsafe_code,
     reason = "descriptors by number, and machine code from a file"
@@ -6,19 +6,20 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{FromRawFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, FromRawFd as _, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use wasmtime::component::Component;
 use wasmtime::{Engine, Module};
 
-use crate::{CODE, Handoff};
+use crate::{CODE, Handoff, blocks};
 
 /// What whoever exec'd a runner left open for it.
 #[derive(Debug)]
 pub struct Inherited {
     entry: OwnedFd,
-    handoff: File,
+    /// Not there if there is no guest.
+    handoff: Option<File>,
 }
 
 // === impl Inherited ===
@@ -38,7 +39,35 @@ impl Inherited {
         let entry = unsafe { OwnedFd::from_raw_fd(3) };
         // SAFETY: the same for 4.
         let handoff = unsafe { File::from_raw_fd(4) };
-        Some(Self { entry, handoff })
+        Some(Self {
+            entry,
+            handoff: Some(handoff),
+        })
+    }
+
+    /// What the cache leaves open for a runner that has no guest: the entry, as standard input.
+    ///
+    /// What is loaded from it is for [`Inherited::write_blocks`].
+    ///
+    /// # Errors
+    ///
+    /// When there is no standard input.
+    pub fn for_the_cache() -> io::Result<Self> {
+        Ok(Self {
+            entry: io::stdin().as_fd().try_clone_to_owned()?,
+            handoff: None,
+        })
+    }
+
+    /// Writes the memory that loading filled to standard output, for runners that have a guest.
+    ///
+    /// To be called while what was loaded is still there.
+    ///
+    /// # Errors
+    ///
+    /// When standard output takes nothing.
+    pub fn write_blocks(&self) -> io::Result<()> {
+        blocks::write(io::stdout().lock())
     }
 
     /// Reads the handoff.
@@ -47,17 +76,8 @@ impl Inherited {
     ///
     /// When descriptor 4 is not what [`Handoff::seal`] made.
     pub fn handoff(&self) -> io::Result<Handoff> {
-        Handoff::read(&self.handoff)
-    }
-
-    /// Opens the machine code and steps out of its directory again.
-    fn enter<T>(&self, load: impl FnOnce() -> wasmtime::Result<T>) -> wasmtime::Result<T> {
-        // wasmtime loads a component from a path only. A relative path finds the entry although it
-        // is outside of the container's root: the descriptor is a mount of its own.
-        rustix::process::fchdir(&self.entry)?;
-        let loaded = load();
-        rustix::process::chdir(c"/")?;
-        loaded
+        let handoff = self.handoff.as_ref();
+        Handoff::read(handoff.ok_or(io::ErrorKind::NotFound)?)
     }
 
     /// Maps a compiled module.
@@ -83,5 +103,19 @@ impl Inherited {
             // SAFETY: as for a module.
             unsafe { Component::deserialize_file(engine, CODE) }
         })
+    }
+
+    /// Opens the machine code and steps out of its directory again.
+    fn enter<T>(&self, load: impl FnOnce() -> wasmtime::Result<T>) -> wasmtime::Result<T> {
+        // wasmtime loads a component from a path only. A relative path finds the entry although it
+        // is outside of the container's root: the descriptor is a mount of its own.
+        rustix::process::fchdir(&self.entry)?;
+        let loaded = blocks::keep_apart(load);
+        rustix::process::chdir(c"/")?;
+        if self.handoff.is_some() {
+            // What cannot be shared stays this process's own, and the guest runs as well.
+            drop(blocks::share(&self.entry));
+        }
+        loaded
     }
 }

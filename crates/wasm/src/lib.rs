@@ -7,6 +7,7 @@
 //! | `cache.rs`, `cache/` | each module is compiled once per node, and only what our compiler wrote is ever run |
 //! | `engine.rs` | the one engine configuration (feature `engine`) |
 //! | `inherited.rs` | the runner's end of descriptors 3 and 4 (feature `load`) |
+//! | `blocks.rs` | large blocks of memory that all runners of the same code share (feature `load`) |
 //!
 //! ```text
 //!  shim                                     | compiler, short-lived      | runner, in the container
@@ -14,6 +15,7 @@
 //!  detect(first bytes) -> Format            |                            |
 //!  Cache::compiled(file)  -- miss ----------> stdin: a sealed copy       |
 //!     <key>/code  <-------------------------- stdout: machine code       |
+//!     <key>/blocks  <----------------------------------------------------- stdout: what loading it fills
 //!  Compiled::tree() ------------------------------------------------------> 3: maps `code`
 //!  Handoff::seal() -------------------------------------------------------> 4: argv, env, cwd, http
 //! ```
@@ -25,6 +27,8 @@ mod cache;
 mod detect;
 mod handoff;
 
+#[cfg(feature = "load")]
+mod blocks;
 #[cfg(feature = "engine")]
 mod engine;
 #[cfg(feature = "load")]
@@ -36,13 +40,20 @@ pub use detect::{Format, HEAD, detect};
 pub use engine::engine_config;
 pub use handoff::{Handoff, Http};
 #[cfg(feature = "load")]
-pub use inherited::Inherited;
+pub use {blocks::Blocks, inherited::Inherited};
 
 /// The name of the machine code inside a cache entry's directory.
 ///
 /// The runner is handed the directory, not the file: `wasmtime` loads a component
 /// from a path only, and a container has no `/proc/self/fd` to name a descriptor by.
 pub const CODE: &str = "code";
+
+/// The name of the file beside the code, with the large blocks of memory that loading it fills.
+pub const BLOCKS: &str = "blocks";
+
+/// The variable that tells a runner to write the blocks of the entry that is its standard input to its
+/// standard output, and of which format the entry is. In a container its environment is empty.
+pub const WRITE_BLOCKS: &str = "DUET_WRITE_BLOCKS";
 
 /// Names the engine in every piece of compiled code, patch level included.
 ///

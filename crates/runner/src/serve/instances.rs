@@ -14,9 +14,7 @@ use wasmtime_wasi_http::p2::bindings::{Proxy, ProxyPre};
 use wasmtime_wasi_http::p2::body::HyperOutgoingBody;
 
 use crate::component::proxy;
-use crate::end::End;
 use crate::guest::{Guest, STACK};
-use crate::serve::{unfit_engine, unstarted};
 
 /// Makes instances, and keeps those that may serve again.
 pub(crate) struct Instances {
@@ -38,32 +36,11 @@ struct Instance {
 // === impl Instances ===
 
 impl Instances {
-    /// Maps the component and resolves its imports, once for all requests.
-    pub(crate) fn prepare(
-        inherited: &Inherited,
-        handoff: &Handoff,
-        needs: Option<ResourcesRequired>,
-    ) -> Result<Self, End> {
+    /// Resolves the component's imports, once for all requests.
+    pub(crate) fn prepare(component: &Component, handoff: &Handoff) -> wasmtime::Result<Self> {
         let count = handoff.http.concurrency.max(1);
-        let load = |config: &Config| -> wasmtime::Result<Component> {
-            inherited.component(&Engine::new(config)?)
-        };
-        let single = || load(engine_config().async_stack_size(STACK));
-        // A container with a limit on its address space cannot have a pool, nor can a component of which
-        // nobody knows what it needs: they do with single allocations.
-        let component = match needs {
-            Some(needs) => load(
-                engine_config()
-                    .async_stack_size(STACK)
-                    .allocation_strategy(pool(count, &needs)),
-            )
-            .or_else(|_| single()),
-            None => single(),
-        };
-        let component = component.map_err(|error| unfit_engine(&error))?;
-        let pre = proxy(&component).map_err(|error| unstarted(&error))?;
         Ok(Self {
-            pre,
+            pre: proxy(component)?,
             handoff: handoff.clone(),
             places: Arc::new(Semaphore::new(usize::try_from(count).unwrap_or(usize::MAX))),
             count,
@@ -152,6 +129,27 @@ impl Instances {
             Ok(()) | Err(_) => drop(instance),
         }
         drop(place);
+    }
+}
+
+/// Maps the component for `count` instances, each of which takes what is in `needs`, if that is known.
+pub(crate) fn load(
+    inherited: &Inherited,
+    count: u32,
+    needs: Option<ResourcesRequired>,
+) -> wasmtime::Result<Component> {
+    let load = |config: &Config| inherited.component(&Engine::new(config)?);
+    let single = || load(engine_config().async_stack_size(STACK));
+    // A container with a limit on its address space cannot have a pool, nor can a component of which
+    // nobody knows what it needs: they do with single allocations.
+    match needs {
+        Some(needs) => load(
+            engine_config()
+                .async_stack_size(STACK)
+                .allocation_strategy(pool(count.max(1), &needs)),
+        )
+        .or_else(|_| single()),
+        None => single(),
     }
 }
 

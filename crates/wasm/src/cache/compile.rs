@@ -1,17 +1,19 @@
-//! One run of the compiler.
+//! One run of the compiler, or of the runner for what it loads.
 
 use std::fs::File;
 use std::io::{self, Read as _, Seek as _};
+use std::os::fd::OwnedFd;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
 use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::Error;
+use crate::{Format, WRITE_BLOCKS};
 
 /// How much of what the compiler says is repeated: 4 KiB.
 const SENTENCE: usize = 4096;
@@ -28,16 +30,53 @@ pub(super) fn run(
         path: compiler.to_owned(),
         source,
     };
-    let began = Instant::now();
     module.rewind().map_err(failed)?;
-    let mut child = Command::new(compiler)
-        .env_clear()
-        .current_dir("/")
-        .stdin(Stdio::from(module))
-        .stdout(Stdio::from(code))
-        .stderr(Stdio::piped())
-        .spawn()
-        .map_err(failed)?;
+    let mut command = Command::new(compiler);
+    command.stdin(module).stdout(code).env_clear();
+    match supervise(command, deadline).map_err(failed)? {
+        Run::Ended(status, text) => judge(status, &text, name),
+        Run::Late(waited) => Err(Error::Late {
+            name: name.to_owned(),
+            waited,
+            what: "the compiler is still at it",
+        }),
+    }
+}
+
+/// Has `runner` load the code in `entry` and write what that fills into `blocks`.
+pub(super) fn blocks(
+    runner: &Path,
+    format: Format,
+    entry: OwnedFd,
+    blocks: OwnedFd,
+    name: &str,
+    deadline: Instant,
+) -> Result<(), Error> {
+    let mut command = Command::new(runner);
+    command.stdin(entry).stdout(blocks).env_clear();
+    command.env(WRITE_BLOCKS, format.as_str());
+    let how = match supervise(command, deadline) {
+        Ok(Run::Ended(status, _)) if status.success() => return Ok(()),
+        Ok(Run::Ended(status, text)) => format!("ended with {status}: {}", first(&text)),
+        Ok(Run::Late(waited)) => format!("is still at it after {waited:.1?}"),
+        Err(error) => format!("at {} cannot be run: {error}", runner.display()),
+    };
+    Err(Error::Unloadable {
+        name: name.to_owned(),
+        how,
+    })
+}
+
+/// What became of a program.
+enum Run {
+    Ended(ExitStatus, String),
+    Late(Duration),
+}
+
+/// Runs a program to its end or to the deadline. It is gone when this returns.
+fn supervise(mut command: Command, deadline: Instant) -> io::Result<Run> {
+    let began = Instant::now();
+    let mut child = command.current_dir("/").stderr(Stdio::piped()).spawn()?;
     let stderr = child.stderr.take();
     let waited = match stderr {
         Some(stderr) => listen(&child, stderr, deadline),
@@ -45,20 +84,16 @@ pub(super) fn run(
     };
     if waited.as_ref().map_or(true, Option::is_none) {
         // It may have ended just now, which is as good.
-        child.kill().map_err(failed)?;
+        child.kill()?;
     }
-    let status = child.wait().map_err(failed)?;
-    match waited.map_err(failed)? {
-        Some(text) => judge(status, &text, name),
-        None => Err(Error::Late {
-            name: name.to_owned(),
-            waited: began.elapsed(),
-            what: "the compiler is still at it",
-        }),
-    }
+    let status = child.wait()?;
+    Ok(match waited? {
+        Some(text) => Run::Ended(status, text),
+        None => Run::Late(began.elapsed()),
+    })
 }
 
-/// Collects what the compiler says until it ends; `None` if the deadline comes first.
+/// Collects what the program says until it ends; `None` if the deadline comes first.
 fn listen(child: &Child, mut stderr: ChildStderr, deadline: Instant) -> io::Result<Option<String>> {
     let ended = pidfd_open(Pid::from_child(child), PidfdFlags::empty())?;
     let mut text = Vec::new();

@@ -105,6 +105,41 @@ fn a_module_is_compiled_once() {
 }
 
 #[test]
+fn what_loading_fills_lies_beside_the_code_if_the_runner_can_tell() {
+    let wasm = "\0asm\x01\0\0\0";
+    let table = [
+        ("printf blocks; test -f /proc/self/fd/0/code", Ok("blocks")),
+        (
+            "echo no memory >&2; exit 125",
+            Err("/app.wasm: the runner ended with exit status: 125: no memory"),
+        ),
+    ];
+    for (script, expected) in table {
+        let node = Node::copying();
+        let runner = Node::new(script);
+        let cache = node
+            .cache()
+            .with_runner(&runner.root.path().join("compiler"));
+        let compiled = cache
+            .compiled(&node.module(wasm), "/app.wasm", soon())
+            .unwrap();
+        let blocks = node.code(compiled.key).with_file_name(BLOCKS);
+        let told = match compiled.unshared {
+            None => Ok(std::fs::read_to_string(&blocks).unwrap()),
+            Some(error) => Err(error.to_string()),
+        };
+        assert_eq!(told.as_deref().map_err(String::as_str), expected);
+        assert_eq!(blocks.exists(), expected.is_ok());
+        // Whichever it was, the entry can be thrown away and made again.
+        std::fs::remove_file(node.code(compiled.key)).unwrap();
+        let again = cache
+            .compiled(&node.module(wasm), "/app.wasm", soon())
+            .unwrap();
+        assert!(matches!(again.source, Source::Fresh(_)));
+    }
+}
+
+#[test]
 fn another_build_of_the_compiler_does_not_use_its_predecessors_code() {
     let node = Node::copying();
     let first = node.compiled("one").unwrap();

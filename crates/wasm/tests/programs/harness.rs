@@ -85,7 +85,7 @@ pub(crate) fn cache() -> &'static Cache {
     let (cache, _) = CACHE.get_or_init(|| {
         let directory = tempfile::tempdir().unwrap();
         let cache = Cache::open(&directory.path().join("cache"), &binary("duet-compiler"));
-        (cache.unwrap(), directory)
+        (cache.unwrap().with_runner(runner()), directory)
     });
     cache
 }
@@ -172,7 +172,13 @@ impl Guest {
     }
 
     pub(crate) fn start(self) -> Running {
-        let entry = compile(&self.wasm).unwrap().tree().unwrap();
+        let compiled = compile(&self.wasm).unwrap();
+        self.start_in(&compiled)
+    }
+
+    /// Starts it with code that was compiled elsewhere.
+    pub(crate) fn start_in(self, compiled: &Compiled) -> Running {
+        let entry = compiled.tree().unwrap();
         let handoff = self.handoff.seal().unwrap();
         let path = |fd: i32| format!("/proc/{}/fd/{fd}", std::process::id());
         let mut child = Command::new("sh")

@@ -6,5 +6,6 @@
 
 mod commands;
 mod harness;
+mod memory;
 mod refusals;
 mod servers;
