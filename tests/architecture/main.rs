@@ -93,7 +93,10 @@ const UNSAFE: [(&str, &str); 4] = [
         "runs between clone and exec, by raw system calls",
     ),
     ("duet-launch", "makes the child"),
-    ("duet-wasm", "maps compiled code, and what loading it fills, from the cache"),
+    (
+        "duet-wasm",
+        "maps compiled code, and what loading it fills, from the cache",
+    ),
 ];
 
 /// Licences that code of ours may be linked with.

@@ -9,6 +9,7 @@
 //! | `bpf.rs` | `bpf(2)`: load, attach, detach, query | not wrapped | Linux 4.15 |
 //! | `pidfd_signal.rs` | `pidfd_send_signal(2)` | rustix takes no real-time signals | Linux 5.1 |
 //! | `dispositions.rs` | `rt_sigaction(2)`, to ask | nix and rustix only set, libc hides two signals | – |
+//! | `text.rs` | `madvise(2)` on the program itself | unsafe in both | – |
 //!
 //! The other `unsafe` code of the workspace is the child half of a birth (`duet-child`), which
 //! may call no library at all, and the one call in `duet-launch` that starts it.
@@ -40,3 +41,5 @@ mod pidfd_signal;
 pub mod process;
 pub mod program;
 pub mod signals;
+#[expect(unsafe_code, reason = "madvise(2) has no safe wrapper")]
+pub mod text;

@@ -1,5 +1,8 @@
 //! WASI preview 2: commands; and which components are servers.
 
+use std::sync::Once;
+
+use duet_linux::text;
 use duet_wasm::{Handoff, Inherited, engine_config};
 use wasmtime::component::Component;
 use wasmtime::{Engine, Store};
@@ -32,7 +35,11 @@ pub(crate) fn run(inherited: Inherited, handoff: &Handoff, signals: Signals) -> 
         Err(error) => return End::Unstarted(format!("{error:#}")),
     };
     let mut runtime = tokio::runtime::Builder::new_current_thread();
-    runtime.enable_time();
+    runtime
+        .enable_time()
+        // A guest waits for a few things at a time; the default has room for 1024.
+        .max_io_events_per_tick(64)
+        .on_thread_park(end_of_start);
     // An epoll instance and its friends only for those who can name a socket.
     if imports(&component, "wasi:sockets/") || imports(&component, "wasi:http/") {
         runtime.enable_io();
@@ -45,6 +52,15 @@ pub(crate) fn run(inherited: Inherited, handoff: &Handoff, signals: Signals) -> 
     // The process is over: the kernel takes everything back faster than we could.
     std::mem::forget((runtime, pre));
     end
+}
+
+/// A command that waits for the first time has started, and so have we: what only starting needed can go.
+///
+/// One that never waits is soon over, and keeps what it has.
+fn end_of_start() {
+    static ONCE: Once = Once::new();
+    // Memory that cannot be given back is kept.
+    ONCE.call_once(|| drop(text::unmap_own()));
 }
 
 /// What a component is.

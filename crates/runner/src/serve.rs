@@ -17,6 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use duet_linux::text;
 use duet_wasm::{Handoff, Http};
 use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Full};
@@ -115,6 +116,8 @@ async fn serve(
         Ok(told) => told,
         Err(error) => return End::Unfit(error.to_string()),
     };
+    // What only starting needed can go; memory that cannot be given back is kept.
+    drop(text::unmap_own());
     let connections = GracefulShutdown::new();
     let server = auto::Builder::new(TokioExecutor::new());
     loop {
