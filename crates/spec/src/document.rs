@@ -40,6 +40,10 @@ impl Document<'_> {
     }
 
     pub(crate) fn typed<T: DeserializeOwned>(self, value: Value) -> Result<T, Error> {
+        // To keep track of where one is costs as much as the reading: only who fails needs to know.
+        if let Ok(typed) = T::deserialize(&value) {
+            return Ok(typed);
+        }
         serde_path_to_error::deserialize(value).map_err(|error| {
             let field = error.path().to_string();
             Error::Type {
