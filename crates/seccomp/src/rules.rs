@@ -119,8 +119,8 @@ fn table(arch: Arch, calls: &[LinuxSyscall], default: u32) -> Result<Table, Erro
     let mut highest = 0;
     for call in calls {
         let ret = ret(call.action(), call.errno_ret())?;
+        let alternatives = alternatives(call)?;
         for name in call.names() {
-            let alternatives = alternatives(name, call.args().as_deref().unwrap_or_default())?;
             let own = arch.number(name);
             let multiplexed = arch.multiplexed(name);
             highest = highest
@@ -131,9 +131,9 @@ fn table(arch: Arch, calls: &[LinuxSyscall], default: u32) -> Result<Table, Erro
             if ret == default {
                 continue;
             }
-            for conditions in alternatives {
+            for conditions in &alternatives {
                 if let Some((number, subcall)) = multiplexed {
-                    let conditions = through_multiplexer(&conditions, subcall);
+                    let conditions = through_multiplexer(conditions, subcall);
                     conditional
                         .entry(number)
                         .or_default()
@@ -143,6 +143,7 @@ fn table(arch: Arch, calls: &[LinuxSyscall], default: u32) -> Result<Table, Erro
                 if conditions.is_empty() {
                     unconditional.entry(number).or_insert(ret);
                 } else {
+                    let conditions = conditions.clone();
                     conditional
                         .entry(number)
                         .or_default()
@@ -202,7 +203,9 @@ fn verdicts(
 
 /// The conditions of one profile entry, as alternatives. All conditions must hold, except that
 /// two on the same argument are alternatives: what runc made of it, and profiles rely on it.
-fn alternatives(name: &str, args: &[LinuxSeccompArg]) -> Result<Vec<Vec<Condition>>, Error> {
+fn alternatives(call: &LinuxSyscall) -> Result<Vec<Vec<Condition>>, Error> {
+    let args = call.args().as_deref().unwrap_or_default();
+    let name = call.names().first().map_or("", String::as_str);
     let conditions = args
         .iter()
         .map(|arg| condition(name, arg))
