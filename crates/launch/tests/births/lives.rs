@@ -252,7 +252,7 @@ fn at_the_gate_nothing_of_the_parents_is_open_that_the_plan_does_not_name() {
             .filter(|link| link.contains("/tmp") || link.contains("/work"))
             .collect();
         assert!(strange.is_empty(), "{held:?}");
-        // The pipe's reader sees its end although the child lives.
+        // The pipe's reader sees its end although the child lives. Without the closing it waits for ever.
         drop(writer);
         let mut reader = reader;
         assert_eq!(std::io::Read::read(&mut reader, &mut [0]).unwrap(), 0);

@@ -145,8 +145,8 @@ fn a_child_is_born_in_its_cgroups() {
 #[test]
 fn a_read_only_cgroup_mount_can_be_written_nowhere() {
     // CVE-2022-0492 and CVE-2023-25809: a hierarchy that can be written has a release_agent, which
-    // the host runs, and limits that the container may lift. Without RDONLY of the mounts below the
-    // folder, notify_on_release could be written; without the folder's, the file was made.
+    // the host runs, and limits that the container may lift. With neither the folder nor what is
+    // below it read-only this failed.
     stage(|stage| {
         let name = format!("duet-closed-{}", std::process::id());
         let script = "cd /sys/fs/cgroup; echo > file; echo 1 > freezer/notify_on_release; echo 0 > freezer/tasks; true";
