@@ -142,6 +142,7 @@ fn features() -> Value {
                     "SCMP_ACT_KILL_PROCESS",
                     "SCMP_ACT_KILL_THREAD",
                     "SCMP_ACT_LOG",
+                    "SCMP_ACT_NOTIFY",
                     "SCMP_ACT_TRACE",
                     "SCMP_ACT_TRAP",
                 ],
@@ -165,11 +166,13 @@ fn features() -> Value {
                     "SECCOMP_FILTER_FLAG_LOG",
                     "SECCOMP_FILTER_FLAG_SPEC_ALLOW",
                     "SECCOMP_FILTER_FLAG_TSYNC",
+                    "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV",
                 ],
                 "supportedFlags": [
                     "SECCOMP_FILTER_FLAG_LOG",
                     "SECCOMP_FILTER_FLAG_SPEC_ALLOW",
                     "SECCOMP_FILTER_FLAG_TSYNC",
+                    "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV",
                 ],
             },
             "apparmor": { "enabled": false },
@@ -269,8 +272,9 @@ mod tests {
                 .as_ref()
                 .unwrap()
                 .len(),
-            8
+            9
         );
+        assert_eq!(features.hooks().as_ref().unwrap().len(), 6);
         assert!(
             features
                 .mount_options()

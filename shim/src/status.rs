@@ -148,6 +148,7 @@ fn container(error: &ContainerError) -> Code {
         | ContainerError::Terminal { source, .. }
         | ContainerError::Rootfs { source, .. }
         | ContainerError::Signal { source, .. }
+        | ContainerError::Agent { source, .. }
         | ContainerError::Host { source, .. } => errno(source),
         ContainerError::Spec(error) => spec(error),
         ContainerError::Plan(error) => plan(error),
@@ -242,6 +243,7 @@ fn launch(error: &duet_launch::Error) -> Code {
         | Error::Open { .. }
         | Error::Missing(_)
         | Error::Plan(_)
+        | Error::Unheard
         | Error::Died(_) => Code::INTERNAL,
     }
 }
@@ -370,7 +372,8 @@ mod tests {
         PodError::Host { step: "x", source: scarce() } => RESOURCE_EXHAUSTED,
     );
 
-    table!(containers, 19, container,
+    table!(containers, 20, container,
+        ContainerError::Agent { path: path(), source: broken() } => INTERNAL,
         ContainerError::Hook {
             moment: "poststart", index: 0, path: text(), source: Box::new(HookError::Ended { code: 1, output: text() }),
         } => FAILED_PRECONDITION,
@@ -437,7 +440,8 @@ mod tests {
         duet_cgroup::Error::Watch { source: Errno::ENOSPC } => RESOURCE_EXHAUSTED,
     );
 
-    table!(launches, 6, launch,
+    table!(launches, 7, launch,
+        duet_launch::Error::Unheard => INTERNAL,
         duet_launch::Error::Step { text: text() } => INTERNAL,
         duet_launch::Error::Open { what: "x", path: path(), errno: text() } => INTERNAL,
         duet_launch::Error::Missing(text()) => INTERNAL,

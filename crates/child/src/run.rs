@@ -164,7 +164,13 @@ impl Child<'_> {
                 unless(libc::ENOSYS, joined).map(|_| ())
             }
             Step::NoNewPrivileges => syscalls::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0).map(|_| ()),
-            Step::Seccomp(program, flags) => syscalls::seccomp(self.code.program(program)?, flags),
+            Step::Seccomp(program, flags) => {
+                let listener = syscalls::seccomp(self.code.program(program)?, flags)?;
+                match listener {
+                    None => Ok(()),
+                    Some(listener) => self.tell(Message::LISTENER, listener),
+                }
+            }
             Step::Groups { first, len } => syscalls::setgroups(self.code.groups(first, len)?),
             Step::User { uid, gid } => {
                 self.user(uid, gid)?;
@@ -175,8 +181,8 @@ impl Child<'_> {
             Step::Chdir(path) => self.chdir(path),
             Step::FindProgram(candidates) => self.find_program(candidates),
             Step::CloseFrom(number) => syscalls::cloexec_from(number),
-            Step::Pause => self.wait(Message::PAUSED),
-            Step::Gate => self.wait(Message::READY),
+            Step::Pause => self.tell(Message::PAUSED, 0),
+            Step::Gate => self.tell(Message::READY, 0),
             Step::Exec(exec) => self.exec(exec),
         }
     }
@@ -206,10 +212,10 @@ impl Child<'_> {
     }
 
     /// Tells the parent how far it has come, and waits for its word.
-    fn wait(&self, kind: u32) -> Result<(), Fault> {
+    fn tell(&self, kind: u32, what: u32) -> Result<(), Fault> {
         let ready = Message {
             kind,
-            step: 0,
+            step: what,
             op: 0,
             errno: 0,
         };

@@ -9,14 +9,14 @@
 //! All of it blocks and belongs on a blocking thread, but for `begin`.
 
 use std::fs::File;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use duet_cgroup::{OomWatch, Stats};
-use duet_launch::{Ask, Attach, Newborn, Supplies, spawn_with};
+use duet_launch::{Ask, Attach, Newborn, Stop, Supplies, spawn_with};
 use duet_plan::{Facts, Program};
 use duet_spec::{
     CgroupsPath, Container as Spec, LinuxResources, Moment, Namespace, PodFiles, Process,
@@ -313,12 +313,13 @@ impl Linux {
             gate,
             console,
         } = newborn;
+        let answered = self.answered(pid, "created");
         Born {
             pid,
             pidfd: self.ground.children().own(pid, pidfd),
             console,
             plumbing,
-            gate: Box::new(move || Ok(gate.open()?)),
+            gate: Box::new(move || gate.open_with(answered)),
         }
     }
 
@@ -413,8 +414,10 @@ impl Linux {
             unified: unified.map(AsFd::as_fd),
             tasks,
         };
-        let pause = |pid, pidfd: BorrowedFd<'_>| self.pause(pid, pidfd);
-        spawn_with(plan, supplies, attach, pause)
+        spawn_with(plan, supplies, attach, |stop| match stop {
+            Stop::Pause { pid, pidfd } => self.pause(pid, pidfd),
+            Stop::Listener { pid, listener } => self.answered(pid, "creating")(listener),
+        })
     }
 
     fn ask<'a>(&'a self, process: &'a Process, ends: &Ends) -> Ask<'a> {

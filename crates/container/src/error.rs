@@ -79,6 +79,14 @@ pub enum Error {
         /// How.
         source: Box<HookError>,
     },
+    /// The seccomp agent did not take its listener.
+    #[error("linux.seccomp.listenerPath {}: hand over the listener", path.display())]
+    Agent {
+        /// Its socket.
+        path: PathBuf,
+        /// The errno.
+        source: io::Error,
+    },
     /// The process has no terminal, and the request needs one.
     #[error("process has no terminal")]
     NoTerminal,

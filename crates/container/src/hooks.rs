@@ -24,7 +24,7 @@ use duet_plan::Helper as HelperPlan;
 use duet_spec::{Container, Hook, Moment};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::OFlags;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::children::Children;
 use crate::error::{Error, HookError};
@@ -54,13 +54,7 @@ pub(crate) struct State<'a> {
 
 impl State<'_> {
     /// `State` of the OCI runtime specification.
-    fn json(&self, moment: Moment) -> String {
-        let status = match moment {
-            Moment::Prestart | Moment::CreateRuntime | Moment::CreateContainer => "creating",
-            Moment::StartContainer => "created",
-            Moment::Poststart => "running",
-            Moment::Poststop => "stopped",
-        };
+    pub(crate) fn json(&self, status: &str) -> Value {
         let mut state = json!({
             "ociVersion": self.spec.oci_version,
             "id": self.id,
@@ -71,7 +65,7 @@ impl State<'_> {
         if let Some(pid) = self.pid {
             state["pid"] = pid.into();
         }
-        state.to_string()
+        state
     }
 
     /// Runs the hooks of one moment, in order, until one fails. `start` makes a process of one
@@ -103,7 +97,13 @@ impl State<'_> {
         limit: Duration,
         start: impl Fn(&Hook, BorrowedFd<'_>, BorrowedFd<'_>) -> Result<Helper, Error>,
     ) -> impl Iterator<Item = Result<(), Error>> {
-        let state = self.json(moment);
+        let state = self.json(match moment {
+            Moment::Prestart | Moment::CreateRuntime | Moment::CreateContainer => "creating",
+            Moment::StartContainer => "created",
+            Moment::Poststart => "running",
+            Moment::Poststop => "stopped",
+        });
+        let state = state.to_string();
         let hooks = self.spec.hooks.at(moment).iter().enumerate();
         hooks.map(move |(index, hook)| {
             let limit = hook.timeout.unwrap_or(LIMIT).min(limit);

@@ -13,7 +13,7 @@
 //! | `lifecycle` | what is allowed when: a pure function |
 //! | `actor`, `exec`, `process`, `handle` | who owns the container, and the way to it |
 //! | `target`, `outputs`, `stdio`, `terminal`, `plumbing`, `copy` | where bytes go |
-//! | `logger`, `hooks`, `helper`, `ledger` | programs of the host's that serve a container |
+//! | `logger`, `hooks`, `notify`, `helper`, `ledger` | programs of the host's that serve a container |
 //! | `exit`, `children`, `oom` | how ends are seen |
 //! | `body` | the seam between the rules and the kernel |
 #![forbid(unsafe_code)]
@@ -35,6 +35,7 @@ mod kind;
 mod ledger;
 pub mod lifecycle;
 mod logger;
+mod notify;
 mod oom;
 mod outputs;
 mod plumbing;

@@ -5,7 +5,7 @@
 //!   opens what the plan's slots name
 //!   lowers argv, envp, descriptors
 //!   blocks signals, clone3  ---------------->  executes the steps
-//!   reads messages          <----------------  CONSOLE, PAUSED, READY or FAILED
+//!   reads messages          <----------------  CONSOLE, PAUSED, LISTENER, READY or FAILED
 //!   returns a Newborn                          stands at the gate
 //!   Gate::open              ---------------->  execs
 //! ```
@@ -29,5 +29,5 @@ mod supplies;
 
 pub use error::Error;
 pub use facts::{Ask, exec_facts, facts};
-pub use newborn::{Gate, Newborn, spawn, spawn_with};
+pub use newborn::{Gate, Newborn, Stop, spawn, spawn_with};
 pub use supplies::{Attach, Supplies, root_tree};

@@ -33,6 +33,7 @@ pub struct Newborn {
 #[derive(Debug)]
 pub struct Gate {
     channel: OwnedFd,
+    process: OwnedFd,
     /// Kept for the words of a failure.
     plan: Plan,
 }
@@ -45,33 +46,62 @@ pub struct Gate {
 ///
 /// [`Error`]; the process, if there was one, is dead and reaped.
 pub fn spawn(plan: &Plan, supplies: Supplies<'_>, attach: Attach<'_>) -> Result<Newborn, Error> {
-    let never = |_: i32, _: BorrowedFd<'_>| Err(Error::Plan("it pauses for nobody"));
+    let never = |_: Stop<'_>| Err(Error::Plan("it stops for nobody"));
     spawn_with(plan, supplies, attach, never)
 }
 
-/// As [`spawn`]; `pause` is called with the process when the plan says so, and the process goes
-/// on when it is done.
+/// What a birth stops for until somebody has acted on it.
+#[derive(Debug)]
+pub enum Stop<'a> {
+    /// The hooks that run before the pivot.
+    Pause {
+        /// The process's number in the caller's PID namespace.
+        pid: i32,
+        /// The process.
+        pidfd: BorrowedFd<'a>,
+    },
+    /// The listener of its seccomp filter, without which the process cannot go on for long.
+    Listener {
+        /// The process's number in the caller's PID namespace.
+        pid: i32,
+        /// The listener.
+        listener: OwnedFd,
+    },
+}
+
+/// As [`spawn`]; `stop` is called where the plan says so, and the process goes on when it is done.
 ///
 /// # Errors
 ///
-/// As [`spawn`], and what `pause` says.
+/// As [`spawn`], and what `stop` says.
 pub fn spawn_with<E: From<Error>>(
     plan: &Plan,
     supplies: Supplies<'_>,
     attach: Attach<'_>,
-    mut pause: impl FnMut(i32, BorrowedFd<'_>) -> Result<(), E>,
+    stop: impl FnMut(Stop<'_>) -> Result<(), E>,
 ) -> Result<Newborn, E> {
     let slots = Slots::open(plan, supplies, attach)?;
     let (ours, theirs) = channel::pair().map_err(Error::call("socketpair"))?;
     let theirs = lift(theirs).map_err(Error::call("fcntl"))?;
     let (pid, pidfd) = birth::give(plan, &slots, attach.unified, &theirs)?;
     drop(theirs);
-    match until_ready(plan, &ours, || pause(pid, pidfd.as_fd())) {
-        Ok(console) => Ok(Newborn {
+    let end = match until_ready(plan, &ours, pid, pidfd.as_fd(), stop) {
+        Ok(console) => {
+            let process = pidfd.try_clone();
+            let process = process.map_err(Error::call("fcntl")).map_err(E::from);
+            process
+                .map(|process| (console, process))
+                .map_err(End::Error)
+        }
+        Err(end) => Err(end),
+    };
+    match end {
+        Ok((console, process)) => Ok(Newborn {
             pid,
             pidfd,
             gate: Gate {
                 channel: ours,
+                process,
                 plan: plan.clone(),
             },
             console,
@@ -90,7 +120,9 @@ enum End<E> {
 fn until_ready<E: From<Error>>(
     plan: &Plan,
     channel: &OwnedFd,
-    mut pause: impl FnMut() -> Result<(), E>,
+    pid: i32,
+    pidfd: BorrowedFd<'_>,
+    mut stop: impl FnMut(Stop<'_>) -> Result<(), E>,
 ) -> Result<Option<OwnedFd>, End<E>> {
     let failure = |error: Error| End::Error(E::from(error));
     let mut console = None;
@@ -104,16 +136,31 @@ fn until_ready<E: From<Error>>(
             Message::READY => return Ok(console),
             Message::CONSOLE => console = received.descriptor,
             Message::PAUSED => {
-                pause().map_err(End::Error)?;
-                match channel::send_byte(channel, 1) {
-                    // It was killed meanwhile.
-                    Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => {}
-                    sent => sent.map_err(Error::call("send")).map_err(failure)?,
-                }
+                stop(Stop::Pause { pid, pidfd }).map_err(End::Error)?;
+                go_on(channel).map_err(failure)?;
+            }
+            Message::LISTENER => {
+                let listener = taken(pidfd, message).map_err(failure)?;
+                stop(Stop::Listener { pid, listener }).map_err(End::Error)?;
+                go_on(channel).map_err(failure)?;
             }
             _ => return Err(failure(failed(plan, message))),
         }
     }
+}
+
+/// Lets the process go on; that it was killed meanwhile, the channel will say.
+fn go_on(channel: &OwnedFd) -> Result<(), Error> {
+    match channel::send_byte(channel, 1) {
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        sent => sent.map_err(Error::call("send")),
+    }
+}
+
+/// The descriptor of the process that its message is about.
+fn taken(pidfd: BorrowedFd<'_>, message: Message) -> Result<OwnedFd, Error> {
+    let number = i32::try_from(message.step).unwrap_or(-1);
+    process::take_descriptor(pidfd, number).map_err(Error::call("pidfd_getfd"))
 }
 
 /// The next message, or nothing when the channel has closed.
@@ -177,11 +224,35 @@ impl Gate {
     /// [`Error::Step`] when the program could not be run; then the process has ended, and the
     /// holder of its pidfd reaps it as usual. [`Error::Call`] with `EPIPE` when it was dead before.
     pub fn open(self) -> Result<(), Error> {
+        self.open_with(|_| Err(Error::Plan("nobody answers its seccomp listener")))
+    }
+
+    /// As [`Gate::open`]; `listener` is called with the listener of a seccomp filter that comes
+    /// into force only now.
+    ///
+    /// # Errors
+    ///
+    /// As [`Gate::open`], [`Error::Unheard`], and what `listener` says; then the process ends.
+    pub fn open_with<E: From<Error>>(
+        self,
+        listener: impl FnOnce(OwnedFd) -> Result<(), E>,
+    ) -> Result<(), E> {
         channel::send_byte(&self.channel, 1).map_err(Error::call("gate"))?;
-        match listen(&self.channel)? {
-            // The channel closes on exec.
-            None => Ok(()),
-            Some(received) => Err(failed(&self.plan, decode(&received))),
+        let mut expected = self.plan.listens_late().then_some(listener);
+        loop {
+            let message = match (listen(&self.channel)?, &expected) {
+                (Some(received), _) => decode(&received),
+                // The channel closes on exec; but who could not speak has not come so far.
+                (None, Some(_)) => return Err(Error::Unheard.into()),
+                (None, None) => return Ok(()),
+            };
+            match (message.kind, expected.take()) {
+                (Message::LISTENER, Some(listener)) => {
+                    listener(taken(self.process.as_fd(), message)?)?;
+                    go_on(&self.channel)?;
+                }
+                _ => return Err(failed(&self.plan, message).into()),
+            }
         }
     }
 }

@@ -1,14 +1,17 @@
 //! The socket between a birth's two halves.
 
-use std::io::{self, IoSliceMut};
+use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
-use std::time::Instant;
+use std::path::Path;
+use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags, SocketFlags,
-    SocketType, recvmsg, send, socketpair,
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType, connect, recvmsg,
+    send, sendmsg, socket_with, socketpair,
+    sockopt::{Timeout, set_socket_timeout},
 };
 
 /// A pair of connected `SOCK_SEQPACKET` sockets that close on exec.
@@ -88,6 +91,29 @@ pub fn receive<const N: usize>(socket: impl AsFd, deadline: Instant) -> io::Resu
 /// `EPIPE` when nobody is there.
 pub fn send_byte(socket: impl AsFd, byte: u8) -> io::Result<()> {
     send(socket, &[byte], SendFlags::NOSIGNAL)?;
+    Ok(())
+}
+
+/// Connects to the stream socket at `path` and sends `bytes`, the descriptor with the first of
+/// them. Waits for the other side for `limit` at most, at each step.
+///
+/// # Errors
+///
+/// The kernel's: `ECONNREFUSED` when nobody listens, `EAGAIN` when the limit has passed.
+pub fn deliver(path: &Path, bytes: &[u8], file: impl AsFd, limit: Duration) -> io::Result<()> {
+    let flags = SocketFlags::CLOEXEC;
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    set_socket_timeout(&socket, Timeout::Send, Some(limit))?;
+    connect(&socket, &SocketAddrUnix::new(path)?)?;
+    let files = [file.as_fd()];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    control.push(SendAncillaryMessage::ScmRights(&files));
+    let first = [IoSlice::new(bytes)];
+    let mut sent = sendmsg(&socket, &first, &mut control, SendFlags::NOSIGNAL)?;
+    while let Some(rest) = bytes.get(sent..).filter(|rest| !rest.is_empty()) {
+        sent += send(&socket, rest, SendFlags::NOSIGNAL)?;
+    }
     Ok(())
 }
 

@@ -5,8 +5,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::SystemTime;
 
 use rustix::process::{
-    DumpableBehavior, Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, kill_process_group,
-    set_child_subreaper, set_dumpable_behavior,
+    DumpableBehavior, Pid, PidfdFlags, PidfdGetfdFlags, Signal, WaitId, WaitIdOptions,
+    kill_process_group, pidfd_getfd, set_child_subreaper, set_dumpable_behavior,
 };
 
 use crate::pidfd_signal;
@@ -49,6 +49,19 @@ pub fn send_signal(pidfd: impl AsFd, signal: i32) -> io::Result<()> {
 pub fn kill_group(leader: i32) -> io::Result<()> {
     let leader = Pid::from_raw(leader).ok_or(io::ErrorKind::InvalidInput)?;
     Ok(kill_process_group(leader, Signal::KILL)?)
+}
+
+/// Takes a copy of a descriptor of another process; it closes on exec.
+///
+/// # Errors
+///
+/// `EBADF` when the process has no such descriptor, `EPERM` when the caller may not trace it.
+///
+/// # References
+///
+/// [pidfd_getfd(2)](https://man7.org/linux/man-pages/man2/pidfd_getfd.2.html), Linux 5.6.
+pub fn take_descriptor(pidfd: impl AsFd, number: i32) -> io::Result<OwnedFd> {
+    Ok(pidfd_getfd(pidfd, number, PidfdGetfdFlags::empty())?)
 }
 
 /// Waits until a child of this process has ended, and reaps it.

@@ -102,6 +102,19 @@ impl Plan {
         String::from_utf8_lossy(bytes.unwrap_or(b"?")).into_owned()
     }
 
+    /// Whether a seccomp filter with a listener comes into force after the gate.
+    #[must_use]
+    pub fn listens_late(&self) -> bool {
+        /// `SECCOMP_FILTER_FLAG_NEW_LISTENER`.
+        const NEW_LISTENER: u32 = 8;
+        let late = self
+            .steps
+            .iter()
+            .skip_while(|step| !matches!(step, Step::Gate));
+        late.into_iter()
+            .any(|step| matches!(step, Step::Seccomp(_, flags) if flags & NEW_LISTENER != 0))
+    }
+
     /// The strings of `texts`, for people.
     #[must_use]
     pub fn texts(&self, texts: Texts) -> Vec<String> {

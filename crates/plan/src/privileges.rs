@@ -52,8 +52,35 @@ pub(crate) fn compile(
         return Ok(None);
     };
     let filter = duet_seccomp::compile(profile, facts.arch)?;
+    check_listener(profile, filter.listener)?;
     let program = writer.program(&filter.program);
     Ok(Some(Step::Seccomp(program, filter.flags)))
+}
+
+/// Refuses a listener that nobody would get, and words for nobody.
+fn check_listener(profile: &LinuxSeccomp, listener: bool) -> Result<(), Error> {
+    let refuse = |field: &str, value: String, why: &str| {
+        Err(Error::Refused {
+            field: format!("linux.seccomp.{field}"),
+            value,
+            why: why.to_owned(),
+        })
+    };
+    match (profile.listener_path(), profile.listener_metadata()) {
+        (Some(path), _) if !path.is_absolute() => {
+            let path = path.display().to_string();
+            refuse("listenerPath", path, "is not absolute")
+        }
+        (None, _) if listener => {
+            let why = "nobody would answer the calls with SCMP_ACT_NOTIFY";
+            refuse("listenerPath", String::new(), why)
+        }
+        (None, Some(metadata)) if !metadata.is_empty() => {
+            let why = "is for a listener, and listenerPath names none";
+            refuse("listenerMetadata", metadata.clone(), why)
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Everything from the keyring to exec.

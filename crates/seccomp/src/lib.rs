@@ -24,6 +24,9 @@ pub use names::Arch;
 /// The longest program the kernel takes, in instructions (`BPF_MAXINSNS`).
 pub const MAX_INSNS: usize = 4096;
 
+/// `SECCOMP_FILTER_FLAG_NEW_LISTENER`.
+const NEW_LISTENER: u32 = 8;
+
 /// A profile ready to be installed with `seccomp(2)`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Filter {
@@ -31,6 +34,9 @@ pub struct Filter {
     pub program: Vec<Insn>,
     /// `SECCOMP_FILTER_FLAG_*`.
     pub flags: u32,
+    /// Whether the kernel makes a listener with it (`SECCOMP_FILTER_FLAG_NEW_LISTENER`), which
+    /// somebody must answer.
+    pub listener: bool,
     /// Names in the profile that no listed architecture knows. They are skipped, as every
     /// runtime does, because profiles name the calls of newer kernels.
     pub unknown: Vec<String>,
@@ -42,9 +48,9 @@ pub enum Error {
     /// An architecture that this build has no numbers for.
     #[error("linux.seccomp.architectures: {0} is not offered")]
     Architecture(String),
-    /// An action that needs somebody outside to answer.
-    #[error("linux.seccomp: action {0} is not offered")]
-    Action(String),
+    /// `SCMP_ACT_NOTIFY` where nobody could answer.
+    #[error("linux.seccomp: SCMP_ACT_NOTIFY is not offered {0}")]
+    Notify(&'static str),
     /// An argument index that no system call has.
     #[error("linux.seccomp.syscalls: {name}: args.index = {index}, the last is 5")]
     ArgumentIndex {
@@ -105,9 +111,11 @@ fn compile_anew(profile: &LinuxSeccomp, native: Arch) -> Result<Filter, Error> {
     if program.len() > MAX_INSNS {
         return Err(Error::TooLong(program.len()));
     }
+    let flags = rules::flags(profile)?;
     Ok(Filter {
         program,
-        flags: rules::flags(profile)?,
+        flags,
+        listener: flags & NEW_LISTENER != 0,
         unknown,
     })
 }

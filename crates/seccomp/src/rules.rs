@@ -7,7 +7,7 @@ use oci_spec::runtime::{
     LinuxSeccompOperator as Operator, LinuxSyscall,
 };
 
-use crate::{Arch, Error};
+use crate::{Arch, Error, NEW_LISTENER};
 
 /// Everything the program has to know about one audit architecture.
 #[derive(Debug)]
@@ -51,6 +51,7 @@ pub(crate) const RET_KILL_THREAD: u32 = 0;
 const RET_TRAP: u32 = 0x0003_0000;
 const RET_ERRNO: u32 = 0x0005_0000;
 const RET_TRACE: u32 = 0x7FF0_0000;
+const RET_USER_NOTIF: u32 = 0x7FC0_0000;
 const RET_LOG: u32 = 0x7FFC_0000;
 const RET_ALLOW: u32 = 0x7FFF_0000;
 
@@ -60,6 +61,7 @@ const ENOSYS: u32 = 38;
 const FLAG_TSYNC: u32 = 1;
 const FLAG_LOG: u32 = 2;
 const FLAG_SPEC_ALLOW: u32 = 4;
+const FLAG_WAIT_KILLABLE_RECV: u32 = 32;
 
 /// The tables of every architecture a process of `native` can use, and the names none knows.
 pub(crate) fn tables(
@@ -75,6 +77,10 @@ pub(crate) fn tables(
         }
     }
     let default = ret(profile.default_action(), profile.default_errno_ret())?;
+    // Every call of the process that has to hand the listener over would wait for an answer.
+    if default == RET_USER_NOTIF {
+        return Err(Error::Notify("as the default action"));
+    }
     let calls = profile.syscalls().as_deref().unwrap_or_default();
     let tables = archs
         .iter()
@@ -96,21 +102,39 @@ pub(crate) fn tables(
 /// `SECCOMP_FILTER_FLAG_*` of a profile. None given means `SPEC_ALLOW`, as runc decided: the
 /// mitigation it turns off costs much and has been off by default since Linux 5.16.
 pub(crate) fn flags(profile: &LinuxSeccomp) -> Result<u32, Error> {
+    let notifies = notifies(profile)?;
+    let listener = if notifies { NEW_LISTENER } else { 0 };
     let Some(flags) = profile.flags() else {
-        return Ok(FLAG_SPEC_ALLOW);
+        return Ok(FLAG_SPEC_ALLOW | listener);
     };
-    flags.iter().try_fold(0, |bits, flag| {
+    flags.iter().try_fold(listener, |bits, flag| {
         Ok(bits
             | match flag {
                 Flag::SeccompFilterFlagLog => FLAG_LOG,
+                // The kernel takes one of the two; whoever installs it here has one thread.
+                Flag::SeccompFilterFlagTsync if notifies => 0,
                 Flag::SeccompFilterFlagTsync => FLAG_TSYNC,
                 Flag::SeccompFilterFlagSpecAllow => FLAG_SPEC_ALLOW,
-                // It only means something with a listener, which is refused below.
+                Flag::SeccompFilterFlagWaitKillableRecv if notifies => FLAG_WAIT_KILLABLE_RECV,
+                // It only means something with a listener.
                 Flag::SeccompFilterFlagWaitKillableRecv => {
                     return Err(Error::Flag("SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV".into()));
                 }
             })
     })
+}
+
+/// Whether a call of the profile is answered by a listener.
+///
+/// `write` cannot be: the process says through it which descriptor the listener is.
+fn notifies(profile: &LinuxSeccomp) -> Result<bool, Error> {
+    let notify = |call: &&LinuxSyscall| call.action() == Action::ScmpActNotify;
+    let calls = profile.syscalls().as_deref().unwrap_or_default();
+    let mut names = calls.iter().filter(notify).flat_map(LinuxSyscall::names);
+    if names.any(|name| name == "write") {
+        return Err(Error::Notify("for write"));
+    }
+    Ok(calls.iter().any(|call| notify(&call)))
 }
 
 fn table(arch: Arch, calls: &[LinuxSyscall], default: u32) -> Result<Table, Error> {
@@ -262,7 +286,7 @@ fn ret(action: Action, errno: Option<u32>) -> Result<u32, Error> {
         Action::ScmpActTrace => RET_TRACE | data,
         Action::ScmpActLog => RET_LOG,
         Action::ScmpActAllow => RET_ALLOW,
-        Action::ScmpActNotify => return Err(Error::Action("SCMP_ACT_NOTIFY".into())),
+        Action::ScmpActNotify => RET_USER_NOTIF,
     })
 }
 

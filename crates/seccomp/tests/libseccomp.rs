@@ -377,6 +377,23 @@ fn a_container_like_profile_is_less_than_half_as_long() {
 }
 
 #[test]
+fn a_call_that_somebody_answers_makes_a_listener() {
+    let filter = |flags: serde_json::Value, action: &str| {
+        let profile = json!({"defaultAction": "SCMP_ACT_ALLOW", "flags": flags,
+            "syscalls": [{"names": ["mkdirat"], "action": action}]});
+        compile(&serde_json::from_value(profile).unwrap(), Arch::X86_64).unwrap()
+    };
+    let tsync = json!(["SECCOMP_FILTER_FLAG_TSYNC", "SECCOMP_FILTER_FLAG_LOG"]);
+    let notified = filter(tsync.clone(), "SCMP_ACT_NOTIFY");
+    // NEW_LISTENER and LOG; the kernel takes no TSYNC with it.
+    assert_eq!((notified.flags, notified.listener), (8 | 2, true));
+    let plain = filter(tsync, "SCMP_ACT_LOG");
+    assert_eq!((plain.flags, plain.listener), (1 | 2, false));
+    let patient = json!(["SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV"]);
+    assert_eq!(filter(patient, "SCMP_ACT_NOTIFY").flags, 8 | 32);
+}
+
+#[test]
 fn what_cannot_be_done_is_named() {
     let refuse = |profile: serde_json::Value| {
         compile(&serde_json::from_value(profile).unwrap(), Arch::X86_64)
@@ -393,8 +410,17 @@ fn what_cannot_be_done_is_named() {
     );
     assert_eq!(
         refuse(json!({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [
-            {"names": ["read"], "action": "SCMP_ACT_NOTIFY"}]})),
-        "linux.seccomp: action SCMP_ACT_NOTIFY is not offered"
+            {"names": ["read", "write"], "action": "SCMP_ACT_NOTIFY"}]})),
+        "linux.seccomp: SCMP_ACT_NOTIFY is not offered for write"
+    );
+    assert_eq!(
+        refuse(json!({"defaultAction": "SCMP_ACT_NOTIFY"})),
+        "linux.seccomp: SCMP_ACT_NOTIFY is not offered as the default action"
+    );
+    assert_eq!(
+        refuse(json!({"defaultAction": "SCMP_ACT_ALLOW",
+            "flags": ["SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV"]})),
+        "linux.seccomp.flags: SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV is not offered"
     );
     assert_eq!(
         refuse(json!({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [

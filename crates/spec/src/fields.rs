@@ -158,6 +158,8 @@ const SECCOMP: Shape = Object(&[
     ("defaultErrnoRet", Any),
     ("architectures", STRINGS),
     ("flags", STRINGS),
+    ("listenerPath", Any),
+    ("listenerMetadata", Any),
     (
         "syscalls",
         List(&Object(&[

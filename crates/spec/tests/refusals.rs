@@ -95,8 +95,8 @@ fn fields_that_are_not_offered_are_named() {
         ),
         (
             "/linux/seccomp",
-            json!({ "defaultAction": "SCMP_ACT_ALLOW", "listenerPath": "/s" }),
-            "linux.seccomp.listenerPath",
+            json!({ "defaultAction": "SCMP_ACT_ALLOW", "listener": "/s" }),
+            "linux.seccomp.listener",
         ),
         (
             "/linux/resources",

@@ -272,7 +272,8 @@ pub enum Step {
     Keyring(Text),
     /// `no_new_privs`.
     NoNewPrivileges,
-    /// Installs a seccomp filter: the program and `SECCOMP_FILTER_FLAG_*`.
+    /// Installs a seccomp filter: the program and `SECCOMP_FILTER_FLAG_*`. If the kernel makes a
+    /// listener, tells the parent its number and waits until the parent has taken it.
     Seccomp(Program, u32),
     /// `setgroups`: entries of the plan's table of groups.
     Groups {
@@ -329,6 +330,9 @@ impl Message {
     pub const CONSOLE: u32 = 3;
     /// The child stands at [`Step::Pause`].
     pub const PAUSED: u32 = 4;
+    /// The child waits until the parent has taken the descriptor whose number is the step's, the
+    /// listener of its seccomp filter.
+    pub const LISTENER: u32 = 5;
 }
 
 /// The part of a step that failed, so that one step can be several calls.

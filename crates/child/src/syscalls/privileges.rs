@@ -25,17 +25,20 @@ struct FilterProgram {
     first: *const Insn,
 }
 
-/// `seccomp(SECCOMP_SET_MODE_FILTER)`.
-pub(crate) fn seccomp(program: &[Insn], flags: u32) -> Result<(), Fault> {
+/// `seccomp(SECCOMP_SET_MODE_FILTER)`: the listener's number, if one was asked for.
+pub(crate) fn seccomp(program: &[Insn], flags: u32) -> Result<Option<u32>, Fault> {
     const SET_MODE_FILTER: u32 = 1;
+    const NEW_LISTENER: u32 = 8;
     let program = FilterProgram {
         len: u16::try_from(program.len()).map_err(|_| Fault::check(libc::EINVAL))?,
         first: program.as_ptr(),
     };
     // SAFETY: `Insn` is laid out as `struct sock_filter`, and the kernel reads `len` of them.
-    done(Op::Seccomp, unsafe {
+    let answer = answer(Op::Seccomp, unsafe {
         call!(libc::SYS_seccomp, SET_MODE_FILTER, flags, &program)
-    })
+    })?;
+    // It stays open, and closes on exec.
+    Ok((flags & NEW_LISTENER != 0).then(|| u32::try_from(answer).unwrap_or(u32::MAX)))
 }
 
 /// `setgroups`.

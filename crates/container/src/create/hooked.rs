@@ -1,6 +1,6 @@
-//! The hooks of a container, each where its birth has a place for it.
+//! The hooks of a container, each where its birth has a place for it, and its seccomp agent.
 
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::Ordering;
 
 use duet_launch::{Ask, Attach, Supplies};
@@ -12,6 +12,7 @@ use crate::body::Gate;
 use crate::error::Error;
 use crate::helper::Helper;
 use crate::hooks;
+use crate::notify::Agent;
 use crate::stdio::Ends;
 
 impl Linux {
@@ -54,6 +55,19 @@ impl Linux {
         self.state(Some(*pid))
             .run_or_warn(Moment::Poststart, hooks::LONGEST, self.beside());
         Ok(())
+    }
+
+    /// Hands a seccomp listener of the container's process `pid` to who answers it.
+    pub(super) fn answered(
+        &self,
+        pid: i32,
+        status: &'static str,
+    ) -> impl FnOnce(OwnedFd) -> Result<(), Error> + Send + use<> {
+        let init = self.init.get().map(|(init, _)| *init);
+        // Beside the first process, it is an exec's.
+        let status = init.map_or(status, |_| "running");
+        let agent = Agent::of(self.state(Some(init.unwrap_or(pid))), status, pid);
+        move |listener| agent.map_or(Ok(()), |agent| agent.take(&listener))
     }
 
     fn state(&self, pid: Option<i32>) -> hooks::State<'_> {

@@ -13,5 +13,6 @@ mod guests;
 mod hooks;
 mod lifecycle;
 mod loggers;
+mod notify;
 mod orphans;
 mod plain_pods;

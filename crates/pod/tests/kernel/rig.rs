@@ -28,6 +28,8 @@ pub(crate) struct Bundle<'a> {
     stdio: Stdio,
     memory: Option<u64>,
     hooks: String,
+    seccomp: String,
+    no_new_privileges: bool,
 }
 
 /// Runs a test that needs root, or says that it was skipped.
@@ -124,6 +126,8 @@ impl Rig {
             stdio: Stdio::default(),
             memory: None,
             hooks: String::new(),
+            seccomp: "null".to_owned(),
+            no_new_privileges: false,
         }
     }
 
@@ -218,6 +222,17 @@ impl Bundle<'_> {
         self
     }
 
+    pub(crate) fn no_new_privileges(mut self) -> Self {
+        self.no_new_privileges = true;
+        self
+    }
+
+    /// Gives it a seccomp profile in JSON.
+    pub(crate) fn seccomp(mut self, profile: &str) -> Self {
+        profile.clone_into(&mut self.seccomp);
+        self
+    }
+
     pub(crate) async fn create(self) -> Result<i32, Error> {
         let bundle = self.rig.path().join("bundles").join(self.id);
         let work = self.rig.path().join("work").join(self.id);
@@ -236,7 +251,7 @@ impl Bundle<'_> {
         let caps = r#"["CAP_KILL","CAP_SETUID","CAP_SETGID","CAP_DAC_OVERRIDE"]"#;
         let config = format!(
             r#"{{"ociVersion":"1.1.0","root":{{"path":"rootfs"}},
-            "process":{{"terminal":{},"args":{:?},"cwd":"/","user":{{"uid":0,"gid":0}},
+            "process":{{"terminal":{},"noNewPrivileges":{},"args":{:?},"cwd":"/","user":{{"uid":0,"gid":0}},
                 "env":["PATH=/bin","TERM=xterm"],
                 "capabilities":{{"bounding":{caps},"effective":{caps},"permitted":{caps}}}}},
             "mounts":[
@@ -246,14 +261,16 @@ impl Bundle<'_> {
                 {{"destination":"/dev/pts","type":"devpts","source":"devpts",
                     "options":["nosuid","noexec","newinstance","ptmxmode=0666","mode=0620"]}}],
             "annotations":{{{}}},"hooks":{{{}}},
-            "linux":{{"cgroupsPath":"{}/{}","resources":{resources},
+            "linux":{{"cgroupsPath":"{}/{}","resources":{resources},"seccomp":{},
                 "namespaces":[{}]}}}}"#,
             self.stdio.terminal,
+            self.no_new_privileges,
             self.args,
             self.annotations,
             self.hooks,
             self.rig.parent,
             self.id,
+            self.seccomp,
             namespaces.join(","),
         );
         fs::write(bundle.join("config.json"), config).unwrap();
