@@ -97,7 +97,7 @@ scenarios-2.x: build test-needs tests-built $(call suite,sid)/containerd
 # Pods of the shim's own: what goes through CRI, and no pause image is there.
 scenarios-2.x-shim: build test-needs tests-built $(call suite,sid)/containerd
 	$(call run-tests,scenarios deploy,DUET_TEST_SANDBOXER=shim \
-	    DUET_TEST_CONTAINERD=$(call suite,sid),-- cri:: sandboxes:: shim)
+	    DUET_TEST_CONTAINERD=$(call suite,sid),-- cri:: sandboxes:: restarts:: kills:: shim)
 scenarios-runc: build test-needs tests-built
 	$(call run-tests,scenarios,DUET_TEST_RUNTIME=runc)
 	$(call run-tests,oracle churn,)

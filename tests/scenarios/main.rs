@@ -6,6 +6,7 @@
 mod births;
 mod cri;
 mod events;
+mod kills;
 mod left;
 mod pods;
 mod refusals;

@@ -290,6 +290,26 @@ impl Pod<'_> {
         let _done = call!(self.cri, remove_pod_sandbox, request).expect("RemovePodSandbox");
     }
 
+    /// Stops the pod and removes it, as a kubelet does: again, until CRI has heard of every end.
+    ///
+    /// # Panics
+    ///
+    /// When CRI goes on refusing.
+    pub fn remove_insistently(self) {
+        let request = || api::StopPodSandboxRequest {
+            pod_sandbox_id: self.id.clone(),
+        };
+        wait::until("StopPodSandbox", || {
+            call!(self.cri, stop_pod_sandbox, request()).ok()
+        });
+        let request = || api::RemovePodSandboxRequest {
+            pod_sandbox_id: self.id.clone(),
+        };
+        wait::until("RemovePodSandbox", || {
+            call!(self.cri, remove_pod_sandbox, request()).ok()
+        });
+    }
+
     /// Whether CRI calls it ready.
     ///
     /// # Panics

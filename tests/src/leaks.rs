@@ -190,7 +190,12 @@ fn find_named(dir: &Path, name: &str, found: &mut Vec<PathBuf>) {
 }
 
 /// Where each hierarchy is mounted: one on v2, one per controller on v1.
-fn hierarchies() -> Vec<PathBuf> {
+///
+/// # Panics
+///
+/// Without procfs.
+#[must_use]
+pub fn hierarchies() -> Vec<PathBuf> {
     let table = fs::read_to_string("/proc/self/mounts").expect("procfs is mounted");
     let is_cgroup = |kind: &str| kind == "cgroup" || kind == "cgroup2";
     table

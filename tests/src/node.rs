@@ -175,6 +175,20 @@ impl Node {
         Cri::connect(self)
     }
 
+    /// Waits until nothing is left of what the test has done so far.
+    ///
+    /// # Panics
+    ///
+    /// When something is.
+    pub fn expect_nothing_left(&self, after: &str) {
+        let left = self.leftovers();
+        assert!(
+            left.is_empty(),
+            "left behind after {after}:\n{}",
+            left.join("\n")
+        );
+    }
+
     /// Remembers a network namespace that must be gone when the test ends.
     pub(crate) fn remember_netns(&self, path: PathBuf) {
         self.netns.borrow_mut().push(path);

@@ -1,0 +1,288 @@
+//! SIGKILL to the shim, to containerd and to a pod's holder, at the points of a pod's life: what is
+//! left is gone once containerd has cleaned up.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Instant;
+
+use duet_tests::command::{self, Running};
+use duet_tests::cri::Wish;
+use duet_tests::{Node, leaks, wait};
+use nix::sys::signal::{self, Signal};
+use nix::unistd::Pid;
+
+/// Where a container's life is interrupted, in its order.
+#[derive(Debug, Clone, Copy)]
+enum Point {
+    /// `start` has made the shim and not answered yet.
+    Start,
+    /// The container's cgroup is made.
+    Create,
+    /// The program waits to be started.
+    Gate,
+    /// The program runs.
+    Running,
+    /// A second program runs beside it.
+    Exec,
+    /// All of them stand still.
+    Paused,
+    /// The program was asked to end and does not.
+    Stopping,
+    /// It has ended and was not deleted.
+    Stopped,
+    /// The container's cgroup is gone.
+    Delete,
+    /// It was deleted; the shim is about to go.
+    Shutdown,
+}
+
+const POINTS: [Point; 10] = [
+    Point::Start,
+    Point::Create,
+    Point::Gate,
+    Point::Running,
+    Point::Exec,
+    Point::Paused,
+    Point::Stopping,
+    Point::Stopped,
+    Point::Delete,
+    Point::Shutdown,
+];
+
+const SCRIPT: &str = "trap 'echo stopping' TERM; echo ready; while :; do sleep 0.05; done";
+
+/// A container on its way to a point.
+struct Life<'n> {
+    node: &'n Node,
+    id: String,
+    /// Clients that are under way.
+    clients: Vec<Running>,
+}
+
+/// Asks without a pause: for what lasts a millisecond.
+fn closely<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
+    let end = Instant::now() + wait::PATIENCE;
+    loop {
+        if let Some(answer) = ask() {
+            return answer;
+        }
+        assert!(Instant::now() < end, "waited for {what}");
+        thread::yield_now();
+    }
+}
+
+// === impl Life ===
+
+impl<'n> Life<'n> {
+    /// Leads a new container to `point`.
+    fn to(point: Point, node: &'n Node) -> Self {
+        let id = format!("{point:?}").to_lowercase();
+        let mut this = Self {
+            node,
+            id,
+            clients: Vec::new(),
+        };
+        this.lead(point);
+        this
+    }
+
+    fn lead(&mut self, point: Point) {
+        let pid_file = self.node.scratch().join(format!("{}.pid", self.id));
+        let log = format!("file://{}", self.log().display());
+        let options = [
+            "--log-uri",
+            &log,
+            "--pid-file",
+            &pid_file.display().to_string(),
+        ];
+        let container = self.node.container(&self.id).with(&options).script(SCRIPT);
+        self.clients
+            .push(command::start(&mut container.command("-d")));
+        match point {
+            Point::Start => return closely("the shim", || self.shim().map(drop)),
+            Point::Create => return closely("the cgroup", || self.has_cgroup().then_some(())),
+            Point::Gate => return closely("the pid", || pid_file.exists().then_some(())),
+            Point::Running
+            | Point::Exec
+            | Point::Paused
+            | Point::Stopping
+            | Point::Stopped
+            | Point::Delete
+            | Point::Shutdown => self.says("ready"),
+        }
+        match point {
+            Point::Start | Point::Create | Point::Gate | Point::Running => {}
+            Point::Exec => {
+                let script = ["/bin/sh", "-c", "echo in; exec sleep 1000"];
+                let words = ["task", "exec", "--exec-id", "x", &self.id];
+                let mut exec = self.ctr(&[&words[..], &script].concat());
+                exec.says("in");
+                self.clients.push(exec);
+            }
+            Point::Paused => drop(self.ctr(&["task", "pause", &self.id]).wait().ok()),
+            Point::Stopping => {
+                self.kill("SIGTERM");
+                self.says("stopping");
+            }
+            Point::Stopped => self.stop(),
+            Point::Delete => {
+                self.stop();
+                self.clients.push(self.ctr(&["task", "delete", &self.id]));
+                closely("the cgroup to go", || (!self.has_cgroup()).then_some(()));
+            }
+            Point::Shutdown => {
+                self.stop();
+                drop(self.ctr(&["task", "delete", &self.id]).wait());
+            }
+        }
+    }
+
+    fn stop(&self) {
+        self.kill("SIGKILL");
+        wait::until("the task to be stopped", || {
+            let list = self.node.ctr(&["task", "ls"]).ok().stdout;
+            let stopped = |line: &str| line.starts_with(&self.id) && line.contains("STOPPED");
+            list.lines().any(stopped).then_some(())
+        });
+    }
+
+    fn kill(&self, signal: &str) {
+        let words = ["task", "kill", "--signal", signal, &self.id];
+        let _sent = self.node.ctr(&words).ok();
+    }
+
+    fn ctr(&self, args: &[&str]) -> Running {
+        let mut ctr = self.node.daemon().ctr(self.node.namespace());
+        command::start(ctr.args(args))
+    }
+
+    /// Its shim, as soon as there is one.
+    fn shim(&self) -> Option<Pid> {
+        let [state, ..] = self.node.daemon().task_dirs(self.node.namespace());
+        let pid = fs::read_to_string(state.join(&self.id).join("shim.pid")).ok()?;
+        pid.parse().ok().map(Pid::from_raw)
+    }
+
+    fn has_cgroup(&self) -> bool {
+        leaks::hierarchies()
+            .iter()
+            .any(|dir| dir.join(self.node.namespace()).join(&self.id).is_dir())
+    }
+
+    fn says(&self, needle: &str) {
+        let said = || fs::read_to_string(self.log()).is_ok_and(|log| log.contains(needle));
+        wait::until(needle, || said().then_some(()));
+    }
+
+    fn log(&self) -> PathBuf {
+        self.node.scratch().join(format!("{}.log", self.id))
+    }
+
+    /// Ends a shim without a task as an administrator must under 1.6, which keeps what it has started
+    /// and not used, or no longer uses (containerd/containerd#6860, mended in 1.7).
+    fn end_unused_shim(&self) {
+        let listed = self.node.ctr(&["task", "ls"]).ok().stdout;
+        let has_task = listed.lines().any(|line| {
+            let mut words = line.split_whitespace();
+            words.next() == Some(&self.id) && words.next() != Some("0")
+        });
+        if let Some(shim) = self.shim().filter(|_| !has_task) {
+            // It may be gone already.
+            let _sent = signal::kill(shim, Signal::SIGKILL);
+        }
+    }
+
+    /// Has containerd forget it, whatever is still known of it, as an administrator would.
+    fn forget(self) {
+        let gone = |words: &[&str]| {
+            let done = self.node.ctr(words);
+            (done.code == 0 || done.stderr.contains("not found")).then_some(())
+        };
+        for client in self.clients {
+            // It may have lost whom it talked to: what it says is not judged.
+            let _ended = client.wait();
+        }
+        let id = &self.id;
+        wait::until("the task to go", || {
+            gone(&["task", "delete", "--force", id])
+        });
+        wait::until("the container to go", || gone(&["container", "delete", id]));
+    }
+}
+
+#[test]
+fn a_shim_that_is_killed_at_any_point_leaves_nothing() {
+    let Some(node) = Node::enter_with_duet() else {
+        return;
+    };
+    for point in POINTS {
+        let life = Life::to(point, &node);
+        if let Some(shim) = life.shim() {
+            // It may be gone by itself, at the last point.
+            let _sent = signal::kill(shim, Signal::SIGKILL);
+        }
+        life.forget();
+        if matches!(point, Point::Start) {
+            // Nobody cleans up after a shim that containerd could not connect to: its socket stays
+            // until a pod of that name comes again.
+            let again = node.container("start").args(&["/bin/true"]);
+            let _ran = again.run().ok();
+        }
+        node.expect_nothing_left(&format!("the shim was killed at {point:?}"));
+    }
+}
+
+#[test]
+fn a_containerd_that_is_killed_at_any_point_leaves_nothing() {
+    let Some(node) = Node::enter_with_duet() else {
+        return;
+    };
+    for point in POINTS {
+        let life = Life::to(point, &node);
+        node.daemon().end(Signal::SIGKILL);
+        node.daemon().start_again();
+        if node.daemon().version().starts_with("1.6") {
+            life.end_unused_shim();
+        }
+        life.forget();
+        node.expect_nothing_left(&format!("containerd was killed at {point:?}"));
+    }
+}
+
+/// The holder of a pod's namespaces is the pause container's program, or Duet's own.
+#[test]
+fn a_pod_whose_holder_or_shim_is_killed_is_removed_with_all_its_members() {
+    let Some(node) = Node::enter_with_duet() else {
+        return;
+    };
+    let cri = node.cri();
+    for victim in ["holder", "shim"] {
+        let pod = cri.pod(victim);
+        let native = pod.start(&Wish::native("native", "echo ready; exec sleep 1000"));
+        native.says("ready");
+        let wasm = pod.start(&Wish::wasm("wasm", &["idle"]));
+        wasm.says("idle");
+        let pid = match victim {
+            "holder" => pod.holder(),
+            _ => parent_of(native.pid()),
+        };
+        signal::kill(Pid::from_raw(pid), Signal::SIGKILL).expect("it runs");
+        if victim == "holder" {
+            // Without its shim, CRI has nobody to ask.
+            wait::until("the pod to be not ready", || {
+                (!pod.is_ready()).then_some(())
+            });
+        }
+        pod.remove_insistently();
+        node.expect_nothing_left(&format!("the {victim} was killed"));
+    }
+}
+
+fn parent_of(pid: i32) -> i32 {
+    let stat = fs::read_to_string(Path::new("/proc").join(pid.to_string()).join("stat"));
+    let stat = stat.expect("it runs");
+    let fields = stat.rsplit_once(')').expect("a name in brackets").1;
+    let parent = fields.split_whitespace().nth(1).expect("a parent");
+    parent.parse().expect("a pid")
+}
