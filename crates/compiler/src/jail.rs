@@ -2,6 +2,7 @@
 
 use std::io;
 
+use nix::sched::{CloneFlags, unshare};
 use nix::unistd::{Gid, Uid, geteuid, setgroups, setresgid, setresuid};
 use rustix::process::{
     DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, setrlimit,
@@ -11,6 +12,9 @@ use rustix::process::{
 ///
 /// The largest programs at hand (26 MB of CPython) need 0.4 GiB of memory.
 const SPACE: u64 = 8 << 30;
+
+/// How much memory of its own it may have: 2 GiB. With it the node's memory is not a module's to take.
+const DATA: u64 = 2 << 30;
 
 /// How much processor time a compilation may use, on all threads: 4 minutes.
 ///
@@ -28,12 +32,30 @@ pub(crate) fn enter() -> io::Result<()> {
     set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
     rustix::thread::set_no_new_privs(true)?;
     limit(Resource::As, SPACE)?;
+    limit(Resource::Data, DATA)?;
     limit(Resource::Cpu, SECONDS)?;
     limit(Resource::Fsize, CODE)?;
     limit(Resource::Core, 0)?;
     // Standard input, output and error are all it will ever have open.
     limit(Resource::Nofile, 16)?;
+    leave_the_host()?;
     become_nobody()
+}
+
+/// Leaves the node's networks, mounts, System V memory and host name for empty ones or copies.
+///
+/// Only root can; whoever is not has less to lose.
+fn leave_the_host() -> io::Result<()> {
+    if !geteuid().is_root() {
+        return Ok(());
+    }
+    Ok(unshare(
+        CloneFlags::CLONE_NEWNET
+            | CloneFlags::CLONE_NEWNS
+            | CloneFlags::CLONE_NEWIPC
+            | CloneFlags::CLONE_NEWUTS
+            | CloneFlags::CLONE_NEWCGROUP,
+    )?)
 }
 
 /// Gives up root, and with it every capability. What is open stays open.

@@ -6,6 +6,7 @@
 
 mod commands;
 mod harness;
+mod jail;
 mod memory;
 mod refusals;
 mod servers;
