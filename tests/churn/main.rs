@@ -3,6 +3,8 @@
 #![forbid(unsafe_code)]
 #![expect(clippy::unwrap_used, reason = "a test may fail loudly")]
 
+mod scarcity;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
@@ -26,18 +28,7 @@ fn a_thousand_brief_lives_are_told_in_order_and_leave_nothing() {
     };
     let told = events::subscribe(&node);
     let dir = node.scratch().join("churn");
-    let root = dir.join("root");
-    fs::create_dir_all(&root).unwrap();
-    let images = image::all();
-    let busybox = images
-        .iter()
-        .find(|image| image.name() == image::BUSYBOX)
-        .unwrap();
-    busybox.unpack(&root).unwrap();
-    for made in ["proc", "sys", "dev", "run"] {
-        fs::create_dir_all(root.join(made)).unwrap();
-    }
-    let spec = spec(&node, &root);
+    let spec = pod(&node, "churn");
 
     let bundle = Bundle::new(&dir.join("pod"), Some(&spec.to_string())).unwrap();
     let program = machine::binary("containerd-shim-duet-v1");
@@ -82,13 +73,24 @@ fn a_thousand_brief_lives_are_told_in_order_and_leave_nothing() {
     let _said = shim.shutdown();
 }
 
-/// What `ctr run` would ask for, with the pod's root.
-fn spec(node: &Node, root: &Path) -> Value {
+/// What `ctr run` would ask for, in a pod and with one root for all.
+fn pod(node: &Node, name: &str) -> Value {
+    let root = node.scratch().join("churn/root");
+    fs::create_dir_all(&root).unwrap();
+    let images = image::all();
+    let busybox = images
+        .iter()
+        .find(|image| image.name() == image::BUSYBOX)
+        .unwrap();
+    busybox.unpack(&root).unwrap();
+    for made in ["proc", "sys", "dev", "run"] {
+        fs::create_dir_all(root.join(made)).unwrap();
+    }
     let mut spec = template::config(node);
     spec["root"] = json!({"path": root, "readonly": true});
     spec["annotations"] = json!({
         "io.kubernetes.cri.container-type": "container",
-        "io.kubernetes.cri.sandbox-id": "churn",
+        "io.kubernetes.cri.sandbox-id": name,
     });
     // A network namespace takes the kernel longer to take down than all the rest.
     let namespaces = spec["linux"]["namespaces"].as_array_mut().unwrap();

@@ -244,10 +244,14 @@ fn write(path: &Path, value: &impl Serialize) -> Result<(), Error> {
         .map_err(io::Error::from)
         .and_then(|json| fs::write(&new, json))
         .and_then(|()| fs::rename(&new, path));
-    written.map_err(|source| Error::Record {
-        step: "write",
-        path: path.to_owned(),
-        source,
+    written.map_err(|source| {
+        // Half of it may be there, on a full disk; the error at hand is the one to report.
+        drop(fs::remove_file(&new));
+        Error::Record {
+            step: "write",
+            path: path.to_owned(),
+            source,
+        }
     })
 }
 
