@@ -1,7 +1,7 @@
 //! `make bench`: what a container's life costs under Duet, and beside it under runc.
 //!
-//! Three questions: how long create, start, wait and delete take at the Task API of a
-//! running shim; how long `ctr run --rm` takes; how much memory an idle wasm container
+//! Four questions: how long create, start, wait and delete take at the Task API of a
+//! running shim; how long an exec takes there; how long `ctr run --rm` takes; how much memory an idle wasm container
 //! adds to its pod. Nothing here passes or fails: the promises are in SPECIFICATION.md.
 //!
 //! `duet-bench [ROUNDS] [FILE.json]`; 40 rounds without, and with 0 only the memory.
@@ -39,7 +39,7 @@ fn main() {
     println!("{}", machine["text"].as_str().unwrap_or_default());
     let mut tables = Vec::new();
     if rounds > 0 {
-        for measure in [task_api, ctr_run] {
+        for measure in [task_api, exec, ctr_run] {
             let table = measure(&node, rounds);
             println!("\n{table}");
             tables.push(table.json());
@@ -116,6 +116,31 @@ impl Stage {
         time
     }
 
+    /// Starts a container that waits: its name and bundle.
+    fn idle(&self) -> (String, Bundle) {
+        let (id, bundle) = self.bundle(Specs::idle_native);
+        self.shim.create(&id, &bundle.dir).expect("Create");
+        self.shim.begin(&id).expect("Start");
+        (id, bundle)
+    }
+
+    /// One further process's life in the container `id`, from Exec to Delete.
+    fn further(&self, id: &str) -> Duration {
+        let name = format!("e{}", self.count.replace(self.count.get() + 1));
+        let process = self.specs.further();
+        bench::timed(|| {
+            assert_eq!(self.shim.exec(id, &name, &process).expect("Exec"), 0);
+        })
+    }
+
+    /// Ends what [`Stage::idle`] started.
+    fn end(&self, (id, bundle): (String, Bundle)) {
+        self.shim.kill(&id).expect("Kill");
+        assert_eq!(self.shim.wait(&id).expect("Wait"), 137);
+        self.shim.delete(&id).expect("Delete");
+        fs::remove_dir_all(&bundle.dir).expect("our own folder");
+    }
+
     /// Ends the pod.
     fn close(mut self) {
         // runc's `delete` complains that the pod itself was never a container.
@@ -135,6 +160,28 @@ fn task_api(node: &Node, rounds: usize) -> Table {
         ("runc", Box::new(|| runc.life(Specs::native))),
     ];
     let table = bench::interleaved("Task API: create + start + wait + delete", rounds, subjects);
+    duet.close();
+    runc.close();
+    table
+}
+
+fn exec(node: &Node, rounds: usize) -> Table {
+    let duet = Stage::new(
+        node,
+        "duet-exec",
+        &machine::binary("containerd-shim-duet-v1"),
+    );
+    let program = machine::program("containerd-shim-runc-v2").expect("containerd brings it");
+    let runc = Stage::new(node, "runc-exec", &program);
+    let (ours, theirs) = (duet.idle(), runc.idle());
+    let subjects: Vec<Subject<'_>> = vec![
+        ("Duet, native", Box::new(|| duet.further(&ours.0))),
+        ("runc", Box::new(|| runc.further(&theirs.0))),
+    ];
+    let question = "Task API: exec of true, exec + start + wait + delete";
+    let table = bench::interleaved(question, rounds, subjects);
+    duet.end(ours);
+    runc.end(theirs);
     duet.close();
     runc.close();
     table

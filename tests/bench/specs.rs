@@ -78,6 +78,18 @@ impl Specs {
         self.with(id, &self.native_root, &["/bin/true"])
     }
 
+    /// A native container that waits for its execs.
+    pub(crate) fn idle_native(&self, id: &str) -> String {
+        self.with(id, &self.native_root, &["/bin/sleep", "1000000"])
+    }
+
+    /// A process that ends at once, in a container that runs.
+    pub(crate) fn further(&self) -> String {
+        let mut process = self.template["process"].clone();
+        process["args"] = json!(["/bin/true"]);
+        process.to_string()
+    }
+
     /// A wasm container that ends at once.
     pub(crate) fn wasm(&self, id: &str) -> String {
         self.with(id, &self.wasm_root, &["/probe.wasm"])

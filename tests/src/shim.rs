@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use containerd_shim_protos::api;
-use protobuf::Message;
+use protobuf::well_known_types::any::Any;
+use protobuf::{Message, MessageField};
 use ttrpc::context;
 use ttrpc::proto::Request;
 
@@ -227,6 +228,37 @@ impl Shim {
         id.clone_into(&mut request.id);
         self.call::<api::DeleteResponse>("Delete", &request)
             .map(drop)
+    }
+
+    /// A further process of a container without standard streams, from Exec to its Delete: its
+    /// code. `process` is the OCI process in JSON.
+    ///
+    /// # Errors
+    ///
+    /// What the shim said.
+    pub fn exec(&self, id: &str, exec: &str, process: &str) -> Result<u32, String> {
+        let mut add = api::ExecProcessRequest::new();
+        id.clone_into(&mut add.id);
+        exec.clone_into(&mut add.exec_id);
+        add.spec = MessageField::some(Any {
+            type_url: "types.containerd.io/opencontainers/runtime-spec/1/Process".to_owned(),
+            value: process.as_bytes().to_vec(),
+            ..Any::default()
+        });
+        self.call::<api::Empty>("Exec", &add)?;
+        let mut start = api::StartRequest::new();
+        id.clone_into(&mut start.id);
+        exec.clone_into(&mut start.exec_id);
+        self.call::<api::StartResponse>("Start", &start)?;
+        let mut wait = api::WaitRequest::new();
+        id.clone_into(&mut wait.id);
+        exec.clone_into(&mut wait.exec_id);
+        let ended: api::WaitResponse = self.call("Wait", &wait)?;
+        let mut delete = api::DeleteRequest::new();
+        id.clone_into(&mut delete.id);
+        exec.clone_into(&mut delete.exec_id);
+        self.call::<api::DeleteResponse>("Delete", &delete)?;
+        Ok(ended.exit_status)
     }
 
     /// The process id of the shim, as it tells it.
