@@ -29,6 +29,7 @@ const MOUNT_OPTIONS: &[&str] = &[
     "diratime",
     "dirsync",
     "exec",
+    "idmap",
     "lazytime",
     "loud",
     "noatime",
@@ -49,6 +50,7 @@ const MOUNT_OPTIONS: &[&str] = &[
     "rdiratime",
     "relatime",
     "rexec",
+    "ridmap",
     "rnoatime",
     "rnodev",
     "rnodiratime",
@@ -124,7 +126,7 @@ fn features() -> Value {
         ],
         "mountOptions": MOUNT_OPTIONS,
         "linux": {
-            "namespaces": ["cgroup", "ipc", "mount", "network", "pid", "uts"],
+            "namespaces": ["cgroup", "ipc", "mount", "network", "pid", "user", "uts"],
             "capabilities": capabilities(),
             "cgroup": {
                 "v1": true,
@@ -178,7 +180,7 @@ fn features() -> Value {
             "apparmor": { "enabled": false },
             "selinux": { "enabled": false },
             "intelRdt": { "enabled": false },
-            "mountExtensions": { "idmap": { "enabled": false } },
+            "mountExtensions": { "idmap": { "enabled": true } },
             "netDevices": { "enabled": false },
         },
         "annotations": {
@@ -262,7 +264,7 @@ mod tests {
     fn the_features_are_what_the_runtime_spec_calls_features() {
         let features: Features = serde_json::from_value(features()).unwrap();
         let linux = features.linux().as_ref().unwrap();
-        assert_eq!(linux.namespaces().as_ref().unwrap().len(), 6);
+        assert_eq!(linux.namespaces().as_ref().unwrap().len(), 7);
         assert_eq!(
             linux
                 .seccomp()
@@ -303,12 +305,20 @@ mod tests {
 
     /// Whether a bundle may ask for a mount of this type with this option.
     fn is_taken(kind: &str, option: &str) -> Result<(), String> {
+        let id = json!({ "containerID": 0, "hostID": 1, "size": 1 });
+        let ids: Vec<_> = option
+            .ends_with("idmap")
+            .then_some(id)
+            .into_iter()
+            .collect();
         let config = json!({
             "ociVersion": "1.0.2",
             "root": { "path": "rootfs" },
             "process": { "user": { "uid": 0, "gid": 0 }, "args": ["/x"], "cwd": "/" },
             "mounts": [{
                 "destination": "/x",
+                "uidMappings": ids,
+                "gidMappings": ids,
                 "type": kind,
                 "source": "/tmp",
                 "options": [option],
@@ -324,21 +334,11 @@ mod tests {
     fn what_is_listed_is_taken_and_what_is_refused_is_not_listed() {
         for option in MOUNT_OPTIONS {
             // Some options are about a file system and mean nothing on a bind mount.
-            let kind = if option.ends_with("bind") {
-                "bind"
-            } else {
-                "tmpfs"
-            };
+            let about_a_bind = option.ends_with("bind") || option.ends_with("idmap");
+            let kind = if about_a_bind { "bind" } else { "tmpfs" };
             assert_eq!(is_taken(kind, option), Ok(()), "{option}");
         }
-        for option in [
-            "idmap",
-            "ridmap",
-            "remount",
-            "mand",
-            "iversion",
-            "tmpcopyup",
-        ] {
+        for option in ["remount", "mand", "iversion", "tmpcopyup"] {
             assert!(!MOUNT_OPTIONS.contains(&option));
             assert!(is_taken("tmpfs", option).unwrap_err().contains(option));
         }

@@ -5,7 +5,7 @@ use core::ffi::{CStr, c_int};
 use duet_step::{Node, Reg, Text};
 
 use crate::fault::{Fault, unless};
-use crate::paths::within;
+use crate::paths::{Owner, within};
 use crate::run::Child;
 use crate::syscalls::{self, Fd, IN_ROOT};
 
@@ -14,7 +14,9 @@ impl Child<'_> {
     pub(crate) fn node(&self, node: &Node) -> Result<(), Fault> {
         let base = self.register(node.base)?;
         let device = encode(node.major, node.minor)?;
-        within(base, self.code.text(node.path)?, |dir, name| {
+        let (uid, gid) = node.parents;
+        let parents = Owner { uid, gid };
+        within(base, self.code.text(node.path)?, parents, |dir, name| {
             let made = syscalls::mknodat(dir, name, node.mode, device);
             if unless(libc::EEXIST, made)?.is_none() {
                 syscalls::unlinkat(dir, name)?;
@@ -30,7 +32,8 @@ impl Child<'_> {
     /// Makes a symbolic link, unless its name is taken.
     pub(crate) fn symlink(&self, base: Reg, target: Text, path: Text) -> Result<(), Fault> {
         let target = self.code.text(target)?;
-        within(self.register(base)?, self.code.text(path)?, |dir, name| {
+        let (base, path) = (self.register(base)?, self.code.text(path)?);
+        within(base, path, Owner::ROOT, |dir, name| {
             unless(libc::EEXIST, syscalls::symlinkat(target, dir, name)).map(|_| ())
         })
     }

@@ -35,7 +35,7 @@ impl Child<'_> {
     pub(crate) fn attach_root(
         &mut self,
         tree: Slot,
-        at: Text,
+        at: Option<Text>,
         propagation: u32,
     ) -> Result<(), Fault> {
         let tree = self.code.slot(tree)?;
@@ -43,7 +43,11 @@ impl Child<'_> {
         if propagation != 0 {
             syscalls::mount_setattr(tree, true, 0, 0, propagation)?;
         }
-        syscalls::attach_path(tree, self.code.text(at)?)?;
+        match at {
+            Some(at) => syscalls::attach_path(tree, self.code.text(at)?)?,
+            // Root of a user namespace may not be allowed to walk there.
+            None => syscalls::attach(tree, libc::AT_FDCWD)?,
+        }
         self.keep(Reg::Root, tree)
     }
 
@@ -68,6 +72,7 @@ impl Child<'_> {
                 (made.number(), 0)
             }
             Source::Tree(slot) => (self.code.slot(slot)?, mount.set),
+            Source::Made(register) => (self.register(register)?, mount.set),
         };
         if mount.cut != 0 {
             syscalls::mount_setattr(tree, true, 0, 0, mount.cut)?;
@@ -100,6 +105,25 @@ impl Child<'_> {
             self.keep(register, tree)?;
         }
         Ok(())
+    }
+
+    /// Makes a file system that a later step attaches.
+    pub(crate) fn detached(
+        &mut self,
+        source: &Source,
+        attributes: u64,
+        register: Reg,
+    ) -> Result<(), Fault> {
+        let Source::Filesystem {
+            fstype,
+            source,
+            options,
+        } = *source
+        else {
+            return Err(Fault::check(libc::EINVAL));
+        };
+        let made = self.filesystem(fstype, source, options, attributes)?;
+        self.keep(register, made.number())
     }
 
     /// A detached mount of a new file system.

@@ -67,10 +67,11 @@ pub(crate) fn ensure(
 }
 
 /// Opens the directory that `path` below `base` is in, makes it when it is missing, and calls
-/// `with` with it and the path's last name.
+/// `with` with it and the path's last name. `parents` own what is made.
 pub(crate) fn within<T>(
     base: c_int,
     path: &CStr,
+    parents: Owner,
     with: impl FnOnce(c_int, &CStr) -> Result<T, Fault>,
 ) -> Result<T, Fault> {
     let bytes = path.to_bytes_with_nul();
@@ -85,7 +86,7 @@ pub(crate) fn within<T>(
     parent.cut(slash)?;
     let parent = match parent.text(0, slash)? {
         text if text.is_empty() => resolve(base, c"/")?,
-        text => ensure(base, text, Destination::Directory, Owner::ROOT)?,
+        text => ensure(base, text, Destination::Directory, parents)?,
     };
     with(parent.number(), proper_name(name)?)
 }

@@ -17,6 +17,13 @@ impl Child<'_> {
         syscalls::prctl(libc::PR_SET_DUMPABLE, 0, 0).map(|_| ())
     }
 
+    /// Becomes root where it has every capability already: in the user namespace it has joined.
+    pub(crate) fn mapped_root(&self) -> Result<(), Fault> {
+        // The groups of the host's root, which the namespace shows as nobody's.
+        syscalls::setgroups(&[])?;
+        self.user(0, 0)
+    }
+
     /// Drops everything from the bounding set that is not in `mask`.
     pub(crate) fn bounding(&self, mask: u64) -> Result<(), Fault> {
         for number in 0..u64::BITS {

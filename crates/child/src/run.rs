@@ -120,6 +120,12 @@ impl Child<'_> {
             Step::JoinCgroup(slot) => syscalls::write(self.code.slot(slot)?, b"0"),
             Step::Setns(slot, flags) => syscalls::setns(self.code.slot(slot)?, flags),
             Step::Unshare(flags) => syscalls::unshare(flags),
+            Step::Detached(ref source, attributes, register) => {
+                self.detached(source, attributes, register)
+            }
+            Step::HostDir(path) => syscalls::chdir(self.code.text(path)?),
+            Step::MappedRoot => self.mapped_root(),
+            Step::Fork(flags) => self.fork(flags),
             Step::Setsid => plain(Op::Step, PlainCall::Setsid, [0; 3]).map(|_| ()),
             Step::Propagation(flags) => self.propagation(flags),
             Step::AttachRoot {
@@ -209,6 +215,25 @@ impl Child<'_> {
             self.at = step;
         }
         entered
+    }
+
+    /// Hands the rest of the plan to a new child of the parent's, and ends.
+    ///
+    /// Whoever has joined another user namespace is not in the PID namespace that it makes: that
+    /// is its children's. procfs wants both of one owner.
+    fn fork(&self, flags: u32) -> Result<(), Fault> {
+        let Some((pid, pidfd)) = syscalls::clone_beside(flags)? else {
+            return Ok(());
+        };
+        let born = Message {
+            kind: Message::BORN,
+            step: pid,
+            op: 0,
+            errno: 0,
+        };
+        // Should this fail, the new process sees the channel close, and ends at the gate.
+        syscalls::send_with(self.code.channel, &born, &pidfd)?;
+        syscalls::exit(0)
     }
 
     /// Tells the parent how far it has come, and waits for its word.

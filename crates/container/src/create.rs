@@ -175,7 +175,7 @@ impl Prepared {
             stdio,
             io_owner,
         } = request;
-        let uid = spec.process.user.uid;
+        let uid = spec.host_uid(&spec.process);
         let served = ground.served(&id, &ledger);
         let (plumbing, ends) = Plumbing::open(&stdio, uid, io_owner, served)?;
         let rootfs = Rootfs::mount(&bundle.join("rootfs"), &mounts)?;
@@ -454,7 +454,8 @@ impl Body for Linux {
             });
         }
         let served = self.ground.served(exec, &self.ledger);
-        let (plumbing, ends) = Plumbing::open(stdio, process.user.uid, self.io_owner, served)?;
+        let uid = self.spec.host_uid(process);
+        let (plumbing, ends) = Plumbing::open(stdio, uid, self.io_owner, served)?;
         let facts = duet_launch::exec_facts(self.ask(process, &ends))?;
         let plan = duet_plan::exec(process, &self.spec, &facts)?;
         let (pid, init) = self.init.get().ok_or(Error::Gone)?;

@@ -13,9 +13,9 @@ use duet_linux::{file, kernel, process};
 use duet_plan::{
     Arch, CgroupFacts, Facts, Filesystem, PodNamespaces, SourceFacts, SourceKind, Stdio,
 };
-use duet_spec::{Container, MountKind, Process};
+use duet_spec::{Container, IdMappings, MountKind, Namespace, Process};
 
-use crate::Error;
+use crate::{Error, user_namespace};
 
 /// The longest `/etc/passwd` that is read, in bytes: 1 MiB. It belongs to the image, which may
 /// put anything there.
@@ -57,7 +57,7 @@ pub fn facts(ask: Ask<'_>) -> Result<Facts, Error> {
 /// # Errors
 ///
 /// When `/proc/sys/kernel/cap_last_cap` cannot be read, or the kernel does not tell what the
-/// calling thread may do.
+/// calling thread may do, or a user namespace that is named by its path cannot be joined.
 pub fn exec_facts(ask: Ask<'_>) -> Result<Facts, Error> {
     let home = match ask
         .process
@@ -78,6 +78,7 @@ pub fn exec_facts(ask: Ask<'_>) -> Result<Facts, Error> {
         stdio: ask.stdio,
         home,
         arch: ARCH,
+        ids: ids(ask.container)?,
         apparmor: apparmor(),
         selinux: selinux(),
     })
@@ -87,6 +88,15 @@ pub fn exec_facts(ask: Ask<'_>) -> Result<Facts, Error> {
 const ARCH: Arch = Arch::X86_64;
 #[cfg(target_arch = "aarch64")]
 const ARCH: Arch = Arch::Aarch64;
+
+/// The ids of the container's user namespace: as the spec has them, or, where that only names
+/// the namespace, as the kernel does.
+fn ids(container: &Container) -> Result<IdMappings, Error> {
+    match &container.namespaces.user {
+        Namespace::Path(path) if container.id_mappings.is_empty() => user_namespace::ids(path),
+        Namespace::Path(_) | Namespace::New | Namespace::Host => Ok(container.id_mappings.clone()),
+    }
+}
 
 /// Whether AppArmor is in the kernel and switched on. That does not change while it runs.
 fn apparmor() -> bool {

@@ -16,6 +16,7 @@
 //! | `birth.rs` | the one `clone3` |
 //! | `newborn.rs` | what the child says, and the gate |
 //! | `facts.rs` | what a plan must know of the machine |
+//! | `user_namespace.rs` | user namespaces without a process in them |
 //!
 //! Everything here blocks, and works in any thread of a process with threads.
 #![deny(unsafe_code)]
@@ -26,8 +27,10 @@ mod error;
 mod facts;
 mod newborn;
 mod supplies;
+mod user_namespace;
 
 pub use error::Error;
 pub use facts::{Ask, exec_facts, facts};
 pub use newborn::{Gate, Newborn, Stop, spawn, spawn_with};
 pub use supplies::{Attach, Supplies, root_tree};
+pub use user_namespace::user_namespace;

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use duet_linux::channel::{self, Heard, Received};
 use duet_linux::process;
 use duet_plan::Plan;
-use duet_step::Message;
+use duet_step::{Message, Step};
 
 use crate::supplies::{Slots, lift};
 use crate::{Attach, Error, Supplies, birth};
@@ -85,18 +85,28 @@ pub fn spawn_with<E: From<Error>>(
     let theirs = lift(theirs).map_err(Error::call("fcntl"))?;
     let (pid, pidfd) = birth::give(plan, &slots, attach.unified, &theirs)?;
     drop(theirs);
-    let end = match until_ready(plan, &ours, pid, pidfd.as_fd(), stop) {
-        Ok(console) => {
-            let process = pidfd.try_clone();
-            let process = process.map_err(Error::call("fcntl")).map_err(E::from);
-            process
-                .map(|process| (console, process))
-                .map_err(End::Error)
+    let forks = plan.steps.iter().any(|step| matches!(step, Step::Fork(_)));
+    let mut told = Told::default();
+    let first = (pid, pidfd.as_fd());
+    let ready = until_ready(plan, forks, &ours, first, &mut told, stop);
+    let Told { console, second } = told;
+    let (pid, pidfd) = match second {
+        None => (pid, pidfd),
+        Some(second) => {
+            // The first has ended, or is about to: the message was its last word.
+            let ended = process::wait(&pidfd).map_err(Error::call("waitid"));
+            if ready.is_ok() {
+                ended?;
+            }
+            second
         }
-        Err(end) => Err(end),
     };
+    let end = ready.and_then(|()| {
+        let process = pidfd.try_clone().map_err(Error::call("fcntl"));
+        process.map_err(|error| End::Error(E::from(error)))
+    });
     match end {
-        Ok((console, process)) => Ok(Newborn {
+        Ok(process) => Ok(Newborn {
             pid,
             pidfd,
             gate: Gate {
@@ -110,6 +120,14 @@ pub fn spawn_with<E: From<Error>>(
     }
 }
 
+/// What the child has sent so far.
+#[derive(Default)]
+struct Told {
+    console: Option<OwnedFd>,
+    /// The process that goes on with the plan, when the first one has forked.
+    second: Option<(i32, OwnedFd)>,
+}
+
 /// Why there will be no newborn.
 enum End<E> {
     Error(E),
@@ -117,34 +135,51 @@ enum End<E> {
     Silently,
 }
 
+/// Listens until the process stands at its gate; when it forks, both halves send, and the second
+/// one may be the faster.
 fn until_ready<E: From<Error>>(
     plan: &Plan,
+    forks: bool,
     channel: &OwnedFd,
-    pid: i32,
-    pidfd: BorrowedFd<'_>,
+    first: (i32, BorrowedFd<'_>),
+    told: &mut Told,
     mut stop: impl FnMut(Stop<'_>) -> Result<(), E>,
-) -> Result<Option<OwnedFd>, End<E>> {
+) -> Result<(), End<E>> {
     let failure = |error: Error| End::Error(E::from(error));
-    let mut console = None;
+    let mut unanswered: Option<Message> = None;
     loop {
-        let received = match listen(channel).map_err(failure)? {
-            Some(received) => received,
-            None => return Err(End::Silently),
+        // Who has sent it is known as soon as the first half has told of the second.
+        if !forks || told.second.is_some() {
+            let second = told.second.as_ref();
+            let (pid, pidfd) = second.map_or(first, |(pid, pidfd)| (*pid, pidfd.as_fd()));
+            match unanswered.take().map(|message| (message.kind, message)) {
+                None => {}
+                Some((Message::READY, _)) => return Ok(()),
+                Some((Message::PAUSED, _)) => {
+                    stop(Stop::Pause { pid, pidfd }).map_err(End::Error)?;
+                    go_on(channel).map_err(failure)?;
+                }
+                Some((Message::LISTENER, message)) => {
+                    let listener = taken(pidfd, message).map_err(failure)?;
+                    stop(Stop::Listener { pid, listener }).map_err(End::Error)?;
+                    go_on(channel).map_err(failure)?;
+                }
+                Some((_, message)) => return Err(failure(failed(plan, message))),
+            }
+        }
+        let Some(received) = listen(channel).map_err(failure)? else {
+            // The first half ends without a fork when one of its steps has failed.
+            let last = unanswered.filter(|message| message.kind == Message::FAILED);
+            return Err(last.map_or(End::Silently, |last| failure(failed(plan, last))));
         };
         let message = decode(&received);
         match message.kind {
-            Message::READY => return Ok(console),
-            Message::CONSOLE => console = received.descriptor,
-            Message::PAUSED => {
-                stop(Stop::Pause { pid, pidfd }).map_err(End::Error)?;
-                go_on(channel).map_err(failure)?;
+            Message::CONSOLE => told.console = received.descriptor,
+            Message::BORN => {
+                let pid = i32::try_from(message.step).ok();
+                told.second = pid.zip(received.descriptor);
             }
-            Message::LISTENER => {
-                let listener = taken(pidfd, message).map_err(failure)?;
-                stop(Stop::Listener { pid, listener }).map_err(End::Error)?;
-                go_on(channel).map_err(failure)?;
-            }
-            _ => return Err(failure(failed(plan, message))),
+            _ => unanswered = Some(message),
         }
     }
 }

@@ -9,7 +9,7 @@ use duet_linux::{file, mount, namespace};
 use duet_plan::{Descriptor, Given, Plan};
 use duet_step::Slot;
 
-use crate::Error;
+use crate::{Error, user_namespace};
 
 /// What the caller has open for a plan. A plan needs what its slots name, no more.
 #[derive(Debug, Clone, Copy, Default)]
@@ -84,12 +84,12 @@ impl<'a> Slots<'a> {
         supplies: Supplies<'a>,
         attach: Attach<'a>,
     ) -> Result<Self, Error> {
-        let open = |descriptor| Open::new(descriptor, supplies, attach);
-        plan.slots
-            .iter()
-            .map(open)
-            .collect::<Result<_, _>>()
-            .map(Self)
+        let mut slots: Vec<Open<'a>> = Vec::with_capacity(plan.slots.len());
+        for descriptor in &plan.slots {
+            let open = Open::new(descriptor, supplies, attach, &slots)?;
+            slots.push(open);
+        }
+        Ok(Self(slots))
     }
 
     /// The number of each slot.
@@ -109,13 +109,26 @@ impl<'a> Open<'a> {
         descriptor: &Descriptor,
         supplies: Supplies<'a>,
         attach: Attach<'a>,
+        before: &[Self],
     ) -> Result<Self, Error> {
         let missing = || Error::Missing(format!("{descriptor:?}"));
         let opened = match descriptor {
-            Descriptor::Tree { path, recursive } => {
+            Descriptor::Tree {
+                path,
+                recursive,
+                id_map,
+            } => {
                 let tree = mount::clone_tree(path, *recursive);
-                tree.map_err(Error::open("mount source", path))?
+                let tree = tree.map_err(Error::open("mount source", path))?;
+                if let Some(map) = id_map {
+                    let place = usize::from(map.namespace.0);
+                    let namespace = before.get(place).ok_or_else(missing)?;
+                    let mapped = mount::id_map(&tree, namespace, map.recursive);
+                    mapped.map_err(Error::open("id-mapped mount source", path))?;
+                }
+                tree
             }
+            Descriptor::UserNamespace(ids) => user_namespace(ids)?,
             Descriptor::Namespace { path, .. } => {
                 namespace::open(path).map_err(Error::open("namespace", path))?
             }

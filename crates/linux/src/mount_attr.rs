@@ -11,14 +11,32 @@ struct MountAttr {
     userns: u64,
 }
 
-/// Sets `MOUNT_ATTR_*` bits of the mount at `mount`, and of those below it when `recursive`.
-pub(crate) fn set(mount: BorrowedFd<'_>, bits: u64, recursive: bool) -> io::Result<()> {
-    let attr = MountAttr {
-        set: bits,
+/// A change of a mount.
+pub(crate) enum Change<'a> {
+    /// `MOUNT_ATTR_*` bits to set.
+    Attributes(u64),
+    /// Owners as in this user namespace; once, and not for every file system.
+    IdMap(BorrowedFd<'a>),
+}
+
+/// `MOUNT_ATTR_IDMAP`.
+const IDMAP: u64 = 0x0010_0000;
+
+/// Changes the mount at `mount`, and those below it when `recursive`.
+pub(crate) fn set(mount: BorrowedFd<'_>, change: Change<'_>, recursive: bool) -> io::Result<()> {
+    let mut attr = MountAttr {
+        set: 0,
         clear: 0,
         propagation: 0,
         userns: 0,
     };
+    match change {
+        Change::Attributes(bits) => attr.set = bits,
+        Change::IdMap(namespace) => {
+            attr.set = IDMAP;
+            attr.userns = u64::from(namespace.as_raw_fd().cast_unsigned());
+        }
+    }
     let below = if recursive { libc::AT_RECURSIVE } else { 0 };
     // SAFETY: the path is an empty text that ends with NUL; the kernel reads
     // `size_of::<MountAttr>()` bytes of `attr` and writes nothing.

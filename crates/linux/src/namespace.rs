@@ -13,6 +13,9 @@ use crate::net;
 /// The `CLONE_NEW*` flag of PID namespaces, for [`enter`].
 pub const PID: u32 = CloneFlags::CLONE_NEWPID.bits().cast_unsigned();
 
+/// The `CLONE_NEW*` flag of user namespaces, for [`enter`].
+pub const USER: u32 = CloneFlags::CLONE_NEWUSER.bits().cast_unsigned();
+
 /// One kind of namespace that a pod holds without a process in it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Kind {

@@ -1,11 +1,12 @@
 //! A `cgroup` mount: what the container sees of its limits, for each version of cgroups and
 //! with or without a cgroup namespace.
 
-use crate::{Descriptor, Facts, Given, mounts, writer::Writer};
+use crate::{Descriptor, Facts, Given, mounts, user_namespace, writer::Writer};
 use duet_spec::{
     Attributes, Container, Mount, MountKind, Namespace, Propagation, PropagationKind, attr,
 };
 use duet_step::{Mount as MountStep, Reg, Source, Step};
+use std::path::PathBuf;
 
 /// What each of the mounts below the tmpfs of v1 has besides what is asked for, as under runc.
 const V1: u64 = attr::NOSUID | attr::NODEV | attr::NOEXEC;
@@ -24,7 +25,11 @@ pub(crate) fn mount(
     mount: &Mount,
     options: &[String],
 ) {
-    if facts.cgroup.v2 {
+    if facts.cgroup.v2 && user_namespace::has_one(spec) && spec.namespaces.cgroup == Namespace::Host
+    {
+        // A file system of the host's, which only its root can mount anew.
+        shared(writer, mount);
+    } else if facts.cgroup.v2 {
         unified(writer, mount, options);
     } else {
         v1(writer, spec, facts, mount);
@@ -44,6 +49,19 @@ fn unified(writer: &mut Writer, mount: &Mount, options: &[String]) {
         ..mount.attributes
     };
     let step = mounts::step(writer, source, mount, attributes, mount.propagation);
+    writer.step(Step::Mount(step));
+}
+
+/// The host's own mount of the unified hierarchy.
+fn shared(writer: &mut Writer, mount: &Mount) {
+    let tree = writer.slot(Descriptor::Tree {
+        path: PathBuf::from("/sys/fs/cgroup"),
+        recursive: true,
+        id_map: None,
+    });
+    let propagation = mount.propagation.or(Some(APART));
+    let source = Source::Tree(tree);
+    let step = mounts::step(writer, source, mount, mount.attributes, propagation);
     writer.step(Step::Mount(step));
 }
 
@@ -92,6 +110,7 @@ fn v1(writer: &mut Writer, spec: &Container, facts: &Facts, mount: &Mount) {
                 ..Attributes::default()
             },
             propagation: None,
+            id_map: None,
         };
         let step = mounts::step(writer, source, &below, below.attributes, propagation);
         writer.step(Step::Mount(MountStep { cut, ..step }));

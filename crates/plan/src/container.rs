@@ -12,7 +12,7 @@
 
 use crate::{
     Error, Facts, Plan, Program, dev, labels, mounts, mounts::ms, namespaces, privileges, program,
-    wasm, writer::Writer,
+    user_namespace, wasm, writer::Writer,
 };
 use duet_spec::{Container, Moment, PropagationKind};
 use duet_step::Step;
@@ -32,18 +32,29 @@ const PAUSES: [Moment; 3] = [
 pub fn container(spec: &Container, facts: &Facts, kind: Program) -> Result<Plan, Error> {
     let guarded;
     let spec = match kind {
+        Program::Native if user_namespace::has_one(spec) => {
+            guarded = user_namespace::with_dev(spec);
+            &guarded
+        }
         Program::Native => spec,
         Program::Wasm => {
             guarded = wasm::guard(spec, facts)?;
             &guarded
         }
     };
+    user_namespace::check(&spec.process.user, facts)?;
     labels::check(&spec.process, facts)?;
-    privileges::check(&spec.process, facts)?;
+    privileges::check(spec, &spec.process, facts)?;
     let mut writer = Writer::new();
 
     namespaces::join_cgroup(&mut writer, facts);
-    namespaces::enter(&mut writer, spec, facts)?;
+    if user_namespace::has_one(spec) {
+        user_namespace::enter(&mut writer, spec, facts, kind)?;
+    } else {
+        let born = namespaces::enter(&mut writer, spec, facts)?;
+        writer.plan.clone = u64::from(born);
+        namespaces::own_cgroup(&mut writer, spec);
+    }
     // A session of its own: signals to the shim's terminal, if it has one, do not reach the
     // container, and a console can become the controlling terminal.
     writer.step(Step::Setsid);
@@ -51,9 +62,10 @@ pub fn container(spec: &Container, facts: &Facts, kind: Program) -> Result<Plan,
     mounts::root(&mut writer, spec);
     // Sysctls and /proc/self are written through a procfs of the child's own, so that nothing
     // an image or a volume puts on /proc can redirect them (CVE-2025-52881).
-    if !spec.sysctl.is_empty()
-        || spec.process.oom_score_adj.is_some()
-        || labels::any(&spec.process, facts)
+    if !user_namespace::has_one(spec)
+        && (!spec.sysctl.is_empty()
+            || spec.process.oom_score_adj.is_some()
+            || labels::any(&spec.process, facts))
     {
         writer.step(Step::PrivateProc);
     }
@@ -87,6 +99,6 @@ pub fn container(spec: &Container, facts: &Facts, kind: Program) -> Result<Plan,
 
     program::words(&mut writer, &spec.process, facts, kind);
     let seccomp = privileges::compile(&mut writer, spec.seccomp.as_ref(), facts)?;
-    privileges::become_program(&mut writer, &spec.process, facts, kind, seccomp);
+    privileges::become_program(&mut writer, spec, &spec.process, facts, kind, seccomp);
     writer.finish()
 }

@@ -5,7 +5,7 @@ use duet_step::{Exec, Op, Step};
 use nix::errno::Errno;
 
 /// The operations in the order of their numbers.
-const OPS: [(Op, &str); 34] = [
+const OPS: [(Op, &str); 35] = [
     (Op::Step, ""),
     (Op::Openat2, "openat2"),
     (Op::Fsopen, "fsopen"),
@@ -39,6 +39,7 @@ const OPS: [(Op, &str); 34] = [
     (Op::Execve, "execve"),
     (Op::Read, "read"),
     (Op::Fstat, "fstat"),
+    (Op::Clone3, "clone3"),
     (Op::Check, "check"),
 ];
 

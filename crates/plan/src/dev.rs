@@ -3,9 +3,9 @@
 //! Nodes are made relative to the descriptor of the `/dev` that was just mounted, never through
 //! a path of the container, which an image can turn into a link to the host's (CVE-2026-41579).
 
-use crate::{Program, writer::Writer};
-use duet_spec::{ConsoleSize, Container, Device, DeviceKind, Mount, MountKind};
-use duet_step::{Node, Reg, Step};
+use crate::{Error, Facts, Program, user_namespace, writer::Writer};
+use duet_spec::{ConsoleSize, Container, Device, DeviceKind, Mount, MountKind, attr};
+use duet_step::{Node, Reg, Source, Step};
 
 /// What the container's `/dev` is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,8 +70,113 @@ pub(crate) fn register(spec: &Container, mount: &Mount, dev: Dev) -> Option<Reg>
     }
 }
 
-/// Nodes and links of a `/dev` that is open in [`Reg::Dev`].
-pub(crate) fn populate(writer: &mut Writer, spec: &Container, kind: Program) {
+/// Whether the `/dev` of a container in a user namespace is made before that is entered: in a
+/// tmpfs of the namespace's own no node can be made.
+pub(crate) fn is_prepared(spec: &Container) -> bool {
+    user_namespace::has_one(spec) && own_tmpfs(spec).is_some()
+}
+
+/// The mount that makes `/dev`, when it is a tmpfs.
+fn own_tmpfs(spec: &Container) -> Option<&Mount> {
+    let Dev::New { index } = find(spec) else {
+        return None;
+    };
+    let mut mounts = spec.mounts.iter();
+    let mount = mounts.find(|mount| mount.index == index)?;
+    let tmpfs = matches!(&mount.kind, MountKind::Filesystem { fstype, .. } if fstype == "tmpfs");
+    tmpfs.then_some(mount)
+}
+
+/// Makes the `/dev` of a container in a user namespace, with its nodes, as the host's root; it
+/// and they belong to the container's.
+pub(crate) fn prepare(
+    writer: &mut Writer,
+    spec: &Container,
+    facts: &Facts,
+    kind: Program,
+) -> Result<(), Error> {
+    let own = own_tmpfs(spec);
+    // Somebody else's /dev has what it has, as without a user namespace.
+    let foreign = find(spec) == Dev::Foreign;
+    let elsewhere = |device: &&Device| match below_dev(device) {
+        Some(_) => own.is_none() && !foreign,
+        None => true,
+    };
+    if let Some(device) = spec.devices.iter().find(elsewhere) {
+        return Err(Error::Refused {
+            field: "linux.devices".to_owned(),
+            value: device.path.clone(),
+            why: "in a user namespace a node can only be below a /dev that is a tmpfs".to_owned(),
+        });
+    }
+    let Some(mount) = own else { return Ok(()) };
+    let MountKind::Filesystem {
+        fstype,
+        source,
+        options,
+    } = &mount.kind
+    else {
+        return Ok(());
+    };
+    let (uid, gid) = on_host(facts, 0, 0, "/dev")?;
+    let mut options = host_options(options, facts);
+    for (name, id) in [("uid=", uid), ("gid=", gid)] {
+        if !options.iter().any(|option| option.starts_with(name)) {
+            options.push(format!("{name}{id}"));
+        }
+    }
+    let source = Source::Filesystem {
+        fstype: writer.text(fstype),
+        source: writer.text(source),
+        options: writer.texts(options),
+    };
+    let set = mount.attributes.set & !attr::RDONLY;
+    writer.step(Step::Detached(source, set, Reg::Dev));
+    let first = writer.plan.steps.len();
+    nodes(writer, spec, kind);
+    let mut made = writer.plan.steps.split_off(first);
+    for step in &mut made {
+        if let Step::Node(node) = step {
+            let path = writer.plan.text(node.path);
+            (node.uid, node.gid) = on_host(facts, node.uid, node.gid, &path)?;
+            node.parents = (uid, gid);
+        }
+    }
+    writer.plan.steps.append(&mut made);
+    Ok(())
+}
+
+/// The host's numbers of two ids of the container.
+fn on_host(facts: &Facts, uid: u32, gid: u32, path: &str) -> Result<(u32, u32), Error> {
+    let ids = facts.ids.host_uid(uid).zip(facts.ids.host_gid(gid));
+    ids.ok_or_else(|| Error::Refused {
+        field: "linux.devices".to_owned(),
+        value: format!("{path} of {uid}:{gid}"),
+        why: "is not mapped in the container's user namespace".to_owned(),
+    })
+}
+
+/// Options of a file system that the host's root mounts, with the host's numbers.
+fn host_options(options: &[String], facts: &Facts) -> Vec<String> {
+    let translated = |option: &String| {
+        let (name, id) = option.split_once('=')?;
+        let id = id.parse().ok()?;
+        let id = match name {
+            "uid" => facts.ids.host_uid(id)?,
+            "gid" => facts.ids.host_gid(id)?,
+            _ => return None,
+        };
+        Some(format!("{name}={id}"))
+    };
+    let mut host = Vec::with_capacity(options.len());
+    for option in options {
+        host.push(translated(option).unwrap_or_else(|| option.clone()));
+    }
+    host
+}
+
+/// Nodes of a `/dev` that is open in [`Reg::Dev`].
+pub(crate) fn nodes(writer: &mut Writer, spec: &Container, kind: Program) {
     let inside = |device: &&Device| below_dev(device).is_some();
     for (name, major, minor) in NODES {
         // A guest has no terminal of its own to open; and what the spec says itself goes first.
@@ -93,11 +198,16 @@ pub(crate) fn populate(writer: &mut Writer, spec: &Container, kind: Program) {
             minor,
             uid: 0,
             gid: 0,
+            parents: (0, 0),
         }));
     }
     for device in spec.devices.iter().filter(inside) {
         node(writer, device);
     }
+}
+
+/// Links of a `/dev` that is open in [`Reg::Dev`].
+pub(crate) fn links(writer: &mut Writer, kind: Program) {
     if kind == Program::Native {
         for (target, name) in LINKS {
             let (target, name) = (writer.text(target), writer.text(name));
@@ -116,7 +226,8 @@ pub(crate) fn settle(writer: &mut Writer, spec: &Container, dev: Dev, kind: Prog
         writer.step(Step::Open(path, Reg::Dev));
     }
     if dev == Dev::Image {
-        populate(writer, spec, kind);
+        nodes(writer, spec, kind);
+        links(writer, kind);
     }
     // Nodes elsewhere may be below any mount.
     for device in spec
@@ -175,6 +286,7 @@ fn node(writer: &mut Writer, device: &Device) {
         minor: device.minor,
         uid: device.uid,
         gid: device.gid,
+        parents: (0, 0),
     }));
 }
 

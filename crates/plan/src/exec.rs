@@ -2,7 +2,7 @@
 
 use crate::{
     Descriptor, Error, Facts, Given, Plan, Program, labels, namespaces, namespaces::clone,
-    privileges, program, writer::Writer,
+    privileges, program, user_namespace, writer::Writer,
 };
 use duet_spec::{Container, Hook, Namespace, Process};
 use duet_step::{Reg, Step};
@@ -43,15 +43,18 @@ fn further(
     args: Option<&[String]>,
 ) -> Result<Plan, Error> {
     labels::check(process, facts)?;
-    privileges::check(process, facts)?;
+    privileges::check(container, process, facts)?;
+    user_namespace::check(&process.user, facts)?;
     let mut writer = Writer::new();
 
-    join(&mut writer, container, facts);
+    join(&mut writer, container, facts, Some(process));
     writer.step(Step::Setsid);
     // Joining the mount namespace has made its root the child's.
     let root = writer.text("/");
     writer.step(Step::Open(root, Reg::Root));
-    if process.oom_score_adj.is_some() || labels::any(process, facts) {
+    if !user_namespace::has_one(container)
+        && (process.oom_score_adj.is_some() || labels::any(process, facts))
+    {
         writer.step(Step::PrivateProc);
     }
     if let Some(size) = process.terminal {
@@ -71,12 +74,18 @@ fn further(
         writer.plan.argv = writer.texts(args);
     }
     let seccomp = privileges::compile(&mut writer, container.seccomp.as_ref(), facts)?;
-    privileges::become_program(&mut writer, process, facts, Program::Native, seccomp);
+    let kind = Program::Native;
+    privileges::become_program(&mut writer, container, process, facts, kind, seccomp);
     writer.finish()
 }
 
-/// Joins the container's cgroup and namespaces.
-pub(crate) fn join(writer: &mut Writer, container: &Container, facts: &Facts) {
+/// Joins the container's cgroup and namespaces, a process of its own with what outranks its root.
+pub(crate) fn join(
+    writer: &mut Writer,
+    container: &Container,
+    facts: &Facts,
+    process: Option<&Process>,
+) {
     namespaces::join_cgroup(writer, facts);
     let init = writer.slot(Descriptor::Given(Given::InitPidfd));
     let own = [
@@ -89,10 +98,21 @@ pub(crate) fn join(writer: &mut Writer, container: &Container, facts: &Facts) {
         .into_iter()
         .filter(|(namespace, _)| **namespace != Namespace::Host)
         .fold(clone::MOUNT, |joined, (_, kind)| joined | kind);
-    // All at once: one that cannot be joined leaves the child in none.
-    writer.step(Step::Setns(init, joined));
-    if container.namespaces.pid != Namespace::Host {
-        writer.plan.pid_namespace = Some(init);
+    let shares_processes = container.namespaces.pid == Namespace::Host;
+    if user_namespace::has_one(container) {
+        if let Some(process) = process {
+            user_namespace::as_host(writer, process, facts);
+        }
+        let pid = if shares_processes { 0 } else { clone::PID };
+        writer.step(Step::Setns(init, joined | pid | clone::USER));
+        writer.step(Step::MappedRoot);
+        writer.step(Step::Fork(0));
+    } else {
+        // All at once: one that cannot be joined leaves the child in none.
+        writer.step(Step::Setns(init, joined));
+        if !shares_processes {
+            writer.plan.pid_namespace = Some(init);
+        }
     }
 }
 

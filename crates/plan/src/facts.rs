@@ -1,6 +1,7 @@
 //! What a plan must know about the machine, asked by the parent beforehand.
 
 use duet_seccomp::Arch;
+use duet_spec::IdMappings;
 use std::{collections::BTreeMap, path::PathBuf};
 
 /// What a plan must know about the machine.
@@ -27,6 +28,8 @@ pub struct Facts {
     pub home: Option<String>,
     /// The architecture of the machine.
     pub arch: Arch,
+    /// The ids of the container's user namespace, whoever made it; empty when it is the host's.
+    pub ids: IdMappings,
     /// Whether the kernel enforces AppArmor profiles.
     pub apparmor: bool,
     /// Whether the kernel has an SELinux policy.

@@ -44,7 +44,7 @@ impl Helper<'_> {
     /// [`Error::TooMuch`].
     pub fn plan_in(&self, container: &Container, facts: &Facts) -> Result<Plan, Error> {
         let mut writer = Writer::new();
-        exec::join(&mut writer, container, facts);
+        exec::join(&mut writer, container, facts, None);
         self.write(&mut writer);
         writer.finish()
     }

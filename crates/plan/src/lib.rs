@@ -29,6 +29,7 @@ mod plan;
 mod privileges;
 mod program;
 mod show;
+mod user_namespace;
 mod wasm;
 mod writer;
 
@@ -40,5 +41,5 @@ pub use facts::{
     CgroupFacts, Facts, Filesystem, Hierarchy, PodNamespaces, SourceFacts, SourceKind, Stdio,
 };
 pub use helper::Helper;
-pub use plan::{Descriptor, Given, Plan, Program};
+pub use plan::{Descriptor, Given, Plan, Program, TreeIdMap};
 pub use program::{DEFAULT_PATH, environment};

@@ -1,8 +1,8 @@
 //! The root, the mounts below it, and what is read-only or hidden in the finished tree.
 
 use crate::{
-    Descriptor, Error, Facts, Filesystem, Given, Program, SourceKind, cgroup_mounts, dev, wasm,
-    writer::Writer,
+    Descriptor, Error, Facts, Filesystem, Given, Program, SourceKind, TreeIdMap, cgroup_mounts,
+    dev, user_namespace, wasm, writer::Writer,
 };
 use duet_spec::{Attributes, Container, Mount, MountKind, Propagation, PropagationKind, attr};
 use duet_step::{Destination, Mount as MountStep, Reg, Source, Step};
@@ -43,7 +43,8 @@ pub(crate) fn root(writer: &mut Writer, spec: &Container) {
     };
     writer.step(Step::Propagation(propagation | ms::REC));
     let tree = writer.slot(Descriptor::Given(Given::RootTree));
-    let at = writer.path(&spec.root.path);
+    let by_path = !user_namespace::has_one(spec);
+    let at = by_path.then(|| writer.path(&spec.root.path));
     writer.step(Step::AttachRoot {
         tree,
         at,
@@ -75,9 +76,18 @@ pub(crate) fn all(
                     SourceKind::File | SourceKind::Device => Destination::File,
                 };
                 let path = source.clone();
+                let id_map = mount.id_map.as_ref().map(|map| {
+                    let own = map.mappings.is_empty();
+                    let ids = if own { &facts.ids } else { &map.mappings };
+                    TreeIdMap {
+                        namespace: writer.user_namespace(ids),
+                        recursive: map.recursive,
+                    }
+                });
                 let slot = writer.slot(Descriptor::Tree {
                     path,
                     recursive: *recursive,
+                    id_map,
                 });
                 let (cut, propagation) = heard(inherited(spec), mount.propagation);
                 let source = Source::Tree(slot);
@@ -98,10 +108,16 @@ pub(crate) fn all(
                 if late_read_only(mount) {
                     set &= !attr::RDONLY;
                 }
-                let source = Source::Filesystem {
-                    fstype: writer.text(fstype),
-                    source: writer.text(source),
-                    options: writer.texts(options),
+                let made = keep == Some(Reg::Dev) && dev::is_prepared(spec);
+                let source = if made {
+                    set = 0;
+                    Source::Made(Reg::Dev)
+                } else {
+                    Source::Filesystem {
+                        fstype: writer.text(fstype),
+                        source: writer.text(source),
+                        options: writer.texts(options),
+                    }
                 };
                 // A new file system has nothing to clear, and clearing the access-time field
                 // afterwards would undo the mode that it was just made with.
@@ -121,7 +137,10 @@ pub(crate) fn all(
                 }));
                 if keep == Some(Reg::Dev) {
                     // Before anything is mounted below: a bind over one of the nodes finds it.
-                    dev::populate(writer, spec, kind);
+                    if !made {
+                        dev::nodes(writer, spec, kind);
+                    }
+                    dev::links(writer, kind);
                 }
             }
         }
@@ -170,6 +189,8 @@ fn inherited(spec: &Container) -> Option<Propagation> {
     let kind = match spec.root.propagation.map(|propagation| propagation.kind) {
         None | Some(PropagationKind::Slave) => PropagationKind::Slave,
         Some(PropagationKind::Private | PropagationKind::Unbindable) => PropagationKind::Private,
+        // What root of a user namespace mounts is never for the host to see.
+        Some(PropagationKind::Shared) if user_namespace::has_one(spec) => PropagationKind::Slave,
         Some(PropagationKind::Shared) => return None,
     };
     Some(Propagation {

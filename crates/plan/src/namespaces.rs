@@ -1,7 +1,7 @@
 //! Cgroups and namespaces: joined, made, or left as they are; and what only makes sense in
 //! one of the container's own.
 
-use crate::{Descriptor, Error, Facts, Given, writer::Writer};
+use crate::{Descriptor, Error, Facts, Given, user_namespace, writer::Writer};
 use duet_spec::{Container, Namespace};
 use duet_step::Step;
 use std::path::Path;
@@ -14,6 +14,7 @@ pub(crate) mod clone {
     pub(crate) const IPC: u32 = libc::CLONE_NEWIPC.cast_unsigned();
     pub(crate) const UTS: u32 = libc::CLONE_NEWUTS.cast_unsigned();
     pub(crate) const CGROUP: u32 = libc::CLONE_NEWCGROUP.cast_unsigned();
+    pub(crate) const USER: u32 = libc::CLONE_NEWUSER.cast_unsigned();
 }
 
 /// Moves the child into the container's cgroup. On v2 it is born there.
@@ -30,8 +31,10 @@ pub(crate) fn join_cgroup(writer: &mut Writer, facts: &Facts) {
     }
 }
 
-/// Joins and makes namespaces, or has them made by the birth.
-pub(crate) fn enter(writer: &mut Writer, spec: &Container, facts: &Facts) -> Result<(), Error> {
+/// Joins namespaces that are there, and returns the `CLONE_NEW*` flags of those that are new.
+///
+/// A PID namespace is joined by children alone: whose they are depends on who is born in it.
+pub(crate) fn enter(writer: &mut Writer, spec: &Container, facts: &Facts) -> Result<u32, Error> {
     let namespaces = &spec.namespaces;
     if namespaces.mount != Namespace::New {
         return Err(Error::MountNamespace);
@@ -42,7 +45,11 @@ pub(crate) fn enter(writer: &mut Writer, spec: &Container, facts: &Facts) -> Res
         Namespace::New => born |= clone::PID,
         Namespace::Path(path) => {
             let slot = writer.slot(by_path(path, clone::PID));
-            writer.plan.pid_namespace = Some(slot);
+            if user_namespace::has_one(spec) {
+                writer.step(Step::Setns(slot, clone::PID));
+            } else {
+                writer.plan.pid_namespace = Some(slot);
+            }
         }
     }
     let ordinary = [
@@ -64,17 +71,18 @@ pub(crate) fn enter(writer: &mut Writer, spec: &Container, facts: &Facts) -> Res
             }
         }
     }
-    match &namespaces.cgroup {
-        Namespace::Host => {}
-        // Not by the birth: on v1 the child is in its cgroup only now.
-        Namespace::New => writer.step(Step::Unshare(clone::CGROUP)),
-        Namespace::Path(path) => {
-            let slot = writer.slot(by_path(path, clone::CGROUP));
-            writer.step(Step::Setns(slot, clone::CGROUP));
-        }
+    if let Namespace::Path(path) = &namespaces.cgroup {
+        let slot = writer.slot(by_path(path, clone::CGROUP));
+        writer.step(Step::Setns(slot, clone::CGROUP));
     }
-    writer.plan.clone = u64::from(born);
-    Ok(())
+    Ok(born)
+}
+
+/// A cgroup namespace of the child's own. Not by the birth: on v1 it is in its cgroup only now.
+pub(crate) fn own_cgroup(writer: &mut Writer, spec: &Container) {
+    if spec.namespaces.cgroup == Namespace::New {
+        writer.step(Step::Unshare(clone::CGROUP));
+    }
 }
 
 fn by_path(path: &Path, kind: u32) -> Descriptor {

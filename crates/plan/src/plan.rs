@@ -1,5 +1,6 @@
 //! The plan itself, and what the parent has to open for it.
 
+use duet_spec::IdMappings;
 use duet_step::{Insn, Slot, Step, Text, Texts};
 use std::path::PathBuf;
 
@@ -21,7 +22,11 @@ pub enum Descriptor {
         path: PathBuf,
         /// Whether what is mounted below it comes along.
         recursive: bool,
+        /// The user namespace that says who owns its files.
+        id_map: Option<TreeIdMap>,
     },
+    /// A new user namespace, with these ids and no process in it.
+    UserNamespace(IdMappings),
     /// A namespace by path.
     Namespace {
         /// The path.
@@ -31,6 +36,15 @@ pub enum Descriptor {
     },
     /// What the caller of launch supplies.
     Given(Given),
+}
+
+/// Who owns the files of a [`Descriptor::Tree`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TreeIdMap {
+    /// The user namespace; its slot comes before the tree's.
+    pub namespace: Slot,
+    /// Whether what is mounted below follows.
+    pub recursive: bool,
 }
 
 /// A descriptor that the caller of launch supplies.

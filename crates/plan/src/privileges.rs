@@ -9,8 +9,10 @@
 //!   `setresgid`, `setresuid`, and for the gate `write`, `read` and `exit_group`. Everything
 //!   that can be done earlier is.
 
-use crate::{Descriptor, Error, Facts, Given, Program, labels, program, writer::Writer};
-use duet_spec::{LinuxSeccomp, Process};
+use crate::{
+    Descriptor, Error, Facts, Given, Program, labels, program, user_namespace, writer::Writer,
+};
+use duet_spec::{Container, LinuxSeccomp, Process};
 use duet_step::{Capabilities, Exec, Step};
 
 /// The file mode creation mask of a process that asks for none; runc's.
@@ -21,7 +23,12 @@ const UMASK: u32 = 0o022;
 /// As runc does, whose `capset` then fails. A privileged container is none the worse for it:
 /// containerd asks for those that it has itself, and the shim has them from containerd. To
 /// leave them out silently would only move the failure into the program.
-pub(crate) fn check(process: &Process, facts: &Facts) -> Result<(), Error> {
+///
+/// In a user namespace of its own the child has all of them.
+pub(crate) fn check(spec: &Container, process: &Process, facts: &Facts) -> Result<(), Error> {
+    if user_namespace::has_one(spec) {
+        return Ok(());
+    }
     let sets = capabilities(process, facts);
     for (set, asked) in [
         ("permitted", sets.permitted),
@@ -86,12 +93,13 @@ fn check_listener(profile: &LinuxSeccomp, listener: bool) -> Result<(), Error> {
 /// Everything from the keyring to exec.
 pub(crate) fn become_program(
     writer: &mut Writer,
+    spec: &Container,
     process: &Process,
     facts: &Facts,
     kind: Program,
     seccomp: Option<Step>,
 ) {
-    surroundings(writer, process, facts);
+    surroundings(writer, spec, process, facts);
     descriptors(writer, kind);
     // After everything that opens files, before CAP_SYS_RESOURCE goes.
     for limit in &process.rlimits {
@@ -127,10 +135,23 @@ pub(crate) fn become_program(
 }
 
 /// What the program finds around it, made while the process may still do everything.
-fn surroundings(writer: &mut Writer, process: &Process, facts: &Facts) {
+fn surroundings(writer: &mut Writer, spec: &Container, process: &Process, facts: &Facts) {
     // The shim's session keyring must not be the container's.
     let keyring = writer.text(&format!("_ses.{}", facts.id));
     labels::keyring(writer, process, Step::Keyring(keyring));
+    // Root of a user namespace may do none of these; there they are done before it is entered.
+    if !user_namespace::has_one(spec) {
+        outranking(writer, process, facts);
+    }
+    writer.step(Step::Umask(process.user.umask.unwrap_or(UMASK)));
+    program::stdio(writer, process, facts);
+    // As root, like runc: an image may send a user to a directory that only root may enter.
+    let cwd = writer.text(&process.cwd);
+    writer.step(Step::Chdir(cwd));
+}
+
+/// What takes capabilities over the host; a child inherits it.
+pub(crate) fn outranking(writer: &mut Writer, process: &Process, facts: &Facts) {
     labels::program(writer, process, facts);
     if let Some(adjustment) = process.oom_score_adj {
         let text = writer.text(&adjustment.to_string());
@@ -139,11 +160,6 @@ fn surroundings(writer: &mut Writer, process: &Process, facts: &Facts) {
     if let Some(priority) = process.io_priority {
         writer.step(Step::IoPriority(priority.0));
     }
-    writer.step(Step::Umask(process.user.umask.unwrap_or(UMASK)));
-    program::stdio(writer, process, facts);
-    // As root, like runc: an image may send a user to a directory that only root may enter.
-    let cwd = writer.text(&process.cwd);
-    writer.step(Step::Chdir(cwd));
 }
 
 /// The program's descriptors beyond 2, and nothing else (CVE-2024-21626).

@@ -1,7 +1,7 @@
 //! A plan for people: one line a step.
 
 use crate::{Descriptor, Given, Plan, labels, mounts::ms, namespaces::clone};
-use duet_spec::{Capabilities, attr};
+use duet_spec::{Capabilities, IdRange, attr};
 use duet_step::{Destination, Exec, Mount, Slot, Source, Step};
 
 // === impl Plan ===
@@ -36,7 +36,9 @@ impl Plan {
     pub(crate) fn subject(&self, step: &Step) -> String {
         match *step {
             Step::Mount(ref mount) => format!("mount {}", self.text(mount.target)),
-            Step::AttachRoot { at, .. } => format!("attach root {}", self.text(at)),
+            Step::AttachRoot { at: Some(at), .. } => format!("attach root {}", self.text(at)),
+            Step::AttachRoot { at: None, .. } => "attach root here".to_owned(),
+            Step::HostDir(path) => format!("go to {}", self.text(path)),
             Step::Remount(path, ..) => format!("remount {}", self.text(path)),
             Step::MakeDir(path, ..) => format!("make directory {}", self.text(path)),
             Step::Node(ref node) => {
@@ -61,6 +63,9 @@ impl Plan {
             Step::JoinCgroup(_)
             | Step::Setns(..)
             | Step::Unshare(_)
+            | Step::Detached(..)
+            | Step::MappedRoot
+            | Step::Fork(_)
             | Step::Setsid
             | Step::Propagation(_)
             | Step::Open(..)
@@ -100,6 +105,13 @@ impl Plan {
                 format!("join {kinds} of {}", self.slot(slot))
             }
             Step::Unshare(kinds) => format!("new {}", namespaces(u64::from(kinds))),
+            Step::Detached(source, attributes, register) => {
+                let set = changes("", attributes, 0);
+                format!("make{}{set} as {register:?}", self.source(source))
+            }
+            Step::HostDir(_) => subject(),
+            Step::MappedRoot => "root of the user namespace".to_owned(),
+            Step::Fork(kinds) => format!("fork into {}", namespaces(u64::from(kinds))),
             Step::Setsid => "new session".to_owned(),
             Step::Propagation(bits) => format!("propagation {}", propagation(bits)),
             Step::AttachRoot {
@@ -177,19 +189,7 @@ impl Plan {
     }
 
     fn mount(&self, mount: &Mount) -> String {
-        let mut text = match mount.source {
-            Source::Filesystem {
-                fstype,
-                source,
-                options,
-            } => format!(
-                " {} {} [{}]",
-                self.text(fstype),
-                self.text(source),
-                self.texts(options).join(",")
-            ),
-            Source::Tree(slot) => format!(" from {}", self.slot(slot)),
-        };
+        let mut text = self.source(mount.source);
         if mount.kind == Destination::File {
             text += " file";
         }
@@ -215,17 +215,45 @@ impl Plan {
         text
     }
 
+    fn source(&self, source: Source) -> String {
+        match source {
+            Source::Filesystem {
+                fstype,
+                source,
+                options,
+            } => format!(
+                " {} {} [{}]",
+                self.text(fstype),
+                self.text(source),
+                self.texts(options).join(",")
+            ),
+            Source::Tree(slot) => format!(" from {}", self.slot(slot)),
+            Source::Made(register) => format!(" made as {register:?}"),
+        }
+    }
+
     fn slot(&self, slot: Slot) -> String {
         match self.slots.get(usize::from(slot.0)) {
             None => format!("slot {}", slot.0),
             Some(Descriptor::Tree {
                 path,
-                recursive: false,
-            }) => path.display().to_string(),
-            Some(Descriptor::Tree {
-                path,
-                recursive: true,
-            }) => format!("{}/...", path.display()),
+                recursive,
+                id_map,
+            }) => {
+                let below = if *recursive { "/..." } else { "" };
+                let owners = id_map.map_or_else(String::new, |map| {
+                    let below = if map.recursive { ", below too" } else { "" };
+                    format!(" owned as in {}{below}", self.slot(map.namespace))
+                });
+                format!("{}{below}{owners}", path.display())
+            }
+            Some(Descriptor::UserNamespace(ids)) => {
+                let ranges = |ranges: &[IdRange]| {
+                    let range = |r: &IdRange| format!("{}:{}:{}", r.container, r.host, r.size);
+                    ranges.iter().map(range).collect::<Vec<_>>().join(",")
+                };
+                format!("new [{} {}]", ranges(&ids.uids), ranges(&ids.gids))
+            }
             Some(Descriptor::Namespace { path, .. }) => path.display().to_string(),
             Some(Descriptor::Given(Given::Namespace(kind))) => {
                 format!("the pod's {}", namespaces(u64::from(*kind)))
@@ -243,6 +271,7 @@ fn namespaces(flags: u64) -> String {
         (clone::IPC, "ipc"),
         (clone::UTS, "uts"),
         (clone::CGROUP, "cgroup"),
+        (clone::USER, "user"),
     ];
     let known = names
         .into_iter()

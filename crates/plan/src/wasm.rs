@@ -104,7 +104,7 @@ fn allowed(spec: &Container, facts: &Facts, mount: &Mount) -> Result<Verdict, Er
 }
 
 /// The `/dev` of a spec that has none: the image's own could hold anything.
-fn fresh_dev(index: usize) -> Mount {
+pub(crate) fn fresh_dev(index: usize) -> Mount {
     Mount {
         index,
         destination: "/dev".to_owned(),
@@ -118,6 +118,7 @@ fn fresh_dev(index: usize) -> Mount {
             ..Attributes::default()
         },
         propagation: None,
+        id_map: None,
     }
 }
 

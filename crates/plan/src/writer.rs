@@ -1,6 +1,7 @@
 //! Puts steps, strings and slots into a plan's tables.
 
 use crate::{Descriptor, Error, Plan};
+use duet_spec::IdMappings;
 use duet_step::{Insn, Program, Slot, Step, Text, Texts};
 use std::{collections::HashMap, os::unix::ffi::OsStrExt, path::Path};
 
@@ -12,6 +13,7 @@ use std::{collections::HashMap, os::unix::ffi::OsStrExt, path::Path};
 pub(crate) struct Writer {
     pub(crate) plan: Plan,
     known: HashMap<Vec<u8>, Text>,
+    user_namespaces: Vec<(IdMappings, Slot)>,
 }
 
 // === impl Writer ===
@@ -34,6 +36,7 @@ impl Writer {
         Self {
             plan,
             known: HashMap::new(),
+            user_namespaces: Vec::new(),
         }
     }
 
@@ -78,6 +81,22 @@ impl Writer {
         let slot = Slot(u16::try_from(self.plan.slots.len()).unwrap_or(u16::MAX));
         self.plan.slots.push(descriptor);
         slot
+    }
+
+    /// A user namespace with these ids; the same ids always have the same one.
+    pub(crate) fn user_namespace(&mut self, ids: &IdMappings) -> Slot {
+        let mut known = self.user_namespaces.iter();
+        if let Some((_, slot)) = known.find(|(known, _)| known == ids) {
+            return *slot;
+        }
+        let slot = self.slot(Descriptor::UserNamespace(ids.clone()));
+        self.keep_user_namespace(ids, slot);
+        slot
+    }
+
+    /// Remembers a user namespace that was opened.
+    pub(crate) fn keep_user_namespace(&mut self, ids: &IdMappings, slot: Slot) {
+        self.user_namespaces.push((ids.clone(), slot));
     }
 
     /// A BPF program; its length was checked when it was compiled.

@@ -1,13 +1,14 @@
 //! The whole of a `config.json`.
 
 use crate::{
-    CgroupsPath, Device, Error, Hooks, Mount, Namespaces, Process, Propagation,
+    CgroupsPath, Device, Error, Hooks, IdMappings, Mount, Namespace, Namespaces, Process,
+    Propagation,
     annotations::{self, Options},
     document::Document,
     fields,
     process::LiftedCapabilities,
 };
-use oci_spec::runtime::{LinuxResources, LinuxSeccomp, Spec};
+use oci_spec::runtime::{Linux, LinuxResources, LinuxSeccomp, Spec};
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
@@ -43,6 +44,9 @@ pub struct Container {
     pub process: Process,
     /// Its namespaces.
     pub namespaces: Namespaces,
+    /// The ids of its user namespace; empty when it has none, or when that is joined and only
+    /// the kernel knows.
+    pub id_mappings: IdMappings,
     /// Its cgroup.
     pub cgroups_path: Option<CgroupsPath>,
     /// Its limits.
@@ -95,6 +99,13 @@ impl Container {
         Self::read(document, bundle, document.typed(value)?, lifted)
     }
 
+    /// The number by which the host knows the user of one of the container's processes.
+    #[must_use]
+    pub fn host_uid(&self, process: &Process) -> u32 {
+        let uid = process.user.uid;
+        self.id_mappings.host_uid(uid).unwrap_or(uid)
+    }
+
     fn read(
         document: Document<'_>,
         bundle: &Path,
@@ -134,18 +145,19 @@ impl Container {
                 }
             }
         };
+        let namespaces =
+            Namespaces::read(document, linux.namespaces().as_deref().unwrap_or_default())?;
+        let id_mappings = id_mappings(document, linux, &namespaces, &process, &mounts)?;
         Ok(Self {
             bundle: bundle.to_owned(),
             oci_version: spec.version().clone(),
             root: root(document, bundle, &spec)?,
-            hostname: name(document, "hostname", spec.hostname())?,
-            domainname: name(document, "domainname", spec.domainname())?,
             mounts,
             process,
-            namespaces: Namespaces::read(
-                document,
-                linux.namespaces().as_deref().unwrap_or_default(),
-            )?,
+            hostname: name(document, "hostname", spec.hostname())?,
+            domainname: name(document, "domainname", spec.domainname())?,
+            namespaces,
+            id_mappings,
             cgroups_path: match linux.cgroups_path() {
                 Some(path) => CgroupsPath::read(document, path)?,
                 None => None,
@@ -160,6 +172,45 @@ impl Container {
             annotations,
             hooks: Hooks::read(document, spec.hooks().as_ref())?,
         })
+    }
+}
+
+/// The ids of the user namespace, for all that needs one.
+fn id_mappings(
+    document: Document<'_>,
+    linux: &Linux,
+    namespaces: &Namespaces,
+    process: &Process,
+    mounts: &[Mount],
+) -> Result<IdMappings, Error> {
+    const UIDS: &str = "linux.uidMappings";
+    let uids = linux.uid_mappings().as_deref().unwrap_or_default();
+    let gids = linux.gid_mappings().as_deref().unwrap_or_default();
+    let mappings = IdMappings::read(document, "linux.", uids, gids)?;
+    match (&namespaces.user, uids.first()) {
+        (Namespace::Host, Some(first)) => {
+            let value = format!(
+                "{}:{}:{}",
+                first.container_id(),
+                first.host_id(),
+                first.size()
+            );
+            return Err(document.value(UIDS, &value, "the container has no user namespace"));
+        }
+        (Namespace::New, None) => return Err(document.missing(UIDS)),
+        (Namespace::Host | Namespace::Path(_), None) => {}
+        (Namespace::New | Namespace::Path(_), Some(_)) => mappings.check(document, process)?,
+    }
+    let theirs = mounts.iter().find(|mount| {
+        let map = mount.id_map.as_ref();
+        map.is_some_and(|map| map.mappings.is_empty()) && namespaces.user == Namespace::Host
+    });
+    match theirs {
+        None => Ok(mappings),
+        Some(mount) => {
+            let field = format!("mounts[{}].uidMappings", mount.index);
+            Err(document.missing(&field))
+        }
     }
 }
 

@@ -31,6 +31,12 @@ use Shape::{Any, List, Map, Object};
 
 const STRINGS: Shape = List(&Any);
 
+const ID_MAPPINGS: Shape = List(&Object(&[
+    ("containerID", Any),
+    ("hostID", Any),
+    ("size", Any),
+]));
+
 /// `process` of `config.json`, and the whole document of an exec.
 pub(crate) const PROCESS: Shape = Object(&[
     ("terminal", Any),
@@ -197,6 +203,8 @@ pub(crate) const CONFIG: Shape = Object(&[
             ("type", Any),
             ("source", Any),
             ("options", STRINGS),
+            ("uidMappings", ID_MAPPINGS),
+            ("gidMappings", ID_MAPPINGS),
         ])),
     ),
     ("process", PROCESS),
@@ -217,6 +225,8 @@ pub(crate) const CONFIG: Shape = Object(&[
     (
         "linux",
         Object(&[
+            ("uidMappings", ID_MAPPINGS),
+            ("gidMappings", ID_MAPPINGS),
             ("sysctl", Map(&Any)),
             ("resources", RESOURCES),
             ("cgroupsPath", Any),

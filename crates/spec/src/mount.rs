@@ -1,6 +1,6 @@
 //! `mounts`: what is mounted where, with every option turned into bits.
 
-use crate::{Error, document::Document};
+use crate::{Error, IdMappings, document::Document};
 use oci_spec::runtime::Mount as Written;
 use std::path::{Path, PathBuf};
 
@@ -61,6 +61,15 @@ pub struct Attributes {
     pub clear_recursive: u64,
 }
 
+/// Other owners for what a bind mount shows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IdMap {
+    /// The ids; empty for those of the container's user namespace.
+    pub mappings: IdMappings,
+    /// Whether what is mounted below it follows.
+    pub recursive: bool,
+}
+
 /// What is mounted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum MountKind {
@@ -101,6 +110,8 @@ pub struct Mount {
     pub attributes: Attributes,
     /// Propagation, where an option asks for one.
     pub propagation: Option<Propagation>,
+    /// Of a bind mount: whether the files have other owners in it.
+    pub id_map: Option<IdMap>,
 }
 
 /// What one option does.
@@ -116,6 +127,10 @@ enum Meaning {
         recursive: bool,
     },
     Propagation(Propagation),
+    /// `idmap` or `ridmap`.
+    IdMap {
+        recursive: bool,
+    },
     /// A flag of the superblock that `fsconfig` takes by this name.
     Superblock,
     /// What a mount does anyway.
@@ -156,8 +171,13 @@ impl Mount {
         let written = mount.options().as_deref().unwrap_or_default();
         let options = Options::read(document, index, written)?;
         let (attributes, propagation) = (options.attributes, options.propagation);
+        let id_map = options.id_map(document, index, mount)?;
         let bind = options.bind.or((fstype == "bind").then_some(false));
         let kind = match (bind, fstype.as_str()) {
+            (None, _) if id_map.is_some() => {
+                let field = field("type");
+                return Err(document.value(&field, &fstype, "only a bind mount can be id-mapped"));
+            }
             (Some(_), _) if source.is_empty() => return Err(document.missing(&field("source"))),
             (Some(recursive), _) => {
                 options.refuse_the_rest(document, index)?;
@@ -192,6 +212,7 @@ impl Mount {
             kind,
             attributes,
             propagation,
+            id_map,
         })
     }
 }
@@ -203,6 +224,8 @@ struct Options {
     propagation: Option<Propagation>,
     /// Whether a bind is asked for, and whether a recursive one.
     bind: Option<bool>,
+    /// Whether an id-mapped mount is asked for, and whether a recursive one.
+    idmap: Option<bool>,
     /// For the file system: the place in the list, and the option.
     rest: Vec<(usize, String)>,
 }
@@ -246,6 +269,9 @@ impl Options {
                     }
                     options.propagation = Some(asked);
                 }
+                Meaning::IdMap { recursive } => {
+                    options.idmap = Some(options.idmap == Some(true) || recursive);
+                }
                 Meaning::Data if option.is_empty() => {}
                 Meaning::Superblock | Meaning::Data => options.rest.push((number, option.clone())),
                 Meaning::Default => {}
@@ -253,6 +279,24 @@ impl Options {
             }
         }
         Ok(options)
+    }
+
+    /// The mapping that an option or the two lists ask for; lists alone mean `idmap`, as under
+    /// runc.
+    fn id_map(
+        &self,
+        document: Document<'_>,
+        index: usize,
+        mount: &Written,
+    ) -> Result<Option<IdMap>, Error> {
+        let uids = mount.uid_mappings().as_deref().unwrap_or_default();
+        let gids = mount.gid_mappings().as_deref().unwrap_or_default();
+        let mappings = IdMappings::read(document, &format!("mounts[{index}]."), uids, gids)?;
+        let asked = self.idmap.or((!mappings.is_empty()).then_some(false));
+        Ok(asked.map(|recursive| IdMap {
+            mappings,
+            recursive,
+        }))
     }
 
     /// Refuses what cannot take effect on a bind: the superblock is the host's.
@@ -303,8 +347,10 @@ fn meaning(option: &str) -> Meaning {
         "defaults" | "async" | "nolazytime" | "nomand" | "noiversion" | "loud" | "silent" => {
             Meaning::Default
         }
-        // idmap: with user namespaces. tmpcopyup: runc's own, for rootless use.
-        "remount" | "mand" | "iversion" | "idmap" | "ridmap" | "tmpcopyup" => Meaning::Refused,
+        "idmap" => Meaning::IdMap { recursive: false },
+        "ridmap" => Meaning::IdMap { recursive: true },
+        // tmpcopyup: runc's own, for rootless use.
+        "remount" | "mand" | "iversion" | "tmpcopyup" => Meaning::Refused,
         _ => match attribute(option) {
             Some((set, clear)) => Meaning::Attributes {
                 set,

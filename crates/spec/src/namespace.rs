@@ -31,7 +31,7 @@ pub struct Namespaces {
     pub uts: Namespace,
     /// Root of the visible cgroup tree.
     pub cgroup: Namespace,
-    /// User and group ids. Always the host's for now.
+    /// User and group ids.
     pub user: Namespace,
     /// Clocks. Always the host's for now.
     pub time: Namespace,
@@ -52,7 +52,8 @@ impl Namespaces {
                 LinuxNamespaceType::Ipc => &mut namespaces.ipc,
                 LinuxNamespaceType::Uts => &mut namespaces.uts,
                 LinuxNamespaceType::Cgroup => &mut namespaces.cgroup,
-                LinuxNamespaceType::User | LinuxNamespaceType::Time => {
+                LinuxNamespaceType::User => &mut namespaces.user,
+                LinuxNamespaceType::Time => {
                     return Err(document.not_offered(&format!("{field}.type"), &name));
                 }
             };

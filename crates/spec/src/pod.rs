@@ -87,6 +87,7 @@ fn bind(index: usize, destination: &str, source: &std::path::Path, set: u64) -> 
             kind: PropagationKind::Private,
             recursive: true,
         }),
+        id_map: None,
     }
 }
 

@@ -87,6 +87,8 @@ pub enum Source {
     },
     /// A detached tree that the parent made with `open_tree(OPEN_TREE_CLONE)`; used once.
     Tree(Slot),
+    /// What [`Step::Detached`] has made, with the attributes that it has from there.
+    Made(Reg),
 }
 
 /// What a mount's destination is made as when it is missing.
@@ -145,6 +147,8 @@ pub struct Node {
     pub uid: u32,
     /// Group.
     pub gid: u32,
+    /// Who owns the directories that are made on the way: user and group.
+    pub parents: (u32, u32),
 }
 
 /// Five capability sets as bit masks; bit n is capability n of `linux/capability.h`.
@@ -182,17 +186,27 @@ pub enum Step {
     Setns(Slot, u32),
     /// `unshare` of `CLONE_NEW*` flags.
     Unshare(u32),
+    /// Makes a file system without attaching it, as the root of the caller's user namespace:
+    /// what it is, its `MOUNT_ATTR_*` bits, and where it is kept.
+    Detached(Source, u64, Reg),
+    /// `chdir` to a path of the host, as whoever the child still is.
+    HostDir(Text),
+    /// Becomes root of the user namespace that was just joined, without groups.
+    MappedRoot,
+    /// `clone3` with `CLONE_PARENT` and these `CLONE_NEW*` flags: the new process is the
+    /// parent's child too and goes on with the next step; this one tells the parent and ends.
+    Fork(u32),
     /// `setsid`.
     Setsid,
     /// Sets the propagation (`MS_*` with `MS_REC`) of the whole mount tree as it was inherited.
     Propagation(u32),
-    /// Attaches the detached tree of the slot at a host path; the root of the tree is
+    /// Attaches the detached tree of the slot at a host directory; the root of the tree is
     /// [`Reg::Root`] from here on. `propagation` is applied to the tree, recursively.
     AttachRoot {
         /// The tree.
         tree: Slot,
-        /// Where, in the host's mount tree as the child sees it.
-        at: Text,
+        /// Where, in the host's mount tree as the child sees it; `None` at its working directory.
+        at: Option<Text>,
         /// `MS_*`.
         propagation: u32,
     },
@@ -333,6 +347,9 @@ impl Message {
     /// The child waits until the parent has taken the descriptor whose number is the step's, the
     /// listener of its seccomp filter.
     pub const LISTENER: u32 = 5;
+    /// [`Step::Fork`] has made a process: its pidfd comes with this message, and `step` is its
+    /// number.
+    pub const BORN: u32 = 6;
 }
 
 /// The part of a step that failed, so that one step can be several calls.
@@ -376,6 +393,7 @@ pub enum Op {
     Execve,
     Read,
     Fstat,
+    Clone3,
     /// A check of Duet's own: the errno says why.
     Check,
 }

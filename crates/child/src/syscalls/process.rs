@@ -4,7 +4,7 @@ use core::ffi::{CStr, c_int, c_long};
 
 use duet_step::Op;
 
-use super::done;
+use super::{Fd, done};
 use crate::fault::{Fault, answer};
 use crate::raw::{Word, call};
 
@@ -20,6 +20,47 @@ pub(crate) fn setns(namespace: c_int, flags: u32) -> Result<(), Fault> {
 pub(crate) fn unshare(flags: u32) -> Result<(), Fault> {
     // SAFETY: integers only; no memory is unshared from threads, there is one.
     done(Op::Unshare, unsafe { call!(libc::SYS_unshare, flags) })
+}
+
+/// The kernel's `struct clone_args`, version 2.
+#[repr(C, align(8))]
+#[derive(Default)]
+struct CloneArgs {
+    flags: u64,
+    pidfd: u64,
+    child_tid: u64,
+    parent_tid: u64,
+    exit_signal: u64,
+    stack: u64,
+    stack_size: u64,
+    tls: u64,
+    set_tid: u64,
+    set_tid_size: u64,
+    cgroup: u64,
+}
+
+/// `clone3` with `CLONE_PARENT`: nothing in the new process; its number and pidfd in this one.
+pub(crate) fn clone_beside(namespaces: u32) -> Result<Option<(u32, Fd)>, Fault> {
+    let mut pidfd: c_int = -1;
+    let flags = (libc::CLONE_PARENT | libc::CLONE_PIDFD).cast_unsigned() | namespaces;
+    let args = CloneArgs {
+        flags: flags.into(),
+        pidfd: core::ptr::from_mut(&mut pidfd) as u64,
+        // The signal that announces its end is, with CLONE_PARENT, that of this process.
+        ..CloneArgs::default()
+    };
+    // SAFETY: the kernel reads `size_of::<CloneArgs>()` bytes of `args` and writes one number to
+    // `pidfd`, which both live until the call is over. Without CLONE_VM and without a stack of
+    // its own the new process goes on with a copy of this stack; `plan` puts only CLONE_NEW*
+    // flags here, none of which shares memory or descriptors.
+    let pid = answer(Op::Clone3, unsafe {
+        call!(libc::SYS_clone3, &args, core::mem::size_of::<CloneArgs>())
+    })?;
+    match u32::try_from(pid) {
+        Ok(0) => Ok(None),
+        Ok(pid) => Ok(Some((pid, Fd(pidfd)))),
+        Err(_) => Err(Fault::check(libc::EINVAL)),
+    }
 }
 
 /// A call that takes integers only.

@@ -7,3 +7,4 @@ mod lives;
 mod places;
 mod programs;
 mod stage;
+mod user_namespaces;

@@ -5,6 +5,7 @@ use std::io::Read;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
+use std::sync::{PoisonError, RwLock};
 
 use duet_launch::{Ask, Attach, Error, Newborn, Supplies};
 use duet_linux::process::{self, Exit};
@@ -22,6 +23,10 @@ const APPLETS: [&str; 24] = [
     "mount", "readlink", "test", "ps", "hostname", "wc", "stty", "head", "pwd", "kill", "env",
     "umask",
 ];
+
+/// Held while a program is written: a child that is born meanwhile has the file open for a
+/// moment too, and until it has closed it nobody can execute it (`ETXTBSY`).
+static COPYING: RwLock<()> = RwLock::new(());
 
 /// A stage of one test's own, in a mount namespace of its own.
 pub(crate) struct Stage {
@@ -85,7 +90,10 @@ impl Stage {
         for made in ["bin", "etc", "tmp", "home/web"] {
             fs::create_dir_all(root.join(made)).unwrap();
         }
-        fs::copy(BUSYBOX, root.join("bin/busybox")).unwrap();
+        {
+            let _no_births = COPYING.write().unwrap_or_else(PoisonError::into_inner);
+            fs::copy(BUSYBOX, root.join("bin/busybox")).unwrap();
+        }
         for applet in APPLETS {
             symlink("busybox", root.join("bin").join(applet)).unwrap();
         }
@@ -219,6 +227,7 @@ pub(crate) fn create(plan: &Plan, supplies: Supplies<'_>) -> Result<(Newborn, Pi
         stderr: Some(stderr.as_fd()),
         ..supplies
     };
+    let _no_copies = COPYING.read().unwrap_or_else(PoisonError::into_inner);
     let newborn = duet_launch::spawn(plan, supplies, Attach::default())?;
     Ok((newborn, Pipes(out, err)))
 }

@@ -1,6 +1,6 @@
 //! Whole plans as text.
 
-use crate::support::{facts, facts_v2, process, spec};
+use crate::support::{facts, facts_v2, process, read, spec};
 use duet_plan::{Facts, Plan, PodNamespaces, Program, Stdio, container, exec};
 use std::path::Path;
 
@@ -81,6 +81,38 @@ fn the_sandbox_of_cri() {
     check(
         "cri-sandbox.txt",
         &container(&spec, &facts(&spec), Program::Native).unwrap(),
+    );
+}
+
+/// As CRI writes it with `hostUsers: false`: the pod's user namespace by path, and the ids.
+fn user_namespace(name: &str) -> duet_spec::Container {
+    let mut document: serde_json::Value = serde_json::from_slice(&read(name)).unwrap();
+    let ids = serde_json::json!([{ "containerID": 0, "hostID": 65_536, "size": 65_536 }]);
+    document["linux"]["uidMappings"] = ids.clone();
+    document["linux"]["gidMappings"] = ids.clone();
+    let user = serde_json::json!({ "type": "user", "path": "/proc/4242/ns/user" });
+    let namespaces = document["linux"]["namespaces"].as_array_mut().unwrap();
+    namespaces.push(user);
+    for mount in document["mounts"].as_array_mut().unwrap() {
+        if mount["type"] == "bind" {
+            mount["uidMappings"] = ids.clone();
+            mount["gidMappings"] = ids.clone();
+        }
+    }
+    let json = document.to_string();
+    duet_spec::Container::parse(Path::new("/run/bundle"), json.as_bytes()).unwrap()
+}
+
+#[test]
+fn in_the_user_namespace_of_a_pod() {
+    let spec = user_namespace("cri-default.json");
+    check(
+        "user-namespace.txt",
+        &container(&spec, &facts(&spec), Program::Native).unwrap(),
+    );
+    check(
+        "user-namespace-exec.txt",
+        &exec(&process("exec-terminal.json"), &spec, &facts(&spec)).unwrap(),
     );
 }
 

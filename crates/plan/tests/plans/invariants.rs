@@ -26,6 +26,19 @@ fn tables(plan: &Plan) {
         plan.texts[range].iter().copied().for_each(text);
     };
     let slot = |slot: Slot| assert!(usize::from(slot.0) < plan.slots.len(), "{slot:?}");
+    let source = |source: Source| match source {
+        Source::Tree(tree) => slot(tree),
+        Source::Made(_) => {}
+        Source::Filesystem {
+            fstype,
+            source,
+            options,
+        } => {
+            text(fstype);
+            text(source);
+            texts(options);
+        }
+    };
     assert_eq!(plan.text.last(), Some(&0));
     texts(plan.argv);
     texts(plan.envp);
@@ -38,22 +51,16 @@ fn tables(plan: &Plan) {
             Step::JoinCgroup(at) | Step::Setns(at, _) | Step::Dup(at, _) => slot(at),
             Step::AttachRoot { tree, at, .. } => {
                 slot(tree);
-                text(at);
+                at.into_iter().for_each(text);
             }
-            Step::Mount(Mount { source, target, .. }) => {
+            Step::Detached(made, ..) => source(made),
+            Step::Mount(Mount {
+                source: from,
+                target,
+                ..
+            }) => {
                 text(target);
-                match source {
-                    Source::Tree(tree) => slot(tree),
-                    Source::Filesystem {
-                        fstype,
-                        source,
-                        options,
-                    } => {
-                        text(fstype);
-                        text(source);
-                        texts(options);
-                    }
-                }
+                source(from);
             }
             Step::Node(node) => text(node.path),
             Step::Symlink(_, one, two) | Step::Sysctl(one, two) | Step::Label(one, two) => {
@@ -69,6 +76,7 @@ fn tables(plan: &Plan) {
             }
             Step::Exec(Exec::Slot(runner)) => slot(runner),
             Step::Open(one, _)
+            | Step::HostDir(one)
             | Step::MakeDir(one, ..)
             | Step::Remount(one, ..)
             | Step::ReadOnly(one)
@@ -79,6 +87,8 @@ fn tables(plan: &Plan) {
             | Step::Keyring(one)
             | Step::Chdir(one) => text(one),
             Step::Unshare(_)
+            | Step::MappedRoot
+            | Step::Fork(_)
             | Step::Setsid
             | Step::Propagation(_)
             | Step::PrivateProc
@@ -154,6 +164,34 @@ fn order(plan: &Plan) {
                 .all(|at| at < pivot)
         );
     }
+    for fork in places(plan, |step| matches!(step, Step::Fork(_))) {
+        // Until then everything happens in the host's mount namespace.
+        assert_eq!(plan.clone, 0);
+        let attaches = |step: &Step| {
+            matches!(
+                step,
+                Step::Propagation(_)
+                    | Step::AttachRoot { .. }
+                    | Step::Mount(_)
+                    | Step::Remount(..)
+                    | Step::MakeDir(..)
+                    | Step::Pivot
+                    | Step::ReadOnlyRoot
+                    | Step::ReadOnly(_)
+                    | Step::Mask(_)
+            )
+        };
+        assert!(places(plan, attaches).into_iter().all(|at| fork < at));
+        let as_host = |step: &Step| {
+            matches!(
+                step,
+                Step::OomScoreAdj(_) | Step::IoPriority(_) | Step::Detached(..)
+            )
+        };
+        let root = one("root", &|step| matches!(step, Step::MappedRoot));
+        assert_eq!(root + 1, fork);
+        assert!(places(plan, as_host).into_iter().all(|at| at < root));
+    }
     let dups = places(plan, |step| matches!(step, Step::Dup(..)));
     assert!(dups.into_iter().all(|at| at < close));
 }
@@ -192,12 +230,21 @@ fn registers(plan: &Plan) {
             );
         }
         match step {
+            Step::Mount(Mount {
+                source: Source::Made(register),
+                keep,
+                ..
+            }) => {
+                assert!(filled.contains(register));
+                filled.extend(keep);
+            }
             Step::AttachRoot { tree, .. } => {
                 filled.push(Reg::Root);
                 trees.push(*tree);
             }
             Step::Open(_, register) => filled.push(*register),
             Step::PrivateProc => filled.push(Reg::Proc),
+            Step::Detached(.., register) => filled.push(*register),
             Step::Console { .. } => filled.push(Reg::Console),
             Step::Mount(mount) => {
                 filled.extend(mount.keep);

@@ -6,7 +6,7 @@ use duet_plan::{
 use duet_spec::{Container, MountKind, Process};
 use std::{collections::BTreeMap, path::Path};
 
-fn read(name: &str) -> Vec<u8> {
+pub(crate) fn read(name: &str) -> Vec<u8> {
     let file = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("../spec/tests/fixtures")
         .join(name);
@@ -68,6 +68,7 @@ pub(crate) fn facts(spec: &Container) -> Facts {
         },
         home: Some("/root".to_owned()),
         arch: Arch::X86_64,
+        ids: spec.id_mappings.clone(),
         apparmor: false,
         selinux: false,
     }
