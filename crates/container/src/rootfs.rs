@@ -7,7 +7,7 @@
 
 use std::fs;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
@@ -16,6 +16,9 @@ use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
 use rustix::mount::{
     MountFlags, MountPropagationFlags, MoveMountFlags, UnmountFlags, mount_change, move_mount,
 };
+
+use duet_linux::mount;
+use duet_spec::{IdMappings, IdRange};
 
 use crate::error::Error;
 use crate::words::RootfsMount;
@@ -132,7 +135,7 @@ fn attach(at: &Path, mount: &RootfsMount, options: &Options) -> io::Result<()> {
         let flags = OFlags::PATH | OFlags::CLOEXEC;
         openat2(root, mount.target.as_str(), flags, Mode::empty(), resolve)?
     };
-    if options.flags.intersects(MountFlags::BIND) {
+    if options.flags.intersects(MountFlags::BIND) && options.ids.is_none() {
         return bind(Path::new(&mount.source), place.as_fd(), options);
     }
     // The link of a descriptor leads where the descriptor does, whatever was renamed meanwhile.
@@ -140,7 +143,9 @@ fn attach(at: &Path, mount: &RootfsMount, options: &Options) -> io::Result<()> {
     let flags = options.flags.bits();
     let data = options.data.join(",");
     let source = Path::new(&mount.source);
-    if data.len() < PAGE {
+    if let Some(ids) = &options.ids {
+        id_mapped(ids, at, mount, &place, options)?;
+    } else if data.len() < PAGE {
         duet_linux::mount::mount(source, &target, &mount.fstype, flags, &data)?;
     } else {
         let (directory, data) = compact(&options.data)
@@ -160,13 +165,106 @@ fn attach(at: &Path, mount: &RootfsMount, options: &Options) -> io::Result<()> {
 }
 
 fn bind(source: &Path, place: impl AsFd, options: &Options) -> io::Result<()> {
+    put(tree(source, options)?, place)
+}
+
+/// A detached copy of a directory of the host's, as read-only as it is to be.
+fn tree(source: &Path, options: &Options) -> io::Result<OwnedFd> {
     let recursive = options.flags.intersects(MountFlags::REC);
-    let tree = duet_linux::mount::clone_tree(source, recursive)?;
+    let tree = mount::clone_tree(source, recursive)?;
     if options.flags.intersects(MountFlags::RDONLY) {
-        duet_linux::mount::make_read_only(&tree)?;
+        mount::make_read_only(&tree)?;
     }
+    Ok(tree)
+}
+
+fn put(tree: OwnedFd, place: impl AsFd) -> io::Result<()> {
     let how = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
     Ok(move_mount(tree, "", place, "", how)?)
+}
+
+/// A mount whose files belong to a user namespace's ids instead of the host's.
+///
+/// An overlay cannot be mapped itself: its layers are, each in a mount of its own that no one but
+/// this overlay has. The upper one is not; its files are the container's own already.
+fn id_mapped(
+    ids: &IdMappings,
+    at: &Path,
+    asked: &RootfsMount,
+    place: impl AsFd,
+    options: &Options,
+) -> io::Result<()> {
+    let namespace = duet_launch::user_namespace(ids).map_err(io::Error::other)?;
+    if asked.fstype != "overlay" {
+        let recursive = options.flags.intersects(MountFlags::REC);
+        let tree = if options.flags.intersects(MountFlags::BIND) {
+            tree(Path::new(&asked.source), options)?
+        } else {
+            let source = Path::new(&asked.source);
+            let (fstype, data) = (asked.fstype.as_str(), options.data.join(","));
+            aside(|| {
+                mount::mount(source, at, fstype, options.flags.bits(), &data)?;
+                mount::clone_tree(at, false)
+            })?
+        };
+        mount::id_map(&tree, namespace, recursive)?;
+        return put(tree, place);
+    }
+    let lower = options
+        .data
+        .iter()
+        .find_map(|option| option.strip_prefix("lowerdir="));
+    let layers: Vec<&Path> = lower
+        .unwrap_or_default()
+        .split(':')
+        .map(Path::new)
+        .collect();
+    let mapped = layers.iter().map(|layer| {
+        let tree = mount::clone_tree(layer, false)?;
+        mount::id_map(&tree, &namespace, false)?;
+        Ok(tree)
+    });
+    let mapped = mapped.collect::<io::Result<Vec<OwnedFd>>>()?;
+    let names: Vec<String> = (0..mapped.len()).map(|number| number.to_string()).collect();
+    let data: Vec<String> = options
+        .data
+        .iter()
+        .map(|option| match option.strip_prefix("lowerdir=") {
+            Some(_) => format!("lowerdir={}", names.join(":")),
+            None => option.clone(),
+        })
+        .collect();
+    // Where nobody else sees them; the overlay keeps copies of its own.
+    let overlay = aside(|| {
+        mount::mount(Path::new("layers"), at, "tmpfs", 0, "mode=700")?;
+        std::env::set_current_dir(at)?;
+        for (tree, name) in mapped.iter().zip(&names) {
+            fs::create_dir(name)?;
+            mount::attach(tree, Path::new(name))?;
+        }
+        fs::create_dir("all")?;
+        let all = Path::new("all");
+        let source = Path::new(&asked.source);
+        mount::mount(
+            source,
+            all,
+            "overlay",
+            options.flags.bits(),
+            &data.join(","),
+        )?;
+        mount::clone_tree(all, false)
+    })?;
+    put(overlay, place)
+}
+
+/// Does something in a thread with a mount namespace and a working directory of its own.
+fn aside<T: Send>(work: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
+    duet_linux::namespace::aside(|| {
+        unshare(CloneFlags::CLONE_NEWNS)?;
+        let below = MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC;
+        mount_change("/", below)?;
+        work()
+    })
 }
 
 /// The options with the layers of `lowerdir` relative to their common directory, and that
@@ -212,6 +310,8 @@ fn compact(data: &[String]) -> Option<(PathBuf, String)> {
 struct Options {
     flags: MountFlags,
     propagation: Option<MountPropagationFlags>,
+    /// Other owners for its files (`uidmap` and `gidmap`).
+    ids: Option<IdMappings>,
     /// For the filesystem itself.
     data: Vec<String>,
 }
@@ -224,8 +324,10 @@ impl Options {
         let mut sorted = Options {
             flags: MountFlags::empty(),
             propagation: None,
+            ids: None,
             data: Vec::new(),
         };
+        let (mut uids, mut gids) = (Vec::new(), Vec::new());
         for option in options {
             let set = match option.as_str() {
                 // The defaults; and what other tools leave for themselves.
@@ -256,6 +358,24 @@ impl Options {
                         value: option.clone(),
                     });
                 }
+                // containerd's own, with snapshots that no chown was made of.
+                map if map.starts_with("uidmap=") || map.starts_with("gidmap=") => {
+                    let (kind, ranges) = map.split_at("uidmap=".len());
+                    let read = ranges.split(',').map(range).collect::<Option<Vec<_>>>();
+                    let Some(read) = read else {
+                        return Err(Error::Invalid {
+                            field: "rootfs mount option",
+                            value: option.clone(),
+                            why: "is no list of container:host:size",
+                        });
+                    };
+                    if kind == "uidmap=" {
+                        uids = read;
+                    } else {
+                        gids = read;
+                    }
+                    continue;
+                }
                 other => {
                     sorted.data.push(other.to_owned());
                     continue;
@@ -263,6 +383,17 @@ impl Options {
             };
             sorted.flags |= set;
         }
+        sorted.ids = match (uids.is_empty(), gids.is_empty()) {
+            (true, true) => None,
+            (false, false) => Some(IdMappings { uids, gids }),
+            (true, false) | (false, true) => {
+                return Err(Error::Invalid {
+                    field: "rootfs mount options",
+                    value: options.join(","),
+                    why: "need both uidmap and gidmap or neither",
+                });
+            }
+        };
         let with_bind = MountFlags::BIND | MountFlags::REC | MountFlags::RDONLY;
         if sorted.flags.intersects(MountFlags::BIND) && !with_bind.contains(sorted.flags) {
             let value = options.join(",");
@@ -273,6 +404,18 @@ impl Options {
         }
         Ok(sorted)
     }
+}
+
+/// A range of ids as containerd writes it: `container:host:size`.
+fn range(text: &str) -> Option<IdRange> {
+    let mut numbers = text.split(':').map(|number| number.parse().ok());
+    let mut next = || numbers.next().flatten();
+    let range = IdRange {
+        container: next()?,
+        host: next()?,
+        size: next()?,
+    };
+    numbers.next().is_none().then_some(range)
 }
 
 fn propagation(option: &str) -> Option<MountPropagationFlags> {

@@ -153,3 +153,76 @@ fn a_source_that_is_missing_is_named_and_nothing_stays() {
         format!("mount bind /nonexistent on {}", at.display())
     );
 }
+
+#[test]
+fn ids_of_a_user_namespace_are_read_as_containerd_writes_them() {
+    let parsed = Options::parse(&options(&[
+        "uidmap=0:65536:10,10:7:1",
+        "gidmap=0:1:2",
+        "ro",
+    ]));
+    let ids = parsed.unwrap().ids.unwrap();
+    assert_eq!(ids.host_uid(10), Some(7));
+    assert_eq!(ids.host_gid(1), Some(2));
+    let error = |list: &[&str]| Options::parse(&options(list)).unwrap_err().to_string();
+    assert!(error(&["uidmap=0:1", "gidmap=0:1:2"]).contains("uidmap=0:1"));
+    assert!(error(&["uidmap=0:1:2"]).contains("both uidmap and gidmap"));
+}
+
+#[test]
+fn layers_and_directories_show_other_owners_to_a_user_namespace() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("skipped: needs root to mount");
+        assert!(
+            std::env::var_os("DUET_TEST_REQUIRE").is_none(),
+            "DUET_TEST_REQUIRE is set: nothing may be skipped"
+        );
+
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    for made in ["one", "two", "upper", "work"] {
+        fs::create_dir(dir.path().join(made)).unwrap();
+    }
+    fs::write(dir.path().join("one/file"), "x").unwrap();
+    fs::write(dir.path().join("two/other"), "x").unwrap();
+    std::os::unix::fs::chown(dir.path().join("two/other"), Some(5), Some(6)).unwrap();
+    let path = |name: &str| dir.path().join(name).display().to_string();
+    let ids = ["uidmap=0:1000:100", "gidmap=0:2000:100"];
+    let mut overlay = vec![
+        format!("lowerdir={}:{}", path("one"), path("two")),
+        format!("upperdir={}", path("upper")),
+        format!("workdir={}", path("work")),
+    ];
+    overlay.extend(ids.map(str::to_owned));
+    let at = dir.path().join("rootfs");
+    let mount = RootfsMount {
+        fstype: "overlay".to_owned(),
+        source: "overlay".to_owned(),
+        target: String::new(),
+        options: overlay,
+    };
+    let owner = |name: &str| {
+        use std::os::unix::fs::MetadataExt;
+        let found = fs::metadata(at.join(name)).unwrap();
+        (found.uid(), found.gid())
+    };
+    let rootfs = Rootfs::mount(&at, &[mount]).unwrap();
+    assert_eq!(owner("file"), (1000, 2000));
+    assert_eq!(owner("other"), (1005, 2006));
+    let left = duet_linux::mount::mounts_below(dir.path()).unwrap();
+    assert_eq!(left, [at.canonicalize().unwrap()]);
+    drop(rootfs);
+    assert!(!at.join("file").exists());
+
+    let bind = RootfsMount {
+        fstype: "bind".to_owned(),
+        source: path("two"),
+        target: String::new(),
+        options: options(&["rbind", "ro", ids[0], ids[1]]),
+    };
+    let rootfs = Rootfs::mount(&at, &[bind]).unwrap();
+    assert_eq!(owner("other"), (1005, 2006));
+    assert!(fs::write(at.join("new"), "").is_err(), "read only");
+    drop(rootfs);
+}
