@@ -17,6 +17,9 @@ use serde::Deserialize;
 
 /// runc's message, as containerd's `typeurl` names it.
 const RUNC: &str = "containerd.runc.v1.Options";
+/// What clients of containerd 1 send to any runtime but runc's when a container has a user
+/// namespace: the options of a shim that is no more.
+const LINUX: &str = "containerd.linux.runc.CreateOptions";
 /// The message for every other runtime; the same one under CRI's older package name.
 const RUNTIME: [&str; 2] = ["runtimeoptions.v1.Options", "cri.runtimeoptions.v1.Options"];
 
@@ -38,7 +41,7 @@ pub(crate) struct Options {
 /// Why options are refused.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
-    /// Neither of the two messages.
+    /// None of the messages.
     #[error(
         "type {type_url:?} is neither containerd.runc.v1.Options nor runtimeoptions.v1.Options"
     )]
@@ -112,7 +115,7 @@ impl Options {
     /// Whether this is one of the messages [`Options::read`] takes.
     pub(crate) fn knows(any: &Any) -> bool {
         let name = name(any);
-        name == RUNC || RUNTIME.contains(&name)
+        name == RUNC || name == LINUX || RUNTIME.contains(&name)
     }
 
     /// Reads the options that came with a request; defaults if none came.
@@ -127,6 +130,13 @@ impl Options {
                     source,
                 })?;
             return Self::from_runc(runc);
+        }
+        if name(any) == LINUX {
+            let linux = Written::from_linux(&any.value).map_err(|source| Error::Message {
+                message: LINUX,
+                source,
+            })?;
+            return linux.check();
         }
         if !Self::knows(any) {
             return Err(Error::Type {
@@ -174,6 +184,23 @@ impl Options {
 // === impl Written ===
 
 impl Written {
+    /// Decodes `{no_pivot_root = 1, shim_cgroup = 9, io_uid = 10, io_gid = 11}`; what else the
+    /// message has is about checkpoints.
+    fn from_linux(bytes: &[u8]) -> Result<Self, protobuf::Error> {
+        let mut written = Self::default();
+        let mut input = CodedInputStream::from_bytes(bytes);
+        while let Some(tag) = input.read_raw_tag_or_eof()? {
+            match tag {
+                0x08 => written.no_pivot_root = input.read_bool()?,
+                0x4a => written.shim_cgroup = input.read_string()?,
+                0x50 => written.io_uid = input.read_uint32()?,
+                0x58 => written.io_gid = input.read_uint32()?,
+                tag => protobuf::rt::skip_field_for_tag(tag, &mut input)?,
+            }
+        }
+        Ok(written)
+    }
+
     fn check(self) -> Result<Options, Error> {
         if self.no_pivot_root {
             return Err(Error::Unsupported { key: "NoPivotRoot" });
@@ -280,6 +307,22 @@ mod tests {
         fs::write(file.path(), toml).unwrap();
         let by_path = runtime(file.path().to_str().unwrap(), "");
         assert_eq!(Options::read(Some(&by_path)).unwrap(), expected);
+    }
+
+    #[test]
+    fn the_message_of_containerd_1_for_user_namespaces_is_read() {
+        let linux = |value: &[u8]| Any {
+            type_url: format!("types.containerd.io/{LINUX}"),
+            value: value.to_owned(),
+            ..Any::default()
+        };
+        // terminal, no_new_keyring, io_uid 200000, io_gid 7
+        let value = [0x20, 1, 0x40, 1, 0x50, 0xc0, 0x9a, 0x0c, 0x58, 7];
+        let options = Options::read(Some(&linux(&value))).unwrap();
+        assert_eq!((options.io_uid, options.io_gid), (200_000, 7));
+        let pivot = Options::read(Some(&linux(&[0x08, 1]))).unwrap_err();
+        assert!(line(&pivot).contains("NoPivotRoot"), "{pivot}");
+        assert!(Options::read(Some(&linux(&[0x50]))).is_err());
     }
 
     #[test]

@@ -13,4 +13,5 @@ mod refusals;
 mod restarts;
 mod sandboxes;
 mod tasks;
+mod user_namespaces;
 mod wasm;

@@ -13,6 +13,7 @@ use crate::node::Node;
 use crate::wait::{self, PATIENCE};
 use crate::{image, stream};
 
+mod users;
 mod wish;
 
 pub use wish::Wish;
@@ -244,7 +245,7 @@ impl Pod<'_> {
     ///
     /// What CRI says.
     pub fn create(&self, wish: &Wish) -> Result<Member<'_>, tonic::Status> {
-        let config = wish.config();
+        let config = wish.config(users::of(&self.config));
         let request = api::CreateContainerRequest {
             pod_sandbox_id: self.id.clone(),
             config: Some(config),

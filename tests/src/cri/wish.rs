@@ -106,13 +106,16 @@ impl Wish {
     }
 
     /// As CRI takes it.
-    pub(super) fn config(&self) -> api::ContainerConfig {
+    /// `users` are its pod's, which it has too.
+    pub(super) fn config(&self, users: Option<api::UserNamespace>) -> api::ContainerConfig {
+        let mut options = self.namespaces.clone().unwrap_or_else(namespaces);
+        options.userns_options = options.userns_options.or(users);
         let resources = api::LinuxContainerResources {
             memory_limit_in_bytes: self.memory_limit_bytes,
             ..Default::default()
         };
         let security = api::LinuxContainerSecurityContext {
-            namespace_options: Some(self.namespaces.clone().unwrap_or_else(namespaces)),
+            namespace_options: Some(options),
             ..Default::default()
         };
         api::ContainerConfig {

@@ -1,0 +1,90 @@
+//! Pods with `hostUsers: false`, and containers that `ctr` gives ids of their own.
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt, chown};
+
+use duet_tests::Node;
+use duet_tests::cri::Wish;
+use duet_tests::machine::Sandboxer;
+
+const FOREVER: &str = "echo ready; exec sleep 1000";
+/// The host's number of the pod's root.
+const ROOT: u32 = 300_000;
+
+#[test]
+fn a_pod_of_its_own_users_is_a_pod_like_any_other() {
+    let Some(node) = Node::enter_with_duet() else {
+        return;
+    };
+    let cri = node.cri();
+    let pod = cri.pod_of_its_own_users("users", ROOT);
+    if node.sandboxer() == Sandboxer::Shim {
+        let refused = pod.expect_err("the shim's own pods have the host's users");
+        assert!(
+            refused.message().contains("userns_options.mode"),
+            "{refused}"
+        );
+        return;
+    }
+    let pod = pod.expect("containerd's pods may have users of their own");
+    let volume = node.scratch().join("volume");
+    fs::create_dir(&volume).expect("our own folder");
+    // containerd 1 does not know the field, and makes a pod of the host's users.
+    let root = if node.daemon().is_2() { ROOT } else { 0 };
+    chown(&volume, Some(root), Some(root)).expect("root may");
+    let native =
+        "echo from native > /data/native; cat /proc/self/uid_map; echo ready; exec sleep 1000";
+    let native = pod.start(&Wish::native("native", native).volume(&volume, "/data"));
+    native.says("ready");
+    let made = fs::metadata(volume.join("native")).expect("it was made");
+    assert_eq!((made.uid(), made.gid()), (root, root));
+    let map = native.log().into_iter().next().expect("a line").1;
+    let map: Vec<u32> = map
+        .split_whitespace()
+        .map(|id| id.parse().expect("an id"))
+        .collect();
+    assert_eq!(map[..2], [0, root]);
+
+    // Another member, a wasm one, an exec, and the pod's network.
+    let other = pod.start(&Wish::native("other", FOREVER));
+    other.says("ready");
+    let seen = |member: &duet_tests::cri::Member<'_>| {
+        member.exec(&["/bin/readlink", "/proc/self/ns/user"]).1
+    };
+    assert_eq!(seen(&native), seen(&other));
+    let script = [
+        "/bin/sh",
+        "-c",
+        "id -u; ls -ld /proc/1 | cut -d' ' -f1; echo x > /dev/null && echo fine",
+    ];
+    assert_eq!(native.exec(&script).1, "0\ndr-xr-xr-x\nfine\n");
+    let reader =
+        pod.start(&Wish::wasm("reader", &["cat", "/data/native"]).volume(&volume, "/data"));
+    reader.says("from native");
+    assert_eq!(reader.wait(), (0, "Completed".to_owned()));
+    assert_ne!(pod.ip(), "");
+    let ended = other.exec_streaming(&["/bin/sh", "-c", "tty; read x; echo $x"], "typed\n", true);
+    assert!(
+        ended.stdout.contains("/dev/pts/0\r\n") && ended.stdout.contains("typed\r\n"),
+        "{ended:?}"
+    );
+    pod.remove();
+}
+
+#[test]
+fn ctr_gives_a_container_ids_of_its_own() {
+    let Some(node) = Node::enter_with_duet() else {
+        return;
+    };
+    let ids = format!("0:{ROOT}:65536");
+    let script =
+        "cat /proc/self/uid_map; id -u; echo x > /dev/null; touch /made && stat -c %u /made";
+    let outcome = node
+        .container("ids")
+        .with(&["--uidmap", &ids, "--gidmap", &ids])
+        .args(&["/bin/sh", "-c", script])
+        .run();
+    let said = outcome.ok().stdout;
+    let words: Vec<_> = said.split_whitespace().collect();
+    assert_eq!(words, ["0", "300000", "65536", "0", "0"], "{said}");
+}
