@@ -8,6 +8,7 @@ mod cri;
 mod events;
 mod kills;
 mod left;
+mod logs;
 mod pods;
 mod refusals;
 mod restarts;

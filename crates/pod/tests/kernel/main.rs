@@ -16,3 +16,4 @@ mod loggers;
 mod notify;
 mod orphans;
 mod plain_pods;
+mod streams;

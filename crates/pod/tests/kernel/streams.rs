@@ -1,0 +1,61 @@
+//! Bytes by the million, through an exec and back.
+
+use std::fs::{File, OpenOptions};
+use std::io::{Read, Write};
+use std::thread;
+
+use duet_pod::Stdio;
+
+use crate::rig::{process, with};
+
+/// How many blocks are sent: 128 MiB in all, two thousand times what a pipe holds.
+const BLOCKS: u32 = 2048;
+
+/// A block that no other is like: 64 KiB.
+fn block(number: u32) -> Vec<u8> {
+    number
+        .wrapping_mul(2_654_435_761)
+        .to_ne_bytes()
+        .repeat(16 * 1024)
+}
+
+#[test]
+fn what_goes_through_an_exec_comes_back_whole() {
+    with(async |rig| {
+        rig.bundle("web", &["sleep", "1000"]).start().await;
+        let stdio = Stdio {
+            stdin: rig.fifo("in"),
+            stdout: rig.fifo("out"),
+            ..Stdio::default()
+        };
+        let (stdin, stdout) = (stdio.stdin.clone(), stdio.stdout.clone());
+        let sender = thread::spawn(move || {
+            let mut stdin = OpenOptions::new().write(true).open(stdin).unwrap();
+            for number in 0..BLOCKS {
+                stdin.write_all(&block(number)).unwrap();
+            }
+        });
+        let receiver = thread::spawn(move || {
+            let mut stdout = File::open(stdout).unwrap();
+            let mut received = vec![0; 64 * 1024];
+            for number in 0..BLOCKS {
+                stdout.read_exact(&mut received).unwrap();
+                assert!(received == block(number), "block {number}");
+            }
+            assert_eq!(stdout.read(&mut received).unwrap(), 0, "nothing is added");
+        });
+        let exec = process(&["cat"], false);
+        rig.pod.exec("web", "e1", &exec, stdio).await.unwrap();
+        rig.pod.start("web", Some("e1")).await.unwrap();
+        // The end comes when the client has closed its side too: nothing is cut off.
+        rig.pod.close_io("web", Some("e1")).await.unwrap();
+        assert_eq!(rig.pod.wait("web", Some("e1")).await.unwrap().code, 0);
+        rig.pod.delete("web", Some("e1")).await.unwrap();
+        sender.join().unwrap();
+        tokio::task::spawn_blocking(|| receiver.join().unwrap())
+            .await
+            .unwrap();
+        rig.pod.kill("web", None, 9, false).await.unwrap();
+        rig.finish("web").await;
+    });
+}

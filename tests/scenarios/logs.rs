@@ -1,0 +1,72 @@
+//! Where output goes when no client reads it: `ctr run --log-uri`.
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt as _;
+
+use duet_tests::{Node, wait};
+
+/// Waits until a file has these lines, in any order.
+fn has(file: &std::path::Path, lines: &[&str]) {
+    wait::until(&format!("{lines:?} in {}", file.display()), || {
+        let text = fs::read_to_string(file).unwrap_or_default();
+        let found = |line: &&str| text.lines().any(|found| found == *line);
+        lines.iter().all(found).then_some(())
+    });
+}
+
+#[test]
+fn a_logger_reads_both_outputs_and_leaves_with_the_container() {
+    let Some(node) = Node::enter() else { return };
+    let (log, logger) = (node.scratch().join("log"), node.scratch().join("logger"));
+    let script = format!(
+        "#!/bin/sh\nexec >{}\necho \"$CONTAINER_NAMESPACE/$CONTAINER_ID $*\"\nexec 5>&-\n\
+         cat <&3 3<&- 4<&- &\ncat <&4 3<&- 4<&-\nwait\n",
+        log.display()
+    );
+    fs::write(&logger, script).unwrap();
+    fs::set_permissions(&logger, Permissions::from_mode(0o755)).unwrap();
+    let uri = format!("binary://{}?--tag=web", logger.display());
+    let task = node
+        .container("logged")
+        .with(&["--log-uri", &uri])
+        .script("echo out; echo err >&2; exec sleep 1000")
+        .start();
+    has(
+        &log,
+        &[
+            &format!("{}/logged --tag web", node.namespace()),
+            "out",
+            "err",
+        ],
+    );
+    task.end();
+}
+
+#[test]
+fn a_file_takes_both_outputs() {
+    let Some(node) = Node::enter() else { return };
+    let log = node.scratch().join("logs/web.log");
+    let uri = format!("file://{}", log.display());
+    let outcome = node
+        .container("logged")
+        .with(&["--log-uri", &uri])
+        .script("echo out; echo err >&2")
+        .run();
+    assert_eq!(outcome.ok().stdout, "");
+    has(&log, &["out", "err"]);
+}
+
+#[test]
+fn a_logger_that_is_missing_is_named() {
+    let Some(node) = Node::enter_with_duet() else {
+        return;
+    };
+    let outcome = node
+        .container("logged")
+        .with(&["--log-uri", "binary:///bin/nothing-here"])
+        .args(&["/bin/true"])
+        .run();
+    assert_ne!(outcome.code, 0);
+    let why = "stdout \"binary:///bin/nothing-here\": the logger: exec: \"/bin/nothing-here\"";
+    assert!(outcome.stderr.contains(why), "{outcome:?}");
+}
