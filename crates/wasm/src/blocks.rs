@@ -3,7 +3,7 @@
 //! wasmtime keeps about 24 bytes for each function of a loaded module, and 12 for its name: a third of a
 //! megabyte for a language runtime, in each container. They are numbers, the same in every process that
 //! loads the same file. So whoever fills the cache has one runner load the code and write its blocks into
-//! a file beside it ([`write`]); every other runner compares what it has with that file and then maps the
+//! a file beside it ([`write()`]); every other runner compares what it has with that file and then maps the
 //! file in its place ([`share`]).
 //!
 //! Nothing depends on the file: it can be wrong, of another build or missing, and all that is lost is
