@@ -47,9 +47,12 @@ pub(crate) fn join(ground: &Ground, prepared: &mut Prepared) -> Result<Option<Pa
 }
 
 /// The pod's cgroup beside where the container's would be, and the container's in it.
+///
+/// No container's name has an `@` ([`check_id`]), so that none of another pod, or of no pod, has the
+/// pod's cgroup for its own and is killed with it.
 fn below(cgroup: &Path, pod: &str) -> (PathBuf, PathBuf) {
     let parent = cgroup.parent().unwrap_or(Path::new("/"));
-    let pod = parent.join(pod);
+    let pod = parent.join(format!("pod@{pod}"));
     let member = pod.join(cgroup.file_name().unwrap_or_default());
     (pod, member)
 }
@@ -74,10 +77,10 @@ mod tests {
     #[test]
     fn members_lie_below_their_pod() {
         let (pod, member) = below(Path::new("/default/web"), "shop");
-        assert_eq!(pod, Path::new("/default/shop"));
-        assert_eq!(member, Path::new("/default/shop/web"));
+        assert_eq!(pod, Path::new("/default/pod@shop"));
+        assert_eq!(member, Path::new("/default/pod@shop/web"));
         let (_, member) = below(Path::new("/web"), "shop");
-        assert_eq!(member, Path::new("/shop/web"));
+        assert_eq!(member, Path::new("/pod@shop/web"));
     }
 
     #[test]

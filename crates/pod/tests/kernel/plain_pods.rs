@@ -33,7 +33,7 @@ fn containers_with_one_annotation_share_network_ipc_and_host_name() {
         }
         assert_ne!(namespace(web, "pid"), namespace(log, "pid"));
         let cgroup = std::fs::read_to_string(format!("/proc/{log}/cgroup")).unwrap();
-        assert!(cgroup.contains("/shop/log"), "{cgroup}");
+        assert!(cgroup.contains("/pod@shop/log"), "{cgroup}");
         for id in ["web", "log"] {
             rig.pod.kill(id, None, 9, false).await.unwrap();
             rig.finish(id).await;
