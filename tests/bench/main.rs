@@ -1,13 +1,15 @@
 //! `make bench`: what a container's life costs under Duet, and beside it under runc.
 //!
-//! Four questions: how long create, start, wait and delete take at the Task API of a
-//! running shim; how long an exec takes there; how long `ctr run --rm` takes; how much memory an idle wasm container
+//! Six questions: how long create, start, wait and delete take at the Task API of a
+//! running shim; how long an exec takes there; how long `ctr run --rm` takes; what a pod of the shim's own
+//! asks of it beside one around a pause container, in time and in memory; how much memory an idle wasm container
 //! adds to its pod. Nothing here passes or fails: the promises are in SPECIFICATION.md.
 //!
 //! `duet-bench [ROUNDS] [FILE.json]`; 40 rounds without, and with 0 only the memory.
 #![forbid(unsafe_code)]
 
 mod memory;
+mod sandboxes;
 mod specs;
 
 use std::cell::Cell;
@@ -39,7 +41,7 @@ fn main() {
     println!("{}", machine["text"].as_str().unwrap_or_default());
     let mut tables = Vec::new();
     if rounds > 0 {
-        for measure in [task_api, exec, ctr_run] {
+        for measure in [task_api, exec, ctr_run, sandboxes::begin] {
             let table = measure(&node, rounds);
             println!("\n{table}");
             tables.push(table.json());
@@ -47,11 +49,17 @@ fn main() {
     }
     let memory = memory::idle_wasm(&node);
     println!("\n{memory}");
+    let pods = sandboxes::memory(&node);
+    println!("{}", sandboxes::Cost::heading());
+    for pod in &pods {
+        println!("{pod}");
+    }
     if let Some(file) = file {
         let report = json!({
             "machine": machine,
             "tables": tables,
             "memory": memory.json(),
+            "pods": pods.iter().map(sandboxes::Cost::json).collect::<Vec<_>>(),
         });
         fs::write(&file, format!("{report:#}\n")).expect("the file for the report is writable");
     }
@@ -63,7 +71,33 @@ struct Stage {
     specs: Specs,
     dir: PathBuf,
     count: Cell<u32>,
-    holder: Child,
+    holder: Network,
+}
+
+/// A process in namespaces of its own, which a pause container would keep.
+struct Network(Child);
+
+fn holder() -> Network {
+    let holder = Command::new("setpriv")
+        .args(["--pdeathsig", "KILL", "unshare", "--net", "--ipc", "--uts"])
+        .args(["sleep", "infinity"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("unshare of util-linux starts");
+    Network(holder)
+}
+
+impl Network {
+    fn id(&self) -> u32 {
+        self.0.id()
+    }
+
+    fn close(mut self) {
+        self.0.kill().expect("our own child");
+        let _reaped = self.0.wait().expect("our own child");
+    }
 }
 
 impl Stage {
@@ -71,15 +105,7 @@ impl Stage {
     fn new(node: &Node, name: &str, program: &Path) -> Self {
         let dir = node.scratch().join(name);
         fs::create_dir(&dir).expect("our own folder");
-        // The namespaces a pause container would keep.
-        let holder = Command::new("setpriv")
-            .args(["--pdeathsig", "KILL", "unshare", "--net", "--ipc", "--uts"])
-            .args(["sleep", "infinity"])
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("unshare of util-linux starts");
+        let holder = holder();
         let specs = Specs::new(node, &dir, name, holder.id());
         let bundle =
             Bundle::new(&dir.join("pod"), Some(&specs.native(name))).expect("our own folder");
@@ -142,11 +168,10 @@ impl Stage {
     }
 
     /// Ends the pod.
-    fn close(mut self) {
+    fn close(self) {
         // runc's `delete` complains that the pod itself was never a container.
         let _said = self.shim.shutdown();
-        self.holder.kill().expect("our own child");
-        let _reaped = self.holder.wait().expect("our own child");
+        self.holder.close();
     }
 }
 

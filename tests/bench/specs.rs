@@ -90,6 +90,36 @@ impl Specs {
         process.to_string()
     }
 
+    /// A native container that waits, in the namespaces that process `holder` keeps.
+    pub(crate) fn idle_native_of(&self, id: &str, holder: u32) -> String {
+        let mut spec = self.spec(id, &self.native_root, &["/bin/sleep", "1000000"], &[]);
+        for namespace in namespaces(&mut spec) {
+            let path = namespace["path"]
+                .as_str()
+                .and_then(|path| path.rsplit_once('/'));
+            let path = path.map(|(_, file)| format!("/proc/{holder}/ns/{file}"));
+            if let Some(path) = path {
+                namespace["path"] = json!(path);
+            }
+        }
+        spec.to_string()
+    }
+
+    /// A pause container: the network is given, the rest of the pod's namespaces are its own.
+    pub(crate) fn pause(&self, id: &str) -> String {
+        let mut spec = self.spec(id, &self.native_root, &["/bin/sleep", "2147483647"], &[]);
+        for namespace in namespaces(&mut spec) {
+            if namespace["type"] != "network" {
+                namespace["path"] = json!("");
+            }
+        }
+        spec["annotations"] = json!({
+            "io.kubernetes.cri.container-type": "sandbox",
+            "io.kubernetes.cri.sandbox-id": id,
+        });
+        spec.to_string()
+    }
+
     /// A wasm container that ends at once.
     pub(crate) fn wasm(&self, id: &str) -> String {
         self.with(id, &self.wasm_root, &["/probe.wasm"])
@@ -118,6 +148,10 @@ impl Specs {
     }
 
     fn with_env(&self, id: &str, root: &Path, args: &[&str], env: &[&str]) -> String {
+        self.spec(id, root, args, env).to_string()
+    }
+
+    fn spec(&self, id: &str, root: &Path, args: &[&str], env: &[&str]) -> Value {
         let mut spec = self.template.clone();
         for variable in env {
             spec["process"]["env"]
@@ -128,8 +162,13 @@ impl Specs {
         spec["root"] = json!({ "path": root, "readonly": true });
         spec["process"]["args"] = json!(args);
         spec["linux"]["cgroupsPath"] = json!(format!("{}/{id}", self.cgroup));
-        spec.to_string()
+        spec
     }
+}
+
+fn namespaces(spec: &mut Value) -> impl Iterator<Item = &mut Value> {
+    let list = spec["linux"]["namespaces"].as_array_mut();
+    list.into_iter().flatten()
 }
 
 // === impl Idle ===

@@ -5,7 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use containerd_shim_protos::api;
+use containerd_shim_protos::{api, sandbox_api as sandbox};
 use protobuf::well_known_types::any::Any;
 use protobuf::{Message, MessageField};
 use ttrpc::context;
@@ -13,7 +13,7 @@ use ttrpc::proto::Request;
 
 use crate::command::{self, Outcome};
 use crate::containerd::Containerd;
-use crate::wait::PATIENCE;
+use crate::wait::{self, PATIENCE};
 
 /// The name of the Task service that every shim of the field speaks.
 const TASK: &str = "containerd.task.v2.Task";
@@ -278,11 +278,39 @@ impl Shim {
         let request = api::ShutdownRequest::new();
         // The shim may close the connection before its answer is out.
         let _answer: Result<api::Empty, _> = self.call("Shutdown", &request);
-        let mut flags = self.flags.clone();
-        flags.extend(["-bundle".to_owned(), self.bundle.display().to_string()]);
-        let mut delete = invocation(&self.program, &flags, &self.bundle, &self.events, "delete");
-        command::run(&mut delete)
+        clean(&self.program, self.flags, &self.bundle, &self.events)
     }
+
+    /// Ends the shim of sandbox `id` as containerd does, and waits until it has gone: what
+    /// `delete` said.
+    ///
+    /// # Panics
+    ///
+    /// When the shim does not do it.
+    pub fn shutdown_sandbox(self, id: &str) -> Outcome {
+        let server = self.pid(id).expect("Connect");
+        let mut request = sandbox::StopSandboxRequest::new();
+        id.clone_into(&mut request.sandbox_id);
+        let _: sandbox::StopSandboxResponse =
+            self.sandbox("StopSandbox", &request).expect("StopSandbox");
+        let mut request = sandbox::ShutdownSandboxRequest::new();
+        id.clone_into(&mut request.sandbox_id);
+        let _: sandbox::ShutdownSandboxResponse = self
+            .sandbox("ShutdownSandbox", &request)
+            .expect("ShutdownSandbox");
+        // The shim stays until its caller has hung up.
+        drop(self.client);
+        wait::until("the shim to end by itself", || {
+            (!Path::new(&format!("/proc/{server}")).exists()).then_some(())
+        });
+        clean(&self.program, self.flags, &self.bundle, &self.events)
+    }
+}
+
+/// Runs `delete` as containerd does.
+fn clean(program: &Path, mut flags: Vec<String>, bundle: &Path, events: &Path) -> Outcome {
+    flags.extend(["-bundle".to_owned(), bundle.display().to_string()]);
+    command::run(&mut invocation(program, &flags, bundle, events, "delete"))
 }
 
 fn invocation(
