@@ -9,12 +9,13 @@ use std::time::Duration;
 use containerd_shim_protos::api;
 use containerd_shim_protos::shim::events::ForwardRequest;
 use containerd_shim_protos::shim_async::{Events, create_events};
+use protobuf::Message as _;
 use serde_json::json;
 use tokio::runtime::Runtime;
 use ttrpc::asynchronous::{Server, TtrpcContext};
 use ttrpc::{Code, context};
 
-use crate::node::{Node, code, connect, limit, task, until, zombie};
+use crate::node::{Node, code, connect, limit, shim, task, text, until, zombie};
 
 /// A static program that is a whole userland; the package `busybox-static` or `busybox`.
 const BUSYBOX: &str = "/bin/busybox";
@@ -262,4 +263,53 @@ fn a_create_whose_caller_gives_up_is_undone() {
         "{heard:?}"
     );
     forget_cgroups();
+}
+
+/// Under version 3 containerd runs `delete` for the sandbox only, and only after its shim is gone.
+#[test]
+fn delete_of_the_sandbox_cleans_every_member_twice_and_waits_for_nobody() {
+    if !can_make_containers() {
+        return;
+    }
+    let node = Node::new();
+    let _daemon = Daemon::listen(&node);
+    let socket = node.start("p", "{}");
+    let task = task(&socket);
+    let mut pids = vec![task.connect(limit(), &connect("p")).unwrap().shim_pid];
+    let mut bundles = Vec::new();
+    for id in ["p", "m"] {
+        let bundle = bundle(&node, id, "busybox sleep 60");
+        let request = creation(id, &bundle);
+        pids.push(task.create(limit(), &request).unwrap().pid);
+        let start = named(id, |request: &mut api::StartRequest, id| request.id = id);
+        task.start(limit(), &start).unwrap();
+        bundles.push(bundle);
+    }
+    let gone = |pid: u32| !Path::new(&format!("/proc/{pid}")).exists() || zombie(pid);
+    kill(pids[0]);
+    until("the shim is gone", || gone(pids[0]));
+    for bundle in &bundles {
+        // Nobody reads them: whoever opens one waits for ever.
+        fs::remove_file(bundle.join("log")).unwrap();
+        nix::unistd::mkfifo(&bundle.join("log"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    }
+    let args = ["-namespace", "test", "-id", "p", "-bundle"];
+    let args = [&args[..], &[bundles[0].to_str().unwrap(), "delete"]].concat();
+    for _ in 0..2 {
+        let output = shim(&bundles[0], &args, b"");
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        let answer = api::DeleteResponse::parse_from_bytes(&output.stdout).unwrap();
+        assert_eq!(answer.exit_status, 137);
+        until("the members are gone", || pids.iter().all(|pid| gone(*pid)));
+        for bundle in &bundles {
+            assert!(!bundle.join("duet.json").exists(), "{}", bundle.display());
+        }
+        assert!(!socket.exists());
+    }
+    forget_cgroups();
+}
+
+fn kill(pid: u32) {
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(pid).unwrap());
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).unwrap();
 }

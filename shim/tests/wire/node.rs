@@ -52,8 +52,18 @@ impl Node {
     /// Starts a shim for `id` and returns its socket.
     pub(crate) fn start(&self, id: &str, annotations: &str) -> PathBuf {
         let bundle = self.bundle(id, annotations);
-        let input = self.params(id).write_to_bytes().unwrap();
-        let output = shim(&bundle, &["-namespace", "test", "-id", id, "start"], &input);
+        self.ask(id, &bundle, &self.params(id))
+    }
+
+    /// As [`Node::start`], told in other words.
+    pub(crate) fn start_told(&self, id: &str, params: &BootstrapParams) -> PathBuf {
+        let bundle = self.bundle(id, "{}");
+        self.ask(id, &bundle, params)
+    }
+
+    fn ask(&self, id: &str, bundle: &Path, params: &BootstrapParams) -> PathBuf {
+        let input = params.write_to_bytes().unwrap();
+        let output = shim(bundle, &["-namespace", "test", "-id", id, "start"], &input);
         assert!(output.status.success(), "{}", text(&output.stderr));
         assert_eq!(text(&output.stderr), "");
         let reply = BootstrapResult::parse_from_bytes(&output.stdout).unwrap();
