@@ -239,9 +239,11 @@ fn a_containerd_that_is_killed_at_any_point_leaves_nothing() {
         return;
     };
     for point in POINTS {
-        let life = Life::to(point, &node);
+        let mut life = Life::to(point, &node);
         node.daemon().end(Signal::SIGKILL);
         node.daemon().start_again();
+        // A client that has lost its daemon may wait for ever (1.6's exec does).
+        life.clients.clear();
         if node.daemon().version().starts_with("1.6") {
             life.end_unused_shim();
         }
