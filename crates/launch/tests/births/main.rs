@@ -3,6 +3,7 @@
 
 mod attacks;
 mod budget;
+mod id_maps;
 mod lives;
 mod places;
 mod programs;

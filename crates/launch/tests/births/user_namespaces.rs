@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, chown, symlink};
 use std::path::Path;
 
-use duet_launch::{Newborn, Supplies};
+use duet_launch::{Newborn, Stop, Supplies};
 use duet_linux::{mount, process};
 use duet_plan::{Descriptor, Plan, Program as Kind};
 use duet_spec::Process;
@@ -13,14 +13,15 @@ use duet_step::{Insn, Program, Step};
 use nix::mount::MsFlags;
 use serde_json::{Value, json};
 
+use crate::id_maps::volume;
 use crate::stage::{self, Pipes, Stage, ask, exists, read_console, stage};
 
 /// The host's number of the container's root, and how many ids there are.
-const ROOT: u32 = 200_000;
-const SIZE: u32 = 65_536;
+pub(crate) const ROOT: u32 = 200_000;
+pub(crate) const SIZE: u32 = 65_536;
 
 /// What CRI writes for a pod with `hostUsers: false`, in an image whose files are its root's.
-fn spec<const N: usize>(stage: &Stage, args: [&str; N]) -> Value {
+pub(crate) fn spec<const N: usize>(stage: &Stage, args: [&str; N]) -> Value {
     give(&stage.root());
     let mut spec = stage.spec(args);
     let namespaces = spec["linux"]["namespaces"].as_array_mut().unwrap();
@@ -320,69 +321,6 @@ fn consoles_are_the_users() {
     });
 }
 
-/// A volume of the host's with a file of its root's, and another file system below it.
-fn volume(stage: &Stage) -> std::path::PathBuf {
-    let volume = stage.bundle.join("volume");
-    fs::create_dir_all(volume.join("below")).unwrap();
-    fs::write(volume.join("file"), "x").unwrap();
-    let none = None::<&str>;
-    let below = volume.join("below");
-    nix::mount::mount(Some("below"), &below, Some("tmpfs"), MsFlags::empty(), none).unwrap();
-    fs::write(below.join("file"), "x").unwrap();
-    volume
-}
-
-#[test]
-fn an_id_mapped_volume_shows_the_hosts_owners_as_the_containers() {
-    stage(|stage| {
-        let volume = volume(stage);
-        let script = "stat -c %u /v/file /v/below/file; touch /v/made || true";
-        let ids = json!([{"containerID": 0, "hostID": ROOT, "size": SIZE}]);
-        let own = json!([{"containerID": 0, "hostID": ROOT + 7, "size": 1}]);
-        for (options, lists, seen) in [
-            (json!(["rbind"]), Value::Null, "65534\n65534\n"),
-            (json!(["rbind"]), ids, "0\n65534\n"),
-            (json!(["rbind", "idmap"]), Value::Null, "0\n65534\n"),
-            (json!(["rbind", "ridmap"]), Value::Null, "0\n0\n"),
-            (json!(["rbind", "ridmap"]), own, "7\n7\n"),
-        ] {
-            let mut spec = spec(stage, ["sh", "-c", script]);
-            let bind = json!({"destination": "/v", "type": "bind", "source": volume,
-                "options": options, "uidMappings": lists, "gidMappings": lists});
-            spec["mounts"].as_array_mut().unwrap().push(bind);
-            let outcome = stage.run(&spec);
-            assert_eq!(outcome.out, seen, "{options} {outcome:?}");
-        }
-        // What root of the container made in the mapped volume is the host's root's.
-        assert_eq!(fs::metadata(volume.join("made")).unwrap().uid(), 0);
-    });
-}
-
-#[test]
-fn without_a_user_namespace_a_volume_can_be_mapped_too() {
-    stage(|stage| {
-        let volume = volume(stage);
-        let mut spec = stage.spec(["stat", "-c", "%u:%g", "/v/file"]);
-        let ids = json!([{"containerID": 0, "hostID": 1000, "size": 1}]);
-        let bind = json!({"destination": "/v", "type": "bind", "source": volume,
-            "options": ["bind"], "uidMappings": ids, "gidMappings": ids});
-        spec["mounts"].as_array_mut().unwrap().push(bind);
-        assert_eq!(stage.run(&spec).out, "1000:1000\n");
-    });
-}
-
-#[test]
-fn a_file_system_that_cannot_be_mapped_is_named() {
-    stage(|stage| {
-        let mut spec = spec(stage, ["true"]);
-        let bind = json!({"destination": "/v", "type": "bind", "source": "/proc/sys",
-            "options": ["bind", "idmap"]});
-        spec["mounts"].as_array_mut().unwrap().push(bind);
-        let error = stage.live(&stage.plan(&spec)).unwrap_err().to_string();
-        assert_eq!(error, "id-mapped mount source /proc/sys: EINVAL");
-    });
-}
-
 #[test]
 fn ids_that_the_kernel_does_not_take_are_named() {
     stage(|stage| {
@@ -588,4 +526,39 @@ fn children() -> Vec<i32> {
         .collect();
     assert!(pids.iter().all(|pid| exists(*pid)));
     pids
+}
+
+#[test]
+fn whoever_it_stops_for_is_told_of_the_second_process() {
+    stage(|stage| {
+        let mut spec = spec(stage, ["true"]);
+        spec["hooks"] = json!({"createContainer": [{"path": "/bin/hook"}]});
+        let tree = duet_launch::root_tree(&stage.root()).unwrap();
+        let (null, stop) = (fs::File::open("/dev/null").unwrap(), |pid: i32| {
+            let theirs = fs::read_link(format!("/proc/{pid}/ns/user")).unwrap();
+            assert_ne!(theirs, fs::read_link("/proc/self/ns/user").unwrap());
+            // Before the pivot, with the host's tree still there.
+            assert!(Path::new(&format!("/proc/{pid}/root{}", stage.bundle.display())).exists());
+            pid
+        });
+        let supplies = Supplies {
+            root: Some(tree.as_fd()),
+            stdout: Some(null.as_fd()),
+            stderr: Some(null.as_fd()),
+            ..Supplies::default()
+        };
+        let mut told = 0;
+        let attach = duet_launch::Attach::default();
+        let newborn = duet_launch::spawn_with(&stage.plan(&spec), supplies, attach, |at| {
+            match at {
+                Stop::Pause { pid, .. } => told = stop(pid),
+                Stop::Listener { .. } => {}
+            }
+            Ok::<(), duet_launch::Error>(())
+        });
+        let newborn = newborn.unwrap();
+        assert_eq!(newborn.pid, told);
+        newborn.gate.open().unwrap();
+        assert_eq!(process::wait(&newborn.pidfd).unwrap().code, 0);
+    });
 }
