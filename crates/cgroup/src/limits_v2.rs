@@ -346,6 +346,45 @@ mod tests {
     }
 
     #[test]
+    fn what_few_ask_for_arrives_too() {
+        let cases = [
+            (r#"{"cpu": {"idle": 1, "shares": 512}}"#, "cpu.idle", "1"),
+            (r#"{"cpu": {"burst": 7000}}"#, "cpu.max.burst", "7000"),
+            (r#"{"cpu": {"mems": "0-1"}}"#, "cpuset.mems", "0-1"),
+            (
+                r#"{"blockIO": {"weightDevice": [{"major": 8, "minor": 16, "weight": 10}]}}"#,
+                "io.weight",
+                "8:16 1",
+            ),
+            (
+                r#"{"blockIO": {"throttleWriteBpsDevice": [{"major": 8, "minor": 16, "rate": 9}]}}"#,
+                "io.max",
+                "8:16 wbps=9",
+            ),
+            (
+                r#"{"blockIO": {"throttleReadIOPSDevice": [{"major": 8, "minor": 16, "rate": 9}]}}"#,
+                "io.max",
+                "8:16 riops=9",
+            ),
+            (
+                r#"{"blockIO": {"throttleWriteIOPSDevice": [{"major": 8, "minor": 16, "rate": 0}]}}"#,
+                "io.max",
+                "8:16 wiops=max",
+            ),
+            (
+                r#"{"rdma": {"mlx5_1": {"hcaHandles": 2, "hcaObjects": 3}}}"#,
+                "rdma.max",
+                "mlx5_1 hca_handle=2 hca_object=3",
+            ),
+        ];
+        for (json, file, value) in cases {
+            let dir = tree(&[file]);
+            apply(dir.path(), json, Occasion::Birth).unwrap();
+            assert_eq!(read(dir.path(), file).unwrap(), value, "{json}");
+        }
+    }
+
+    #[test]
     fn what_v2_has_not_is_refused_by_name() {
         let dir = tree(&["memory.max", "memory.swap.max"]);
         let cases = [
@@ -368,6 +407,26 @@ mod tests {
             (
                 r#"{"cpu": {"realtimePeriod": 9}}"#,
                 "linux.resources.cpu.realtimePeriod = 9: cgroup v2 has no such limit",
+            ),
+            (
+                r#"{"cpu": {"realtimeRuntime": 9}}"#,
+                "linux.resources.cpu.realtimeRuntime = 9: cgroup v2 has no such limit",
+            ),
+            (
+                r#"{"memory": {"useHierarchy": false}}"#,
+                "linux.resources.memory.useHierarchy = false: cgroup v2 has no such limit",
+            ),
+            (
+                r#"{"blockIO": {"leafWeight": 9}}"#,
+                "linux.resources.blockIO.leafWeight = 9: cgroup v2 has no such limit",
+            ),
+            (
+                r#"{"blockIO": {"weightDevice": [{"major": 8, "minor": 0, "leafWeight": 9}]}}"#,
+                "linux.resources.blockIO.weightDevice.leafWeight = 9: cgroup v2 has no such limit",
+            ),
+            (
+                r#"{"network": {"priorities": [{"name": "eth0", "priority": 1}]}}"#,
+                "linux.resources.network.priorities = eth0: cgroup v2 has no such limit",
             ),
             (
                 r#"{"network": {"classID": 9}}"#,

@@ -141,6 +141,11 @@ fn the_limits_of_a_pod_arrive_in_their_files() {
         .update(&resources(r#"{"pids": {"limit": -1}}"#))
         .unwrap();
     assert_eq!(own.file("pids", "pids.max"), "max");
+    let idle = r#"{"cpu": {"idle": 1, "shares": 512}, "memory": {"disableOOMKiller": true}}"#;
+    own.cgroup.update(&resources(idle)).unwrap();
+    assert_eq!(own.file("cpu", "cpu.idle"), "1");
+    let control = own.file("memory", "memory.oom_control");
+    assert!(control.contains("oom_kill_disable 1"), "{control}");
 }
 
 #[test]
