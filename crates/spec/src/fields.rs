@@ -7,6 +7,11 @@
 
 use serde_json::Value;
 
+#[cfg(test)]
+mod coverage;
+#[cfg(test)]
+mod types;
+
 /// What may stand at one place of a document.
 #[derive(Debug)]
 pub(crate) enum Shape {
