@@ -126,6 +126,7 @@ impl Child<'_> {
             Step::HostDir(path) => syscalls::chdir(self.code.text(path)?),
             Step::MappedRoot => self.mapped_root(),
             Step::Fork(flags) => self.fork(flags),
+            Step::Loopback => syscalls::loopback_up(),
             Step::Setsid => plain(Op::Step, PlainCall::Setsid, [0; 3]).map(|_| ()),
             Step::Propagation(flags) => self.propagation(flags),
             Step::AttachRoot {

@@ -6,6 +6,7 @@
 mod files;
 mod messages;
 mod mounts;
+mod network;
 mod privileges;
 mod process;
 
@@ -19,6 +20,7 @@ use crate::raw::{Word, call};
 pub(crate) use files::*;
 pub(crate) use messages::*;
 pub(crate) use mounts::*;
+pub(crate) use network::*;
 pub(crate) use privileges::*;
 pub(crate) use process::*;
 

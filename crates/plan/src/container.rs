@@ -55,6 +55,7 @@ pub fn container(spec: &Container, facts: &Facts, kind: Program) -> Result<Plan,
         writer.plan.clone = u64::from(born);
         namespaces::own_cgroup(&mut writer, spec);
     }
+    namespaces::loopback(&mut writer, spec, facts);
     // A session of its own: signals to the shim's terminal, if it has one, do not reach the
     // container, and a console can become the controlling terminal.
     writer.step(Step::Setsid);

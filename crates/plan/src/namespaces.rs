@@ -78,6 +78,14 @@ pub(crate) fn enter(writer: &mut Writer, spec: &Container, facts: &Facts) -> Res
     Ok(born)
 }
 
+/// Brings up the loopback interface of a network namespace that is the container's alone: one that
+/// is given or joined is somebody else's to set up. As under runc.
+pub(crate) fn loopback(writer: &mut Writer, spec: &Container, facts: &Facts) {
+    if spec.namespaces.network == Namespace::New && !facts.pod.network {
+        writer.step(Step::Loopback);
+    }
+}
+
 /// A cgroup namespace of the child's own. Not by the birth: on v1 it is in its cgroup only now.
 pub(crate) fn own_cgroup(writer: &mut Writer, spec: &Container) {
     if spec.namespaces.cgroup == Namespace::New {

@@ -66,6 +66,7 @@ impl Plan {
             | Step::Detached(..)
             | Step::MappedRoot
             | Step::Fork(_)
+            | Step::Loopback
             | Step::Setsid
             | Step::Propagation(_)
             | Step::Open(..)
@@ -112,6 +113,7 @@ impl Plan {
             Step::HostDir(_) => subject(),
             Step::MappedRoot => "root of the user namespace".to_owned(),
             Step::Fork(kinds) => format!("fork into {}", namespaces(u64::from(kinds))),
+            Step::Loopback => "loopback up".to_owned(),
             Step::Setsid => "new session".to_owned(),
             Step::Propagation(bits) => format!("propagation {}", propagation(bits)),
             Step::AttachRoot {

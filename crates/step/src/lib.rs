@@ -196,6 +196,8 @@ pub enum Step {
     /// `clone3` with `CLONE_PARENT` and these `CLONE_NEW*` flags: the new process is the
     /// parent's child too and goes on with the next step; this one tells the parent and ends.
     Fork(u32),
+    /// Brings up the loopback interface of the caller's network namespace, which nobody else will.
+    Loopback,
     /// `setsid`.
     Setsid,
     /// Sets the propagation (`MS_*` with `MS_REC`) of the whole mount tree as it was inherited.

@@ -11,6 +11,7 @@ use nix::mount::MsFlags;
 use serde_json::{Value, json};
 
 use crate::stage::{Stage, ask, stage};
+use crate::user_namespaces;
 
 /// A volume of the host's that is shared, and a spec that binds it at `/vol`.
 fn volume(stage: &Stage, propagation: &str, script: &str) -> (PathBuf, Value) {
@@ -239,4 +240,17 @@ impl Drop for Cgroup {
     fn drop(&mut self) {
         fs::remove_dir(&self.0).unwrap();
     }
+}
+
+#[test]
+fn a_network_namespace_of_its_own_has_its_loopback_up() {
+    stage(|stage| {
+        // IFF_UP and IFF_LOOPBACK.
+        let flags = ["cat", "/sys/class/net/lo/flags"];
+        let mut spec = stage.spec(flags);
+        let namespaces = spec["linux"]["namespaces"].as_array_mut().unwrap();
+        namespaces.push(json!({"type": "network"}));
+        assert_eq!(stage.run(&spec).out, "0x9\n");
+        assert_eq!(stage.run(&user_namespaces::spec(stage, flags)).out, "0x9\n");
+    });
 }

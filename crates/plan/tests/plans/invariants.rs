@@ -89,6 +89,7 @@ fn tables(plan: &Plan) {
             Step::Unshare(_)
             | Step::MappedRoot
             | Step::Fork(_)
+            | Step::Loopback
             | Step::Setsid
             | Step::Propagation(_)
             | Step::PrivateProc
