@@ -2,7 +2,7 @@
 
 use std::io;
 
-use nix::sched::{CloneFlags, unshare};
+use duet_linux::namespace;
 use nix::unistd::{Gid, Uid, geteuid, setgroups, setresgid, setresuid};
 use rustix::process::{
     DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, setrlimit,
@@ -38,31 +38,18 @@ pub(crate) fn enter() -> io::Result<()> {
     limit(Resource::Core, 0)?;
     // Standard input, output and error are all it will ever have open.
     limit(Resource::Nofile, 16)?;
-    leave_the_host()?;
     become_nobody()
 }
 
-/// Leaves the node's networks, mounts, System V memory and host name for empty ones or copies.
+/// Leaves the host's namespaces and gives up root, and with it every capability. What is open stays open.
 ///
-/// Only root can; whoever is not has less to lose.
-fn leave_the_host() -> io::Result<()> {
-    if !geteuid().is_root() {
-        return Ok(());
-    }
-    Ok(unshare(
-        CloneFlags::CLONE_NEWNET
-            | CloneFlags::CLONE_NEWNS
-            | CloneFlags::CLONE_NEWIPC
-            | CloneFlags::CLONE_NEWUTS
-            | CloneFlags::CLONE_NEWCGROUP,
-    )?)
-}
-
-/// Gives up root, and with it every capability. What is open stays open.
+/// Only root can do either; whoever is not has less to lose.
 fn become_nobody() -> io::Result<()> {
     if !geteuid().is_root() {
         return Ok(());
     }
+    let left = namespace::leave_the_host();
+    left.map_err(|error| io::Error::new(error.kind(), format!("unshare: {error}")))?;
     setgroups(&[])?;
     setresgid(
         Gid::from_raw(NOBODY),

@@ -12,7 +12,7 @@
 //! | `text.rs` | `madvise(2)` on the program itself | unsafe in both | – |
 //!
 //! The other `unsafe` code of the workspace is the child half of a birth (`duet-child`), which
-//! may call no library at all, and the one call in `duet-launch` that starts it.
+//! may call no library at all, the one call in `duet-launch` that starts it, and two files of `duet-wasm`.
 #![deny(unsafe_code)]
 
 #[expect(unsafe_code, reason = "bpf(2) has no safe wrapper")]

@@ -110,6 +110,22 @@ pub fn enter(namespace: impl AsFd, flag: u32) -> io::Result<()> {
     )?)
 }
 
+/// Leaves the host's networks, mounts, System V memory, host name and view of cgroups for empty ones or
+/// copies. For a process of one thread that gives up root next.
+///
+/// # Errors
+///
+/// The kernel's: `EPERM` without `CAP_SYS_ADMIN`, `ENOSPC` at a limit of namespaces.
+pub fn leave_the_host() -> io::Result<()> {
+    Ok(unshare(
+        CloneFlags::CLONE_NEWNET
+            | CloneFlags::CLONE_NEWNS
+            | CloneFlags::CLONE_NEWIPC
+            | CloneFlags::CLONE_NEWUTS
+            | CloneFlags::CLONE_NEWCGROUP,
+    )?)
+}
+
 /// Runs `work` in a thread that ends with it, so that what the thread changes of itself ends too.
 ///
 /// # Errors

@@ -13,7 +13,8 @@ unsafe extern "C" {
 ///
 /// What is needed again comes back page by page, from the page cache. A program that has a
 /// lot to do when it starts and little afterwards maps less from then on; for one that goes on as
-/// before it costs a few dozen page faults.
+/// before it costs a few dozen page faults. Breakpoints and uprobes that were set before are lost, and a
+/// program whose file is written to while it runs would go on in the new bytes: upgrades replace the file.
 ///
 /// # Errors
 ///

@@ -32,7 +32,7 @@ use std::process::ExitCode;
 
 use duet_wasm::{Blocks, Format, Http, Inherited, WRITE_BLOCKS};
 use rustix::process::{DumpableBehavior, Gid, Uid, geteuid, set_dumpable_behavior};
-use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
+use rustix::thread::{set_no_new_privs, set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 
 use crate::end::End;
 use crate::signals::Signals;
@@ -90,13 +90,16 @@ fn for_the_cache(format: &OsStr) -> ExitCode {
     }
 }
 
-/// The code is of our own making, and loading it runs none of it; root is still more than that needs.
+/// Loading code runs none of it if it is what our compiler writes; a compiler that a module got the better
+/// of may have written anything. So what it was confined by confines this process too.
 fn give_up_root() -> io::Result<()> {
     /// The user and group that own nothing.
     const NOBODY: u32 = 65534;
+    set_no_new_privs(true)?;
     if !geteuid().is_root() {
         return Ok(());
     }
+    duet_linux::namespace::leave_the_host()?;
     // There is one thread.
     let (user, group) = (Uid::from_raw(NOBODY), Gid::from_raw(NOBODY));
     set_thread_groups(&[])?;

@@ -6,8 +6,9 @@
 //! a file beside it ([`write()`]); every other runner compares what it has with that file and then maps the
 //! file in its place ([`share`]).
 //!
-//! Nothing depends on the file: it can be wrong, of another build or missing, and all that is lost is
-//! memory. A block that differs stays the process's own, and so does, from then on, a page that is written to later.
+//! Nothing is believed of the file when a runner starts: it can be wrong, of another build or missing, and
+//! all that is lost is memory. From then on it is trusted like the code beside it: only root can write to
+//! either, and the cache replaces files, never their content. A block that differs stays the process's own, and so does, from then on, a page that is written to later.
 //!
 //! Only large blocks, and only while code is loaded, are kept apart; everything else is the system
 //! allocator's. Small ones are full of addresses, which are each process's own.
@@ -36,10 +37,11 @@ pub struct Blocks;
 /// The smallest block that is kept apart: 8 KiB. Below that the pages around it cost what it saves.
 const SMALLEST: usize = 8 << 10;
 
-/// How many blocks are kept apart at most: 128. A component has a few for each of its modules.
+/// How many allocations are kept apart at most, freed ones included: 128. A component has a few for each of
+/// its modules.
 const MOST: usize = 128;
 
-/// What blocks are rounded up to. A kernel with larger pages refuses to map the file at all.
+/// What blocks are rounded up to. A kernel with larger pages refuses to map all but the first.
 const PAGE: usize = 4 << 10;
 
 /// Is code being loaded?
@@ -74,7 +76,8 @@ pub(crate) fn keep_apart<T>(load: impl FnOnce() -> T) -> T {
 /// Writes all blocks that are kept apart, one after the other.
 pub(crate) fn write(mut out: impl Write) -> io::Result<()> {
     for block in table().live() {
-        out.write_all(bytes(block.address, block.length))?;
+        // SAFETY: a block of the table, whose lock is held; whoever loads code has no other thread.
+        out.write_all(unsafe { bytes(block.address, block.length) })?;
     }
     out.flush()
 }
@@ -94,7 +97,7 @@ pub(crate) fn share(entry: &OwnedFd) -> io::Result<()> {
             break;
         }
         if block.equals(&file, offset)? {
-            block.replace(&file, offset)?;
+            block.replace(&file, offset);
         }
         offset += block.length;
     }
@@ -105,10 +108,13 @@ fn table() -> MutexGuard<'static, Table> {
     TABLE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Pages that stay mapped while they are looked at: those of a block in the table, by whoever holds its
-/// lock, or the caller's own.
-fn bytes<'a>(address: usize, length: usize) -> &'a [u8] {
-    // SAFETY: see above; and nobody writes meanwhile: whoever loads code has no other thread.
+/// Pages, padding between what lies in them included: the kernel gave them as zeros.
+///
+/// # Safety
+///
+/// They are mapped, and nobody unmaps them or writes to them while the slice lives.
+unsafe fn bytes<'a>(address: usize, length: usize) -> &'a [u8] {
+    // SAFETY: the caller's promise.
     unsafe { std::slice::from_raw_parts(address as *const u8, length) }
 }
 
@@ -172,17 +178,21 @@ impl Block {
                 offset as u64,
             )
         }?;
-        let equal = bytes(self.address, self.length) == bytes(mapped as usize, self.length);
+        // SAFETY: a block of the table, whose lock is held; whoever loads code has no other thread.
+        let ours = unsafe { bytes(self.address, self.length) };
+        // SAFETY: mapped above, and unmapped below.
+        let theirs = unsafe { bytes(mapped as usize, self.length) };
+        let equal = ours == theirs;
         // SAFETY: mapped above, and nobody has kept a reference into it.
         unsafe { munmap(mapped, self.length) }?;
         Ok(equal)
     }
 
     /// Maps the file where this block is.
-    fn replace(&self, file: &File, offset: usize) -> io::Result<()> {
+    fn replace(&self, file: &File, offset: usize) {
         // SAFETY: the pages are this block's own, and the file holds what they hold: whoever has a
         // reference into them cannot tell. The mapping is private, so it stays as writable as it was.
-        unsafe {
+        let replaced = unsafe {
             mmap(
                 self.address as *mut _,
                 self.length,
@@ -191,8 +201,12 @@ impl Block {
                 file,
                 offset as u64,
             )
-        }?;
-        Ok(())
+        };
+        if replaced.is_err() {
+            // Before Linux 6.12 the kernel takes the old pages away first and may fail then, for want of
+            // memory. What is missing here is in use: nothing may run on.
+            std::process::abort();
+        }
     }
 }
 
@@ -219,7 +233,7 @@ unsafe impl GlobalAlloc for Blocks {
     }
 
     unsafe fn dealloc(&self, address: *mut u8, layout: Layout) {
-        if layout.size() >= SMALLEST && table().release(address as usize) {
+        if may_be_ours(address, layout.size()) && table().release(address as usize) {
             return;
         }
         // SAFETY: what is not in the table came from the system, with this layout.
@@ -227,7 +241,7 @@ unsafe impl GlobalAlloc for Blocks {
     }
 
     unsafe fn realloc(&self, address: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        let ours = layout.size() >= SMALLEST && table().holds(address as usize);
+        let ours = may_be_ours(address, layout.size()) && table().holds(address as usize);
         if !ours && (size < SMALLEST || !LOADING.load(Ordering::Relaxed)) {
             // SAFETY: what is not in the table came from the system, with this layout.
             return unsafe { System.realloc(address, layout, size) };
@@ -252,4 +266,10 @@ fn kept_apart(size: usize, alignment: usize) -> Option<NonNull<u8>> {
         return None;
     }
     table().allocate(size)
+}
+
+/// Whether it is worth to look for a block in the table. Ours begin a page; what the system allocates
+/// hardly ever does, and a server frees such buffers on many threads.
+fn may_be_ours(address: *mut u8, size: usize) -> bool {
+    size >= SMALLEST && address.addr().is_multiple_of(PAGE)
 }
