@@ -35,11 +35,14 @@ Dir::Etc::sourcelist "$apt/debian.sources";
 Dir::Etc::sourceparts "/dev/null";
 APT::Sandbox::User "root";
 Acquire::Languages "none";
+Acquire::Retries "5";
 EOF
     export APT_CONFIG="$apt/apt.conf"
     apt-get -qq update >&2
     (cd "$apt" && apt-get -qq download containerd >&2)
-    rm -rf "$dir" && dpkg-deb -x "$apt"/containerd_*.deb "$dir"
+    # Whole or not there: an interrupted run must not pass for a finished one.
+    rm -rf "$dir" "$dir.new" && dpkg-deb -x "$apt"/containerd_*.deb "$dir.new"
+    mv "$dir.new" "$dir"
     rm -rf "$apt"
 fi
 "$dir/usr/bin/containerd" --version >&2

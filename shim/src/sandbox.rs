@@ -14,6 +14,7 @@ use containerd_shim_protos::sandbox_async::Sandbox;
 use containerd_shim_protos::types::platform::Platform;
 use duet_pod::{Pod, SandboxStatus, Standing};
 use protobuf::well_known_types::timestamp::Timestamp;
+use tokio::sync::oneshot;
 use tracing::warn;
 use ttrpc::asynchronous::TtrpcContext;
 
@@ -67,6 +68,8 @@ impl Sandbox for Sandboxes {
     ) -> ttrpc::Result<api::CreateSandboxResponse> {
         let (pod, last) = (self.pod.clone(), Last::of(&self.end, &self.pod));
         let working = Arc::clone(&last);
+        // Goes with the call: a caller who left is told of no sandbox, and asks for no end of it.
+        let (caller, _listens) = oneshot::channel::<()>();
         let answer = Request::change("CreateSandbox", &request.sandbox_id, "")
             .finish(async move {
                 let id = request.sandbox_id.clone();
@@ -75,7 +78,7 @@ impl Sandbox for Sandboxes {
                     Ok(sandbox) => pod.create_sandbox(sandbox).await.map_err(Refusal::from),
                     Err(refusal) => Err(refusal),
                 };
-                if created.is_err() && !known {
+                if !known && (created.is_err() || caller.is_closed()) {
                     Self::give_up(&pod, &working, &id).await;
                 }
                 created.map(|()| api::CreateSandboxResponse::new())
@@ -92,12 +95,13 @@ impl Sandbox for Sandboxes {
     ) -> ttrpc::Result<api::StartSandboxResponse> {
         let (pod, last) = (self.pod.clone(), Last::of(&self.end, &self.pod));
         let working = Arc::clone(&last);
+        let (caller, _listens) = oneshot::channel::<()>();
         let answer = Request::change("StartSandbox", &request.sandbox_id, "")
             .finish(async move {
                 let id = request.sandbox_id;
                 let before = pod.sandbox(&id)?.standing;
                 let started = pod.start_sandbox(&id).await;
-                if started.is_err() && before == Standing::Created {
+                if before == Standing::Created && (started.is_err() || caller.is_closed()) {
                     Self::give_up(&pod, &working, &id).await;
                 }
                 let status = started?;

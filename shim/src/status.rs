@@ -466,7 +466,7 @@ mod tests {
         HookError::Late { limit: Duration::ZERO, output: text() } => DEADLINE_EXCEEDED,
     );
 
-    table!(caches, 10, cache,
+    table!(caches, 11, cache,
         duet_wasm::Error::Directory { path: path(), source: scarce() } => RESOURCE_EXHAUSTED,
         duet_wasm::Error::Exposed { path: path(), owner: 1, mode: 0o777 } => FAILED_PRECONDITION,
         duet_wasm::Error::Noexec { path: path() } => FAILED_PRECONDITION,

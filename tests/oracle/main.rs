@@ -62,7 +62,7 @@ fn a_container_of_duets_sees_what_one_of_runcs_sees() {
         compare(case, duet, runc, &mut used, &mut report);
     }
     for (number, known) in DIFFERENCES.iter().enumerate() {
-        if !used.contains(&number) {
+        if !known.of_the_machine && !used.contains(&number) {
             writeln!(
                 report,
                 "nothing differs any more: {} ({})",

@@ -191,7 +191,7 @@ fn a_pod_lives_on_while_containerd_is_away() {
     wait::until("CRI to call the other pod dead", || {
         (!dead.is_ready()).then_some(())
     });
-    dead.remove();
+    dead.remove_insistently();
     pod.remove();
 }
 
@@ -208,7 +208,7 @@ fn a_pod_is_called_dead_when_its_holder_is() {
     wait::until("CRI to call the pod dead", || {
         (!pod.is_ready()).then_some(())
     });
-    pod.remove();
+    pod.remove_insistently();
 }
 
 #[test]
@@ -230,7 +230,7 @@ fn a_shot_shim_takes_the_holder_and_every_container_along() {
         gone.then_some(())
     });
     assert_ne!(main.wait().0, 0);
-    pod.remove();
+    pod.remove_insistently();
 }
 
 #[test]

@@ -331,8 +331,13 @@ fn config(dir: &Path, network: &Network, version: &str) -> String {
     let socket = dir.join("containerd.sock");
     let (conf, plugins) = (&network.conf_dir, Network::plugin_dir());
     let runtimes = handlers(version);
+    // A busy machine is not a node: what containerd gives a shim a few seconds for may take longer.
+    let timeouts = ["shim.cleanup", "shim.load", "shim.shutdown", "task.state"]
+        .map(|what| format!("  'io.containerd.timeout.{what}' = '30s'\n"))
+        .concat();
     let head = format!(
-        "root = {root:?}\nstate = {state:?}\n[grpc]\n  address = {socket:?}\n[debug]\n  level = 'debug'\n"
+        "root = {root:?}\nstate = {state:?}\n[grpc]\n  address = {socket:?}\n[debug]\n  level = 'debug'\n\
+         [timeouts]\n{timeouts}"
     );
     // Without CAP_SYS_RESOURCE nobody may lower an oom_score_adj, and the pause
     // container asks for -998.

@@ -174,12 +174,12 @@ impl<'n> Cri<'n> {
             .filter(ready)
             .all(|condition| condition.status);
         let mut images = k8s_cri::v1::image_service_client::ImageServiceClient::new(self.channel());
-        let list = images.list_images(api::ListImagesRequest { filter: None });
-        let list = self
-            .runtime
-            .block_on(list)
-            .expect("CRI answers")
-            .into_inner();
+        let list = async {
+            let asked = images.list_images(api::ListImagesRequest { filter: None });
+            tokio::time::timeout(PATIENCE, asked).await
+        };
+        let list = self.runtime.block_on(list).expect("CRI answers in time");
+        let list = list.expect("CRI has a list of images").into_inner();
         let tags: Vec<_> = list
             .images
             .into_iter()

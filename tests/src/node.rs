@@ -17,7 +17,7 @@ use crate::machine::{self, Runtime, Sandboxer, Skip};
 use crate::{image, wait};
 
 /// How long containerd may take to clean up after the test's last request.
-const CLEANUP: Duration = Duration::from_secs(10);
+const CLEANUP: Duration = wait::PATIENCE;
 
 /// One test at a time: a leak check that sees the whole machine needs it.
 static ALONE: Mutex<()> = Mutex::new(());

@@ -17,7 +17,8 @@ const KILLED: u8 = 137;
 /// of the 5 s that containerd waits.
 const FLUSH_LIMIT: Duration = Duration::from_millis(300);
 
-/// How long a poststop hook may take: 1 s, whatever it was given.
+/// How long poststop hooks may take: 1 s until the last of them begins, and each no longer than that,
+/// whatever it was given.
 const HOOK_LIMIT: Duration = Duration::from_secs(1);
 
 /// What was found of a container that the shim had not deleted.
@@ -29,6 +30,21 @@ pub struct Cleaned {
     pub pid: i32,
     /// 137, now: a killed process is what is left.
     pub exit: Exit,
+}
+
+// === impl Cleaned ===
+
+impl Cleaned {
+    fn killed(member: &Member) -> Self {
+        Cleaned {
+            id: member.id.clone(),
+            pid: member.init.map_or(0, |init| init.pid),
+            exit: Exit {
+                code: KILLED,
+                at: SystemTime::now(),
+            },
+        }
+    }
 }
 
 /// Kills and removes every member of the pod whose shim had `bundle`, or `only` the one whose
@@ -74,10 +90,15 @@ pub fn clean(bundle: &Path, only: Option<&str>) -> Result<Vec<Cleaned>, Error> {
         },
     })?;
     let patience = Instant::now() + FLUSH_LIMIT;
-    let cleaned = members
-        .iter()
-        .map(|(bundle, member)| member_or_warn(&host, bundle, member, patience));
-    let cleaned: Vec<Cleaned> = cleaned.collect();
+    let mut over = Vec::new();
+    let mut cleaned = Vec::new();
+    for (bundle, member) in &members {
+        if member_or_warn(&host, bundle, member, patience) && member.init.is_some() {
+            over.push((bundle, member));
+        }
+        cleaned.push(Cleaned::killed(member));
+    }
+    let mut forgotten = Ok(());
     if only.is_none() {
         let pods: Vec<&PathBuf> = members
             .values()
@@ -88,13 +109,30 @@ pub fn clean(bundle: &Path, only: Option<&str>) -> Result<Vec<Cleaned>, Error> {
             cgroup_or_warn(&host, path);
         }
         if unread.is_ok() {
-            record::forget_list(bundle)?;
+            forgotten = record::forget_list(bundle);
         }
     }
+    farewells(&over);
+    forgotten?;
     unread.map(|()| cleaned)
 }
 
-fn member_or_warn(host: &Host, bundle: &Path, member: &Member, patience: Instant) -> Cleaned {
+/// Runs the poststop hooks of those who are over. After everything that kills: containerd waits 5 s for
+/// `delete`, and whoever is not dead then stays. Once: who comes after us finds no record.
+fn farewells(over: &[(&PathBuf, &Member)]) {
+    let deadline = Instant::now() + HOOK_LIMIT;
+    for (bundle, member) in over {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            tracing::warn!(id = member.id, "no time is left for its poststop hooks");
+        } else if let Err(error) = poststop(&member.id, bundle, left) {
+            tracing::debug!(%error, "no hooks are known of what was cleaned");
+        }
+    }
+}
+
+/// Kills a member and removes what it had; whether nothing is left.
+fn member_or_warn(host: &Host, bundle: &Path, member: &Member, patience: Instant) -> bool {
     let mut clean = cgroup_or_warn(host, &member.cgroup);
     if let Some(init) = member.init {
         end(init, Instant::now());
@@ -111,21 +149,7 @@ fn member_or_warn(host: &Host, bundle: &Path, member: &Member, patience: Instant
     if clean && let Err(error) = record::forget(bundle) {
         tracing::warn!(%error, "record left behind");
     }
-    // Once: who comes after us finds no record.
-    if clean
-        && member.init.is_some()
-        && let Err(error) = poststop(&member.id, bundle, HOOK_LIMIT)
-    {
-        tracing::debug!(%error, "no hooks are known of what was cleaned");
-    }
-    Cleaned {
-        id: member.id.clone(),
-        pid: member.init.map_or(0, |init| init.pid),
-        exit: Exit {
-            code: KILLED,
-            at: SystemTime::now(),
-        },
-    }
+    clean
 }
 
 /// Kills whatever lives in a cgroup and removes it; whether nothing is left.

@@ -173,7 +173,7 @@ pub(crate) const CASES: &[Case] = &[
     case("the host's folder of devices", |s, _| {
         for mount in s["mounts"].as_array_mut().expect("there are mounts") {
             if mount["destination"] == "/dev" {
-                *mount = json!({"destination": "/dev", "type": "bind", "source": "/dev", "options": ["rbind", "ro"]});
+                *mount = json!({"destination": "/dev", "type": "bind", "source": "/dev", "options": ["bind", "ro"]});
             }
         }
         s["mounts"]
