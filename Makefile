@@ -76,7 +76,6 @@ unit: build test-needs ## every crate by itself, on the kernel where it is about
 	$(SUDO) env DUET_TEST_REQUIRE=all DUET_TEST_BINARIES=$(bin) \
 	    DUET_RUNNER=$(bin)/duet-runner DUET_COMPILER=$(bin)/duet-compiler \
 	    $(CARGO) test --workspace --exclude duet-tests --exclude duet-runner --exclude duet-compiler
-	$(CARGO) test --release -p duet-runner
 	@# That the child has no way to panic shows only in what the optimiser leaves.
 	$(CARGO) test --release -p duet-child
 	DUET_TEST_REQUIRE=all $(CARGO) test -p duet-tests --lib --test architecture

@@ -48,14 +48,16 @@ fn every_exit_code_of_preview_1_is_kept() {
     if !root() {
         return;
     }
+    let run = |code: i32| {
+        let guest = Guest::named("probe-p1.wasm").args(["exit", &code.to_string()]);
+        guest.run().code
+    };
     for code in 0..=255 {
-        assert_eq!(
-            Guest::named("probe-p1.wasm")
-                .args(["exit", &code.to_string()])
-                .run()
-                .code,
-            code
-        );
+        assert_eq!(run(code), code);
+    }
+    // Of others the kernel keeps the low byte.
+    for (code, kept) in [(256, 0), (263, 7), (-1, 255)] {
+        assert_eq!(run(code), kept, "{code}");
     }
 }
 
