@@ -10,7 +10,7 @@ use crate::error::Error;
 use crate::helper::Served;
 use crate::logger::{Attended, Logger};
 use crate::outputs::{Outputs, Writes};
-use crate::stdio::{Ends, Input, Owner, Pipes};
+use crate::stdio::{Ends, Input, Owner, Pipes, release};
 use crate::terminal::{self, Connected, Terminal};
 use crate::words::{IoOwner, Stdio};
 
@@ -117,9 +117,9 @@ impl Io {
         self.input = None;
     }
 
-    /// The process has ended: readers of its output may see the end.
+    /// The process has ended: readers of its output may see the end. Needs the runtime.
     pub(crate) fn release(&mut self) {
-        self.holds.clear();
+        self.holds.drain(..).for_each(release);
         self.input = None;
     }
 
