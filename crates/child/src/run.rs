@@ -232,8 +232,11 @@ impl Child<'_> {
             op: 0,
             errno: 0,
         };
-        // Should this fail, the new process sees the channel close, and ends at the gate.
-        syscalls::send_with(self.code.channel, &born, &pidfd)?;
+        if let Err(fault) = syscalls::send_with(self.code.channel, &born, &pidfd) {
+            // Nobody knows of the new process, which would keep the channel open at its gate.
+            syscalls::kill(&pidfd).unwrap_or(());
+            return Err(fault);
+        }
         syscalls::exit(0)
     }
 

@@ -178,7 +178,11 @@ impl Prepared {
         let uid = spec.host_uid(&spec.process);
         let served = ground.served(&id, &ledger);
         let (plumbing, ends) = Plumbing::open(&stdio, uid, io_owner, served)?;
-        let rootfs = Rootfs::mount(&bundle.join("rootfs"), &mounts)?;
+        let rootfs = {
+            // A mount with ids of its own has a child for a moment.
+            let _labour = ground.children().labour();
+            Rootfs::mount(&bundle.join("rootfs"), &mounts)?
+        };
         let (kind, rule) = kind::decide(&spec)?;
         let confined = Confined::create(&ground, &cgroup)?;
         confined
@@ -203,10 +207,7 @@ impl Prepared {
         let (mut born, init) = match linux.first(kind, plumbing, ends) {
             Ok(born) => born,
             Err(error) => {
-                // Nothing is left of it, and then its poststop hooks run.
-                if let Err(error) = linux.destroy() {
-                    tracing::warn!(container = %id, %error, "left behind by a failed birth");
-                }
+                linux.undo();
                 return Err(error);
             }
         };
@@ -246,11 +247,29 @@ impl Birth {
     /// # Errors
     ///
     /// [`Error::Host`] or [`Error::Terminal`]; nothing of the container is left.
-    pub fn begin(
+    pub async fn begin(
         self,
         facts: UnboundedSender<Fact>,
     ) -> Result<(Container, impl Future<Output = ()> + Send + 'static), Error> {
-        Container::begin(self.label, self.body, self.born, facts)
+        let Birth { label, born, body } = self;
+        let left = Arc::clone(&body);
+        let error = match Container::begin(label, body, born, facts) {
+            Ok(begun) => return Ok(begun),
+            Err(error) => error,
+        };
+        // Hooks take their time.
+        if let Err(error) = tokio::task::spawn_blocking(move || left.undo()).await {
+            tracing::error!(%error, "left behind by a failed birth");
+        }
+        Err(error)
+    }
+
+    /// Ends it, and runs its poststop hooks. Blocks.
+    pub fn abandon(self) {
+        let Birth { born, body, .. } = self;
+        drop(born.gate);
+        bury(&born.pidfd);
+        body.undo();
     }
 }
 
@@ -303,6 +322,14 @@ impl Linux {
                     source,
                 })
             }
+        }
+    }
+
+    /// Sees to it that nothing is left of a container that nobody will serve, and that its
+    /// poststop hooks run then.
+    fn undo(&self) {
+        if let Err(error) = self.destroy() {
+            tracing::warn!(container = %self.id, %error, "left behind by a failed birth");
         }
     }
 
@@ -456,6 +483,7 @@ impl Body for Linux {
         let served = self.ground.served(exec, &self.ledger);
         let uid = self.spec.host_uid(process);
         let (plumbing, ends) = Plumbing::open(stdio, uid, self.io_owner, served)?;
+        let _labour = self.ground.children().labour();
         let facts = duet_launch::exec_facts(self.ask(process, &ends))?;
         let plan = duet_plan::exec(process, &self.spec, &facts)?;
         let (pid, init) = self.init.get().ok_or(Error::Gone)?;
@@ -463,7 +491,6 @@ impl Body for Linux {
             init: Some(init.as_fd()),
             ..Supplies::default()
         };
-        let _labour = self.ground.children().labour();
         let newborn = match self.spawn(&plan, &ends, supplies) {
             // On v2, when the container's processes have moved into cgroups of their own.
             Err(Error::Launch(duet_launch::Error::Call {

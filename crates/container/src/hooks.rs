@@ -3,7 +3,7 @@
 //! | Moment | When | Where | As |
 //! | --- | --- | --- | --- |
 //! | prestart, createRuntime | at the pause before the pivot | the shim's namespaces | the shim |
-//! | createContainer | then | the container's, whose root is still the host's | the shim, in its cgroup |
+//! | createContainer | then | the container's and its cgroup; the root is still the host's | the shim; in a user namespace, its root |
 //! | startContainer | Start, before the gate opens | the container | the container's process |
 //! | poststart | Start, when the program runs | the shim's | the shim |
 //! | poststop | Delete, when nothing is left | the shim's | the shim |
@@ -242,6 +242,10 @@ fn follow(
         open = open && drain(&output, tail)?;
         if ended.is_some() {
             return Ok(ended);
+        }
+        // Who writes without end is never waited for above.
+        if Instant::now() >= deadline {
+            return Ok(None);
         }
     }
 }

@@ -26,6 +26,7 @@ impl Agent {
     /// `ContainerProcessState` of the OCI runtime specification for its process `pid`.
     pub(crate) fn of(state: State<'_>, status: &str, pid: i32) -> Option<Self> {
         let profile = state.spec.seccomp.as_ref()?;
+        let path = profile.listener_path().clone()?;
         let mut told = json!({
             "ociVersion": state.spec.oci_version,
             "fds": ["seccompFd"],
@@ -36,7 +37,7 @@ impl Agent {
             told["metadata"] = metadata.as_str().into();
         }
         Some(Agent {
-            path: profile.listener_path().clone()?,
+            path,
             told: told.to_string(),
         })
     }

@@ -43,9 +43,9 @@ pub enum Error {
     /// The child ended without a word: killed, most likely for its memory.
     #[error("the process ended before its program ran, with code {}", .0.code)]
     Died(Exit),
-    /// The child could not say which descriptor is the listener of its seccomp filter.
+    /// The child did not say which descriptor is the listener of its seccomp filter.
     #[error(
-        "the process could not hand over its seccomp listener: the profile must allow write and read"
+        "the process ended before it handed over its seccomp listener: it was killed, or the profile does not allow write and read"
     )]
     Unheard,
     /// The child said nothing for too long, and was killed.

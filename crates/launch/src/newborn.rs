@@ -179,6 +179,9 @@ fn until_ready<E: From<Error>>(
                 let pid = i32::try_from(message.step).ok();
                 told.second = pid.zip(received.descriptor);
             }
+            // A first half that failed with its last words has lost the second, which may speak
+            // until it is killed.
+            _ if unanswered.is_some_and(|told| told.kind == Message::FAILED) => {}
             _ => unanswered = Some(message),
         }
     }
@@ -289,5 +292,38 @@ impl Gate {
                 _ => return Err(failed(&self.plan, message).into()),
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::io::Write;
+
+    use super::*;
+
+    #[test]
+    fn a_failure_to_tell_of_the_second_half_is_not_forgotten_for_what_that_says() {
+        let helper = duet_plan::Helper {
+            path: "/bin/true",
+            args: &[],
+            env: &[],
+            cwd: "/",
+            descriptors: &[],
+        };
+        let plan = helper.plan().unwrap();
+        let (ours, theirs) = channel::pair().unwrap();
+        let mut theirs = File::from(theirs);
+        for kind in [Message::PAUSED, Message::FAILED, Message::READY] {
+            let words = [kind, 0, 0, 0].map(u32::to_ne_bytes);
+            theirs.write_all(words.as_flattened()).unwrap();
+        }
+        drop(theirs);
+        let own = i32::try_from(std::process::id()).unwrap();
+        let process = process::pidfd_open(own).unwrap();
+        let first = (own, process.as_fd());
+        let never = |_: Stop<'_>| -> Result<(), Error> { unreachable!() };
+        let ended = until_ready(&plan, true, &ours, first, &mut Told::default(), never);
+        assert!(matches!(ended, Err(End::Error(Error::Step { .. }))));
     }
 }

@@ -59,10 +59,10 @@ fn shared(writer: &mut Writer, mount: &Mount) {
         recursive: true,
         id_map: None,
     });
-    let propagation = mount.propagation.or(Some(APART));
+    let (cut, propagation) = mounts::heard(Some(APART), mount.propagation);
     let source = Source::Tree(tree);
     let step = mounts::step(writer, source, mount, mount.attributes, propagation);
-    writer.step(Step::Mount(step));
+    writer.step(Step::Mount(MountStep { cut, ..step }));
 }
 
 /// A tmpfs with a directory for each hierarchy, and links for controllers that share one.

@@ -384,10 +384,10 @@ impl Inner {
             (born, pod_cgroup)
         });
         let (born, pod_cgroup) = born.await.unwrap_or_else(|_| (Err(dropped()), None));
-        let begun = born.and_then(|recorded| {
-            let Recorded { birth, bundle } = recorded;
+        let begun = async {
+            let Recorded { birth, bundle } = born?;
             let pid = birth.pid();
-            let (container, owner) = birth.begin(facts).map_err(of(&id))?;
+            let (container, owner) = birth.begin(facts).await.map_err(of(&id))?;
             let pod_cgroup = pod_cgroup.clone();
             Ok((
                 pid,
@@ -398,8 +398,8 @@ impl Inner {
                 },
                 owner,
             ))
-        });
-        let (pid, place, owner) = match begun {
+        };
+        let (pid, place, owner) = match begun.await {
             Ok(begun) => begun,
             Err(error) => {
                 self.leave(id, bundle, pod_cgroup).await;
@@ -460,9 +460,12 @@ impl Inner {
         let birth = prepared
             .bear(Arc::clone(&self.ground), ledger)
             .map_err(of(&id))?;
-        page.change(|member| member.init = Init::of(birth.pid()))?;
-        if let Some(holder) = holder {
-            holder.write()?;
+        let written = page
+            .change(|member| member.init = Init::of(birth.pid()))
+            .and_then(|()| holder.map_or(Ok(()), |holder| holder.write()));
+        if let Err(error) = written {
+            birth.abandon();
+            return Err(error);
         }
         Ok(Recorded { birth, bundle })
     }

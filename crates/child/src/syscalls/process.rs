@@ -63,6 +63,21 @@ pub(crate) fn clone_beside(namespaces: u32) -> Result<Option<(u32, Fd)>, Fault> 
     }
 }
 
+/// Kills a process.
+pub(crate) fn kill(process: &Fd) -> Result<(), Fault> {
+    let null = core::ptr::null_mut::<u64>();
+    // SAFETY: integers, and no `siginfo_t`: the kernel makes one up.
+    done(Op::Step, unsafe {
+        call!(
+            libc::SYS_pidfd_send_signal,
+            process.0,
+            libc::SIGKILL,
+            null,
+            0_u32
+        )
+    })
+}
+
 /// A call that takes integers only.
 pub(crate) fn plain(op: Op, number: PlainCall, args: [u32; 3]) -> Result<usize, Fault> {
     let [a, b, c] = args;

@@ -96,6 +96,7 @@ impl Linux {
 
     /// What the plan of a hook in the container must know: all three descriptors are its own.
     fn facts_of_hooks(&self) -> Result<Facts, Error> {
+        let _labour = self.ground.children().labour();
         let stdio = duet_plan::Stdio {
             stdin: true,
             stdout: true,

@@ -473,16 +473,46 @@ fn a_death_of_either_process_is_told_and_leaves_neither() {
 
 /// A filter that kills at the next call, whatever it is.
 fn kill_at(plan: &mut Plan, at: usize) {
+    filter_at(plan, at, &[(6, 0, 0x8000_0000)]);
+}
+
+/// A filter from this step on: opcodes, jumps if false, operands.
+fn filter_at(plan: &mut Plan, at: usize, filter: &[(u16, u8, u32)]) {
     let first = u32::try_from(plan.programs.len()).unwrap();
-    let kill = Insn {
-        code: 6,
-        jt: 0,
-        jf: 0,
-        k: 0x8000_0000,
-    };
-    plan.programs.push(kill);
+    let len = u16::try_from(filter.len()).unwrap();
+    let insns = filter
+        .iter()
+        .map(|&(code, jf, k)| Insn { code, jt: 0, jf, k });
+    plan.programs.extend(insns);
     plan.steps
-        .insert(at, Step::Seccomp(Program { first, len: 1 }, 0));
+        .insert(at, Step::Seccomp(Program { first, len }, 0));
+}
+
+#[test]
+fn a_first_process_that_cannot_tell_of_the_second_says_so_and_ends_it() {
+    stage(|stage| {
+        let mut plan = stage.plan(&spec(stage, ["true"]));
+        let mut steps = plan.steps.iter();
+        let fork = steps.position(|step| matches!(step, Step::Fork(_)));
+        // The number of the call; sendmsg fails with EPERM, all else is allowed.
+        let sendmsg = u32::try_from(nix::libc::SYS_sendmsg).unwrap();
+        let filter = [
+            (0x20, 0, 0),
+            (0x15, 1, sendmsg),
+            (6, 0, 0x0005_0001),
+            (6, 0, 0x7fff_0000),
+        ];
+        filter_at(&mut plan, fork.unwrap(), &filter);
+        let error = stage.live(&plan).unwrap_err().to_string();
+        assert!(error.contains("EPERM (sendmsg"), "{error}");
+        // Nobody was told of it: it is left to who reaps strangers, and it does end.
+        let left = children();
+        assert_eq!(left.len(), 1);
+        for pid in left {
+            let pidfd = process::pidfd_open(pid).unwrap();
+            assert_eq!(process::wait(&pidfd).unwrap().code, 137);
+        }
+    });
 }
 
 #[test]

@@ -10,6 +10,7 @@
     reason = "most checks are about a few kinds of step"
 )]
 
+mod cgroups;
 mod golden;
 mod helpers;
 mod invariants;

@@ -475,25 +475,6 @@ fn capabilities_that_the_kernel_does_not_know_are_left_out() {
 }
 
 #[test]
-fn cgroups_of_v1_in_a_namespace_are_mounted_anew() {
-    let spec = edited("cri-default.json", |document| {
-        let namespaces = document["linux"]["namespaces"].as_array_mut().unwrap();
-        namespaces.push(serde_json::json!({ "type": "cgroup" }));
-    });
-    let plan = native(&spec).unwrap();
-    has(
-        &plan,
-        "mount /sys/fs/cgroup/cpu,cpuacct cgroup cgroup [cpu,cpuacct] +ro +nosuid +nodev +noexec",
-    );
-    has(
-        &plan,
-        "mount /sys/fs/cgroup/systemd cgroup cgroup [name=systemd] +ro +nosuid +nodev +noexec",
-    );
-    has(&plan, "link sys/fs/cgroup/cpuacct in Root -> cpu,cpuacct");
-    has(&plan, "remount /sys/fs/cgroup +ro");
-}
-
-#[test]
 fn home_is_made_up_only_when_it_is_missing() {
     let mut process = process("exec.json");
     let home = |process: &_, home| environment(process, home).last().cloned().unwrap();

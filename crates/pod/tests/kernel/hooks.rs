@@ -149,6 +149,19 @@ fn a_hook_that_hangs_is_killed_with_what_it_started() {
 }
 
 #[test]
+fn a_hook_that_never_stops_writing_is_killed_too() {
+    with(async |rig| {
+        let bundle = rig.bundle("web", &["true"]);
+        let hook = ["/bin/sh", "-c", "exec yes"];
+        let bundle = bundle.hook("createRuntime", &hook, r#","timeout":1"#);
+        let error = text(&bundle.create().await.unwrap_err());
+        let why = "did not end in 1 s and was killed; it wrote: ";
+        assert!(error.contains(why) && error.ends_with("y\ny"), "{error}");
+        assert!(rig.pod.is_empty());
+    });
+}
+
+#[test]
 fn what_fails_after_the_program_began_changes_nothing() {
     with(async |rig| {
         let bundle = rig.bundle("web", &["sleep", "1000"]);
