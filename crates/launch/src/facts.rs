@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{LazyLock, OnceLock};
 
 use duet_linux::mount::{self, Entry};
-use duet_linux::{file, kernel, process};
+use duet_linux::process::{self, hard_limit};
+use duet_linux::{file, kernel};
 use duet_plan::{
     Arch, CgroupFacts, Facts, Filesystem, PodNamespaces, SourceFacts, SourceKind, Stdio,
 };
@@ -75,6 +76,7 @@ pub fn exec_facts(ask: Ask<'_>) -> Result<Facts, Error> {
         pod: ask.pod,
         last_capability: last_capability()?,
         held: process::permitted_capabilities().map_err(Error::call("capget"))?,
+        hard_limits: hard_limits(ask.container, ask.process),
         stdio: ask.stdio,
         home,
         arch: ARCH,
@@ -96,6 +98,18 @@ fn ids(container: &Container) -> Result<IdMappings, Error> {
         Namespace::Path(path) if container.id_mappings.is_empty() => user_namespace::ids(path),
         Namespace::Path(_) | Namespace::New | Namespace::Host => Ok(container.id_mappings.clone()),
     }
+}
+
+/// Nothing where no user namespace stands between the child and its own `CAP_SYS_RESOURCE`.
+fn hard_limits(container: &Container, process: &Process) -> BTreeMap<u32, u64> {
+    if container.namespaces.user == Namespace::Host {
+        return BTreeMap::new();
+    }
+    // An exec may have its limits from the container.
+    let asked = process.rlimits.iter().chain(&container.process.rlimits);
+    asked
+        .filter_map(|limit| Some((limit.resource, hard_limit(limit.resource)?)))
+        .collect()
 }
 
 /// Whether AppArmor is in the kernel and switched on. That does not change while it runs.

@@ -5,8 +5,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::SystemTime;
 
 use rustix::process::{
-    DumpableBehavior, Pid, PidfdFlags, PidfdGetfdFlags, Signal, WaitId, WaitIdOptions,
-    kill_process_group, pidfd_getfd, set_child_subreaper, set_dumpable_behavior,
+    DumpableBehavior, Pid, PidfdFlags, PidfdGetfdFlags, Resource, Signal, WaitId, WaitIdOptions,
+    getrlimit, kill_process_group, pidfd_getfd, set_child_subreaper, set_dumpable_behavior,
 };
 
 use crate::pidfd_signal;
@@ -121,6 +121,33 @@ pub fn subreaper() -> io::Result<()> {
 /// None that the kernel documents.
 pub fn permitted_capabilities() -> io::Result<u64> {
     Ok(rustix::thread::capabilities(None)?.permitted.bits())
+}
+
+/// How far this process may raise a limit without `CAP_SYS_RESOURCE`, by the kernel's number of
+/// the limit on x86-64 and aarch64; `None` for one that the kernel does not have.
+#[must_use]
+pub fn hard_limit(resource: u32) -> Option<u64> {
+    const KNOWN: [Resource; 16] = [
+        Resource::Cpu,
+        Resource::Fsize,
+        Resource::Data,
+        Resource::Stack,
+        Resource::Core,
+        Resource::Rss,
+        Resource::Nproc,
+        Resource::Nofile,
+        Resource::Memlock,
+        Resource::As,
+        Resource::Locks,
+        Resource::Sigpending,
+        Resource::Msgqueue,
+        Resource::Nice,
+        Resource::Rtprio,
+        Resource::Rttime,
+    ];
+    let resource = KNOWN.get(usize::try_from(resource).ok()?)?;
+    // No maximum is the highest number, for the kernel too.
+    Some(getrlimit(*resource).maximum.unwrap_or(u64::MAX))
 }
 
 /// Forbids other processes to trace this one, or to open what it holds, unless they have

@@ -208,3 +208,15 @@ fn a_sealed_file_says_its_name() {
     let link = fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd())).unwrap();
     assert_eq!(link, Path::new("/memfd:handoff (deleted)"));
 }
+
+#[test]
+fn hard_limits_are_those_that_procfs_shows() {
+    // A row for each limit, in the order of their numbers; the hard one in the third column.
+    let shown = fs::read_to_string("/proc/self/limits").unwrap();
+    for (number, row) in (0..).zip(shown.lines().skip(1)) {
+        let hard = row[47..].split_whitespace().next().unwrap();
+        let hard = hard.parse().unwrap_or(u64::MAX);
+        assert_eq!(process::hard_limit(number), Some(hard), "{row}");
+    }
+    assert_eq!(process::hard_limit(16), None);
+}

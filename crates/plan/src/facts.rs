@@ -19,6 +19,9 @@ pub struct Facts {
     pub last_capability: u32,
     /// The capabilities that a child can be given, as a mask: the permitted ones of the parent.
     pub held: u64,
+    /// How far the parent may raise limits, by `RLIMIT_*`: those that the process or its container
+    /// asks for. Only looked at in a user namespace.
+    pub hard_limits: BTreeMap<u32, u64>,
     /// Which of 0, 1 and 2 the caller supplies; the others become `/dev/null`. Not looked at
     /// when the process has a terminal.
     pub stdio: Stdio,

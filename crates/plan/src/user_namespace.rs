@@ -6,7 +6,7 @@
 //!
 //! ```text
 //!   first    as root of the host: cgroup; what only the host's root may do (oom_score_adj,
-//!            priorities, device nodes on a tmpfs); the namespaces that have paths;
+//!            priorities, higher limits, device nodes on a tmpfs); the namespaces that have paths;
 //!            last the user namespace, as whose root it forks and ends
 //!   second   born into the new namespaces, which are the user namespace's: the usual order
 //! ```
@@ -93,4 +93,17 @@ pub(crate) fn as_host(writer: &mut Writer, process: &Process, facts: &Facts) {
     writer.step(Step::PrivateProc);
     // The files of a process that cannot be looked into are the host's root's.
     privileges::outranking(writer, process, facts);
+    // In there nobody has the host's CAP_SYS_RESOURCE: raised here, a limit is only lowered then.
+    for limit in &process.rlimits {
+        let (resource, hard) = (limit.resource, limit.hard);
+        let held = facts.hard_limits.get(&resource);
+        if held.is_some_and(|held| hard > *held) {
+            let soft = hard;
+            writer.step(Step::Rlimit {
+                resource,
+                soft,
+                hard,
+            });
+        }
+    }
 }

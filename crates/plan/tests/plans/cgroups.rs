@@ -4,6 +4,7 @@ use crate::{
     invariants,
     promises::{edited, has, native},
     support::facts_v2,
+    user_namespaces,
 };
 use duet_plan::{Program, container};
 
@@ -30,11 +31,7 @@ fn cgroups_of_v1_in_a_namespace_are_mounted_anew() {
 fn the_hosts_cgroups_of_v2_are_shared_within_the_container_only() {
     let with = |option: &str| {
         let spec = edited("cri-default.json", |document| {
-            let ids = serde_json::json!([{ "containerID": 0, "hostID": 65_536, "size": 65_536 }]);
-            document["linux"]["uidMappings"] = ids.clone();
-            document["linux"]["gidMappings"] = ids;
-            let namespaces = document["linux"]["namespaces"].as_array_mut().unwrap();
-            namespaces.push(serde_json::json!({ "type": "user" }));
+            user_namespaces::given(document);
             let mounts = document["mounts"].as_array_mut().unwrap();
             mounts.retain(|mount| mount["type"] != "cgroup");
             mounts.push(serde_json::json!({

@@ -17,3 +17,4 @@ mod invariants;
 mod promises;
 mod random;
 mod support;
+mod user_namespaces;

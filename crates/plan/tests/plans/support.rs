@@ -61,6 +61,7 @@ pub(crate) fn facts(spec: &Container) -> Facts {
         pod: PodNamespaces::default(),
         last_capability: 40,
         held: u64::MAX,
+        hard_limits: BTreeMap::new(),
         stdio: Stdio {
             stdin: false,
             stdout: true,

@@ -1,0 +1,45 @@
+//! What is done before a user namespace is entered, for want of the right to do it inside.
+
+use crate::{
+    promises::{edited, lines},
+    support::{facts, process},
+};
+use duet_plan::{Facts, Plan, Program, container, exec};
+
+/// Gives a container a user namespace of its own.
+pub(crate) fn given(document: &mut serde_json::Value) {
+    let ids = serde_json::json!([{ "containerID": 0, "hostID": 65_536, "size": 65_536 }]);
+    document["linux"]["uidMappings"] = ids.clone();
+    document["linux"]["gidMappings"] = ids;
+    let namespaces = document["linux"]["namespaces"].as_array_mut().unwrap();
+    namespaces.push(serde_json::json!({ "type": "user" }));
+}
+
+#[test]
+fn limits_above_the_shims_are_raised_before_the_user_namespace() {
+    let spec = edited("cri-default.json", |document| {
+        given(document);
+        document["process"]["rlimits"] = serde_json::json!([
+            { "type": "RLIMIT_NOFILE", "soft": 10, "hard": 5000 },
+            { "type": "RLIMIT_CORE", "soft": 0, "hard": 4096 },
+        ]);
+    });
+    let facts = Facts {
+        hard_limits: [(7, 4096), (4, 4096)].into(),
+        ..facts(&spec)
+    };
+    let limits = |plan: &Plan| -> Vec<String> {
+        let lines = lines(plan).into_iter();
+        let told = |line: &String| line.starts_with("limit ") || line.starts_with("fork");
+        lines.filter(told).collect()
+    };
+    let own = ["limit nofile 10 5000", "limit core 0 4096"];
+    let all = |fork| [&["limit nofile 5000 5000", fork], &own[..]].concat();
+    let plan = container(&spec, &facts, Program::Native).unwrap();
+    assert_eq!(limits(&plan), all("fork into mount+pid namespace"));
+    // An exec that asks for none has its container's.
+    let mut process = process("exec.json");
+    process.rlimits.clear();
+    let plan = exec(&process, &spec, &facts).unwrap();
+    assert_eq!(limits(&plan), all("fork into no new namespace"));
+}
