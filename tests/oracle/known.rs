@@ -56,6 +56,14 @@ pub(crate) const DIFFERENCES: &[Difference] = &[
         of_the_machine: true,
     },
     Difference {
+        cases: &[],
+        section: "status",
+        duet: &["SigIgn:"],
+        runc: &["SigIgn:"],
+        why: "which signals the shim ignores, or was started with ignored, is not a container's to suffer from; runc hands it on",
+        of_the_machine: true,
+    },
+    Difference {
         cases: &["root propagation rshared", "root propagation unbindable"],
         section: "mounts",
         duet: &[
