@@ -65,8 +65,11 @@ fn image(node: &Node) -> PathBuf {
 fn duet(node: &Node, name: &str, manifest: &str) -> Command {
     let file = node.scratch().join(format!("{name}.yaml"));
     fs::write(&file, manifest).expect("our own folder");
-    let mut duet = Command::new(binary("duet"));
-    duet.arg("run")
+    // Whoever runs the tests under nohup ignores HUP, and so would everybody below.
+    let mut duet = Command::new("env");
+    duet.arg("--default-signal=HUP")
+        .arg(binary("duet"))
+        .arg("run")
         // So that the leak check knows the processes of the containerd that duet starts.
         .env("DUET_TEST_RUN", &node.daemon().dir)
         .args(["--restart-base", "20", "--root"])
@@ -317,8 +320,7 @@ fn under_nohup_a_terminal_may_hang_up() {
     let mut nohup = Command::new("sh");
     nohup
         .args(["-c", "trap '' HUP; exec \"$@\"", "sh"])
-        .arg(command.get_program())
-        .args(command.get_args())
+        .args(command.get_args().skip(1))
         .env("DUET_TEST_RUN", &node.daemon().dir);
     let mut running = command::start(&mut nohup);
     running.says("main | here");

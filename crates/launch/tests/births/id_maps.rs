@@ -2,11 +2,12 @@
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 
 use nix::mount::MsFlags;
 use serde_json::{Value, json};
 
-use crate::stage::{Stage, stage};
+use crate::stage::{Outcome, Stage, stage};
 use crate::user_namespaces::{ROOT, SIZE, spec};
 
 /// A volume of the host's with a file of its root's, and another file system below it.
@@ -19,6 +20,30 @@ pub(crate) fn volume(stage: &Stage) -> std::path::PathBuf {
     nix::mount::mount(Some("below"), &below, Some("tmpfs"), MsFlags::empty(), none).unwrap();
     fs::write(below.join("file"), "x").unwrap();
     volume
+}
+
+/// The life of a container with the volume mapped. Before Linux 6.3 a tmpfs, which the volume is on, cannot
+/// be mapped: then this sees that it is named, and answers nothing.
+fn mapped(stage: &Stage, spec: &Value, volume: &Path) -> Option<Outcome> {
+    match stage.live(&stage.plan(spec)) {
+        Ok(outcome) => Some(outcome),
+        Err(error) => {
+            assert!(kernel() < (6, 3), "{error}");
+            let volume = volume.display();
+            assert_eq!(
+                error.to_string(),
+                format!("id-mapped mount source {volume}: EINVAL")
+            );
+            None
+        }
+    }
+}
+
+/// The kernel's version.
+fn kernel() -> (u32, u32) {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    let mut numbers = release.split('.').map(|number| number.parse().unwrap());
+    (numbers.next().unwrap(), numbers.next().unwrap())
 }
 
 #[test]
@@ -39,7 +64,14 @@ fn an_id_mapped_volume_shows_the_hosts_owners_as_the_containers() {
             let bind = json!({"destination": "/v", "type": "bind", "source": volume,
                 "options": options, "uidMappings": lists, "gidMappings": lists});
             spec["mounts"].as_array_mut().unwrap().push(bind);
-            let outcome = stage.run(&spec);
+            let outcome = if options == json!(["rbind"]) && lists.is_null() {
+                stage.run(&spec)
+            } else {
+                let Some(outcome) = mapped(stage, &spec, &volume) else {
+                    return;
+                };
+                outcome
+            };
             assert_eq!(outcome.out, seen, "{options} {outcome:?}");
         }
         // What root of the container made in the mapped volume is the host's root's.
@@ -56,7 +88,9 @@ fn without_a_user_namespace_a_volume_can_be_mapped_too() {
         let bind = json!({"destination": "/v", "type": "bind", "source": volume,
             "options": ["bind"], "uidMappings": ids, "gidMappings": ids});
         spec["mounts"].as_array_mut().unwrap().push(bind);
-        assert_eq!(stage.run(&spec).out, "1000:1000\n");
+        if let Some(outcome) = mapped(stage, &spec, &volume) {
+            assert_eq!(outcome.out, "1000:1000\n");
+        }
     });
 }
 
