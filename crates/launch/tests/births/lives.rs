@@ -378,25 +378,8 @@ fn an_exec_has_a_console_of_the_containers() {
 #[test]
 fn a_wasm_container_ends_in_the_runner_with_its_two_descriptors() {
     stage(|stage| {
-        // Busybox plays the runner.
         let spec = stage.spec(["sh", "-c", "cat <&3; cat <&4; ls -1 /dev; umask; exit 9"]);
-        let container = stage.container(&spec);
-        let facts = duet_launch::facts(ask(&container, &container.process)).unwrap();
-        let plan = duet_plan::container(&container, &facts, Kind::Wasm).unwrap();
-        let tree = duet_launch::root_tree(&stage.root()).unwrap();
-        let runner = duet_linux::mount::clone_read_only(&stage.root().join("bin/busybox")).unwrap();
-        let module = duet_linux::memfd::sealed("module", b"module\n").unwrap();
-        let handoff = duet_linux::memfd::sealed("handoff", b"handoff\n").unwrap();
-        let supplies = Supplies {
-            root: Some(tree.as_fd()),
-            runner: Some(runner.as_fd()),
-            module: Some(module.as_fd()),
-            handoff: Some(handoff.as_fd()),
-            ..Supplies::default()
-        };
-        let (newborn, pipes) = stage::create(&plan, supplies).unwrap();
-        newborn.gate.open().unwrap();
-        let outcome = pipes.outcome(&newborn.pidfd);
+        let outcome = stage.run_as_guest(&spec);
         let dev = "full\nnull\nrandom\nurandom\nzero\n";
         assert_eq!(
             outcome.out,

@@ -195,6 +195,27 @@ impl Stage {
         self.live(&self.plan(spec)).unwrap()
     }
 
+    /// The life of a wasm container in which busybox plays the runner.
+    pub(crate) fn run_as_guest(&self, spec: &Value) -> Outcome {
+        let container = self.container(spec);
+        let facts = duet_launch::facts(ask(&container, &container.process)).unwrap();
+        let plan = duet_plan::container(&container, &facts, Program::Wasm).unwrap();
+        let tree = duet_launch::root_tree(&self.root()).unwrap();
+        let runner = duet_linux::mount::clone_read_only(&self.root().join("bin/busybox")).unwrap();
+        let module = duet_linux::memfd::sealed("module", b"module\n").unwrap();
+        let handoff = duet_linux::memfd::sealed("handoff", b"handoff\n").unwrap();
+        let supplies = Supplies {
+            root: Some(tree.as_fd()),
+            runner: Some(runner.as_fd()),
+            module: Some(module.as_fd()),
+            handoff: Some(handoff.as_fd()),
+            ..Supplies::default()
+        };
+        let (newborn, pipes) = create(&plan, supplies).unwrap();
+        newborn.gate.open().unwrap();
+        pipes.outcome(&newborn.pidfd)
+    }
+
     /// The output of a shell script in a container as CRI makes it.
     pub(crate) fn script(&self, script: &str) -> String {
         let outcome = self.run(&self.spec(["sh", "-c", script]));

@@ -518,25 +518,8 @@ fn a_first_process_that_cannot_tell_of_the_second_says_so_and_ends_it() {
 #[test]
 fn a_wasm_container_ends_in_the_runner_there_too() {
     stage(|stage| {
-        // Busybox plays the runner.
         let script = "cat <&3; cat <&4; ls -1 /dev; id -u; echo x > /dev/null; exit 9";
-        let container = stage.container(&spec(stage, ["sh", "-c", script]));
-        let facts = duet_launch::facts(ask(&container, &container.process)).unwrap();
-        let plan = duet_plan::container(&container, &facts, Kind::Wasm).unwrap();
-        let tree = duet_launch::root_tree(&stage.root()).unwrap();
-        let runner = mount::clone_read_only(&stage.root().join("bin/busybox")).unwrap();
-        let module = duet_linux::memfd::sealed("module", b"module\n").unwrap();
-        let handoff = duet_linux::memfd::sealed("handoff", b"handoff\n").unwrap();
-        let supplies = Supplies {
-            root: Some(tree.as_fd()),
-            runner: Some(runner.as_fd()),
-            module: Some(module.as_fd()),
-            handoff: Some(handoff.as_fd()),
-            ..Supplies::default()
-        };
-        let (newborn, pipes) = stage::create(&plan, supplies).unwrap();
-        newborn.gate.open().unwrap();
-        let outcome = pipes.outcome(&newborn.pidfd);
+        let outcome = stage.run_as_guest(&spec(stage, ["sh", "-c", script]));
         let dev = "full\nnull\nrandom\nurandom\nzero\n";
         assert_eq!(
             outcome.out,
