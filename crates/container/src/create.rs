@@ -27,7 +27,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use crate::body::{Body, Born, PidNamespace};
 use crate::confined::Confined;
 use crate::error::{Error, WasmError};
-use crate::exec::{bury, check_terminal};
+use crate::exec::bury;
 use crate::ground::Ground;
 use crate::handle::{Container, Label};
 use crate::kind::{self, Guest, Kind};
@@ -106,7 +106,7 @@ impl Prepared {
     }
 
     fn new(request: Create, spec: Spec) -> Result<Self, Error> {
-        check_terminal(&request.stdio, &spec.process)?;
+        request.stdio.check(&spec.process)?;
         tell_unknown(&request.id, &spec.process);
         let cgroup = match &spec.cgroups_path {
             Some(CgroupsPath::Cgroupfs(path)) => path.clone(),

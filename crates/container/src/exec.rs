@@ -50,7 +50,6 @@ impl Actor {
         if self.execs.contains_key(&exec) {
             return Err(Error::ExecExists { exec });
         }
-        check_terminal(&stdio, &asked)?;
         self.execs
             .insert(exec.clone(), Process::added(asked, stdio));
         self.tell(Fact::ExecAdded {
@@ -217,18 +216,6 @@ impl Actor {
             Done::Answered
         });
     }
-}
-
-/// Refuses a request whose two halves disagree about the terminal.
-pub(crate) fn check_terminal(stdio: &Stdio, asked: &duet_spec::Process) -> Result<(), Error> {
-    if stdio.terminal == asked.terminal.is_some() {
-        return Ok(());
-    }
-    Err(Error::Invalid {
-        field: "terminal",
-        value: stdio.terminal.to_string(),
-        why: "process.terminal says otherwise",
-    })
 }
 
 /// Kills and reaps a process that must not run.

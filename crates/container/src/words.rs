@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::time::SystemTime;
 
+use crate::error::Error;
+
 /// How a process ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Exit {
@@ -45,6 +47,22 @@ pub struct Stdio {
     pub stderr: String,
     /// Whether the process gets a terminal.
     pub terminal: bool,
+}
+
+// === impl Stdio ===
+
+impl Stdio {
+    /// Refuses a container whose two halves disagree about the terminal, as runc does.
+    pub(crate) fn check(&self, process: &duet_spec::Process) -> Result<(), Error> {
+        if self.terminal == process.terminal.is_some() {
+            return Ok(());
+        }
+        Err(Error::Invalid {
+            field: "terminal",
+            value: self.terminal.to_string(),
+            why: "process.terminal says otherwise",
+        })
+    }
 }
 
 /// One mount of the root filesystem, in containerd's words.

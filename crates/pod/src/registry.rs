@@ -191,7 +191,8 @@ impl Pod {
         stdio: Stdio,
     ) -> Result<(), Error> {
         let container = self.find(id)?;
-        let process = Process::parse(process).map_err(|error| of(id)(error.into()))?;
+        let process = Process::parse_with_terminal(process, stdio.terminal)
+            .map_err(|error| of(id)(error.into()))?;
         container.exec(exec, process, stdio).await.map_err(of(id))
     }
 

@@ -76,17 +76,36 @@ pub struct Process {
 // === impl Process ===
 
 impl Process {
-    /// Reads the process of an exec request.
+    /// Reads the process of an exec.
     ///
     /// # Errors
     ///
     /// [`Error`], naming the field.
     pub fn parse(json: &[u8]) -> Result<Self, Error> {
+        Self::of_exec(json, None)
+    }
+
+    /// As [`Process::parse`], for a request that has a word of its own on the terminal.
+    ///
+    /// That word counts, as under runc's shim: clients take the document of the container's own
+    /// process, change its arguments and leave `terminal` as it was.
+    ///
+    /// # Errors
+    ///
+    /// As [`Process::parse`].
+    pub fn parse_with_terminal(json: &[u8], terminal: bool) -> Result<Self, Error> {
+        Self::of_exec(json, Some(terminal))
+    }
+
+    fn of_exec(json: &[u8], terminal: Option<bool>) -> Result<Self, Error> {
         let document = Document {
             name: "exec process",
         };
         let mut value = document.syntax(json)?;
         document.offered(&value, &fields::PROCESS)?;
+        if let (Some(terminal), Some(fields)) = (terminal, value.as_object_mut()) {
+            fields.insert("terminal".to_owned(), terminal.into());
+        }
         let lifted = LiftedCapabilities::lift(document, "", Some(&mut value))?;
         Self::read(document, "", &document.typed(value)?, lifted)
     }

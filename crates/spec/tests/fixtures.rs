@@ -122,7 +122,14 @@ fn what_cri_writes_for_a_sandbox_loads() {
 #[test]
 fn an_exec_loads() {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/exec-terminal.json");
-    let process = Process::parse(&std::fs::read(file).unwrap()).unwrap();
+    let json = std::fs::read(file).unwrap();
+    let process = Process::parse(&json).unwrap();
     let size = process.terminal.unwrap();
     assert_eq!((size.rows, size.cols), (50, 132));
+    let off = Process::parse_with_terminal(&json, false).unwrap();
+    assert_eq!(off.terminal, None);
+    let text = String::from_utf8(json).unwrap();
+    let silent = text.replace(r#""terminal": true,"#, "");
+    let on = Process::parse_with_terminal(silent.as_bytes(), true).unwrap();
+    assert_eq!(on, process);
 }

@@ -219,6 +219,30 @@ fn a_terminal_is_sized_and_its_output_complete() {
 }
 
 #[test]
+fn an_exec_is_on_a_terminal_if_its_request_says_so_whatever_its_document_does() {
+    with(async |rig| {
+        rig.bundle("web", &["sleep", "100"]).start().await;
+        for terminal in [true, false] {
+            let (stdout, text) = rig.sink(if terminal { "on" } else { "off" });
+            let stdio = Stdio {
+                stdout,
+                terminal,
+                ..Stdio::default()
+            };
+            let asks = process(&["sh", "-c", "tty <&1"], !terminal);
+            rig.pod.exec("web", "e", &asks, stdio).await.unwrap();
+            rig.pod.start("web", Some("e")).await.unwrap();
+            let code = rig.pod.wait("web", Some("e")).await.unwrap().code;
+            assert_eq!(code, u8::from(!terminal));
+            assert_eq!(text.join().unwrap().contains("/dev/pts/"), terminal);
+            rig.pod.delete("web", Some("e")).await.unwrap();
+        }
+        rig.pod.kill("web", None, 9, true).await.unwrap();
+        rig.finish("web").await;
+    });
+}
+
+#[test]
 fn a_paused_container_waits_and_dies_of_sigkill() {
     with(async |mut rig| {
         rig.bundle("web", &["sleep", "100"]).start().await;
