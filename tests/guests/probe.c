@@ -7,6 +7,7 @@
  *   probe.wasm copy               stdin, on stdout
  *   probe.wasm write FILE TEXT    TEXT and a newline, into the file
  *   probe.wasm list DIR           the names in the directory
+ *   probe.wasm tty                which of 0, 1 and 2 are terminals, in one line
  *   probe.wasm exit CODE          ends with CODE
  *   probe.wasm trap               says "before the trap" on stderr, then traps
  *   probe.wasm spin               says "spinning", then never ends
@@ -111,6 +112,8 @@ int main(int argc, char **argv)
         return write_text(argv[2], argv[3]);
     } else if (strcmp(job, "list") == 0 && argc == 3) {
         return list(argv[2]);
+    } else if (strcmp(job, "tty") == 0) {
+        printf("%d %d %d\n", isatty(0), isatty(1), isatty(2));
     } else if (strcmp(job, "exit") == 0 && argc == 3) {
         /* Not exit(): preview 1 takes all 32 bits, and libc must not cut them. */
         _Exit(atoi(argv[2]));

@@ -16,3 +16,4 @@ mod sandboxes;
 mod tasks;
 mod user_namespaces;
 mod wasm;
+mod wasm_execs;

@@ -2,7 +2,7 @@
 
 use core::ffi::CStr;
 
-use duet_step::{Mount, Op, Reg, Slot, Source, Text, Texts};
+use duet_step::{Destination, Mount, Op, Reg, Slot, Source, Text, Texts};
 
 use crate::fault::{Fault, unless};
 use crate::paths::{Owner, ensure, resolve};
@@ -105,6 +105,23 @@ impl Child<'_> {
             self.keep(register, tree)?;
         }
         Ok(())
+    }
+
+    /// Shows a mount of a `/dev` that was covered in the one that covers it.
+    pub(crate) fn carry(&self, path: Text) -> Result<(), Fault> {
+        let path = self.code.text(path)?;
+        let Some(from) = unless(libc::ENOENT, resolve(self.register(Reg::Covered)?, path))? else {
+            return Ok(());
+        };
+        let (mode, _) = syscalls::fstat(from.number())?;
+        let kind = match mode & libc::S_IFMT {
+            libc::S_IFDIR => Destination::Directory,
+            _ => Destination::File,
+        };
+        // What is mounted below it is carried by itself, if it may be seen.
+        let copy = syscalls::clone_mount(from.number(), false)?;
+        let to = ensure(self.register(Reg::Dev)?, path, kind, Owner::ROOT)?;
+        syscalls::attach(copy.number(), to.number())
     }
 
     /// Makes a file system that a later step attaches.

@@ -137,6 +137,7 @@ impl Child<'_> {
             Step::Open(path, register) => self.open(path, register),
             Step::PrivateProc => self.private_proc(),
             Step::Mount(ref mount) => self.mount(mount),
+            Step::Carry(path) => self.carry(path),
             Step::MakeDir(path, uid, gid) => self.make_dir(path, uid, gid),
             Step::Node(ref node) => self.node(node),
             Step::Symlink(base, target, path) => self.symlink(base, target, path),

@@ -38,6 +38,7 @@ use crate::signal;
 use crate::stdio::Ends;
 use crate::words::{Create, Fact, IoOwner, Stdio};
 
+mod further;
 mod hooked;
 
 /// How long a birth may wait for its module to be compiled: 100 s.
@@ -64,6 +65,8 @@ pub struct Birth {
 struct Linux {
     id: String,
     spec: Spec,
+    /// What its first process runs.
+    program: Program,
     ground: Arc<Ground>,
     ledger: Arc<dyn Ledger>,
     io_owner: Option<IoOwner>,
@@ -196,6 +199,7 @@ impl Prepared {
         let linux = Linux {
             id: id.clone(),
             spec,
+            program: kind.program(),
             ground,
             ledger,
             io_owner,
@@ -299,7 +303,7 @@ impl Linux {
                 self.spawn(&plan, &ends, supplies)?
             }
             Kind::Wasm(guest) => {
-                let supplied = self.supply(guest, &facts)?;
+                let supplied = self.supply(guest, &self.spec.process, &facts)?;
                 let plan = duet_plan::container(&self.spec, &facts, Program::Wasm)?;
                 let supplies = Supplies {
                     runner: Some(self.ground.runner()?),
@@ -350,9 +354,9 @@ impl Linux {
         }
     }
 
-    fn supply(&self, guest: Guest, facts: &Facts) -> Result<Supplied, Error> {
+    fn supply(&self, guest: Guest, process: &Process, facts: &Facts) -> Result<Supplied, Error> {
         let options = &self.spec.options;
-        if let Some(address) = options.listen.first() {
+        if let (Some(address), None) = (options.listen.first(), self.init.get()) {
             // The runner cannot be told of them yet, and a guest without them would only fail later.
             let field = "annotations.io.containerd.duet.v1.listen";
             return Err(Error::Unsupported {
@@ -373,7 +377,6 @@ impl Linux {
         http.reuse = options
             .http_reuse
             .map_or(http.reuse, std::num::NonZeroU32::get);
-        let process = &self.spec.process;
         let handoff = Handoff {
             name: name.clone(),
             format,
@@ -442,7 +445,8 @@ impl Linux {
             tasks,
         };
         spawn_with(plan, supplies, attach, |stop| match stop {
-            Stop::Pause { pid, pidfd } => self.pause(pid, pidfd),
+            Stop::Pause { pid, pidfd } if self.init.get().is_none() => self.pause(pid, pidfd),
+            Stop::Pause { pid, .. } => further::check_hidden(pid),
             Stop::Listener { pid, listener } => self.answered(pid, "creating")(listener),
         })
     }
@@ -472,38 +476,7 @@ impl Body for Linux {
     }
 
     fn bear(&self, exec: &str, process: &Process, stdio: &Stdio) -> Result<Born, Error> {
-        tell_unknown(&self.id, process);
-        if let Some(guest) = kind::guest(&self.spec, process) {
-            let field = "exec of a wasm program:";
-            return Err(Error::Unsupported {
-                field,
-                value: guest.name,
-            });
-        }
-        let served = self.ground.served(exec, &self.ledger);
-        let uid = self.spec.host_uid(process);
-        let (plumbing, ends) = Plumbing::open(stdio, uid, self.io_owner, served)?;
-        let _labour = self.ground.children().labour();
-        let facts = duet_launch::exec_facts(self.ask(process, &ends))?;
-        let plan = duet_plan::exec(process, &self.spec, &facts)?;
-        let (pid, init) = self.init.get().ok_or(Error::Gone)?;
-        let supplies = Supplies {
-            init: Some(init.as_fd()),
-            ..Supplies::default()
-        };
-        let newborn = match self.spawn(&plan, &ends, supplies) {
-            // On v2, when the container's processes have moved into cgroups of their own.
-            Err(Error::Launch(duet_launch::Error::Call {
-                number: signal::EBUSY,
-                ..
-            })) => {
-                let beside = self.confined.cgroup.attach_beside(*pid);
-                let beside = beside.map_err(Error::cgroup("enter the cgroup"))?;
-                self.spawn_in(&plan, &ends, supplies, Some(&beside), &[])
-            }
-            newborn => newborn,
-        };
-        Ok(self.adopt(newborn?, plumbing))
+        self.further(exec, process, stdio)
     }
 
     fn signal_all(&self, number: i32) -> Result<(), Error> {

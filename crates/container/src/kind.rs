@@ -10,7 +10,8 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use duet_linux::file;
+use duet_linux::{file, kernel};
+use duet_plan::Program;
 use duet_spec::annotations::{self, Handler};
 use duet_spec::{Container, MountKind, Process};
 use duet_wasm::{Format, HEAD, detect};
@@ -24,6 +25,18 @@ pub(crate) enum Kind {
     Native,
     /// A guest.
     Wasm(Guest),
+}
+
+// === impl Kind ===
+
+impl Kind {
+    /// The word that a plan has for it.
+    pub(crate) fn program(&self) -> Program {
+        match self {
+            Kind::Native => Program::Native,
+            Kind::Wasm(_) => Program::Wasm,
+        }
+    }
 }
 
 /// A wasm program.
@@ -55,7 +68,7 @@ pub(crate) fn decide(spec: &Container) -> Result<(Kind, &'static str), WasmError
         Some((Handler::Wasm | Handler::Smart, rule)) => (true, rule),
         None => (false, "bytes"),
     };
-    match entrypoint(spec, &spec.process) {
+    match entrypoint(&spec.process, |path| open(spec, path)) {
         Ok((name, file)) => match format(&file) {
             Some(format) => Ok((Kind::Wasm(Guest { name, file, format }), rule)),
             None if required => Err(WasmError::NotWasm {
@@ -76,11 +89,28 @@ pub(crate) fn decide(spec: &Container) -> Result<(Kind, &'static str), WasmError
     }
 }
 
-/// The guest that an exec's process names, if it names one.
-pub(crate) fn guest(spec: &Container, process: &Process) -> Option<Guest> {
-    let (name, file) = entrypoint(spec, process).ok()?;
-    let format = format(&file)?;
-    Some(Guest { name, file, format })
+/// Decides what an exec's process runs, whose `args[0]` is looked for where the container's first
+/// process, of this number, sees it: mounts that were made since are there, links lead where they
+/// lead in there. Nothing where there is no such file.
+///
+/// The annotation that makes an entrypoint native makes everything in its container native; the
+/// others are about the entrypoint alone.
+pub(crate) fn of_exec(spec: &Container, process: &Process, first: i32) -> Option<Kind> {
+    if let Some((Handler::Native, _)) = spec.options.handler {
+        return Some(Kind::Native);
+    }
+    let root = PathBuf::from(format!("/proc/{first}/root"));
+    let found = file::place(&root)
+        .and_then(|root| entrypoint(process, |path| file::open_in_root(&root, path)));
+    match found {
+        Ok((name, file)) => Some(match format(&file) {
+            Some(format) => Kind::Wasm(Guest { name, file, format }),
+            None => Kind::Native,
+        }),
+        Err(error) if kernel::is_absent(&error) => None,
+        // Its birth says what is wrong with it.
+        Err(_) => Some(Kind::Native),
+    }
 }
 
 fn looks_wasm(process: &Process) -> bool {
@@ -94,11 +124,14 @@ fn format(file: &File) -> Option<Format> {
     detect(&head[..read])
 }
 
-/// Opens what `args[0]` names, as the container would find it.
-fn entrypoint(spec: &Container, process: &Process) -> io::Result<(String, File)> {
+/// Opens what `args[0]` names, as the container would find it: each path with `open`.
+fn entrypoint(
+    process: &Process,
+    open: impl Fn(&Path) -> io::Result<File>,
+) -> io::Result<(String, File)> {
     let mut missing = io::Error::from_raw_os_error(ENOENT);
     for name in candidates(process) {
-        match open(spec, Path::new(&name)) {
+        match open(Path::new(&name)) {
             Ok(file) => return Ok((name, file)),
             Err(error) if error.raw_os_error() == Some(ENOENT) => {}
             Err(error) => missing = error,

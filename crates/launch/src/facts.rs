@@ -12,7 +12,7 @@ use duet_linux::mount::{self, Entry};
 use duet_linux::process::{self, hard_limit};
 use duet_linux::{file, kernel};
 use duet_plan::{
-    Arch, CgroupFacts, Facts, Filesystem, PodNamespaces, SourceFacts, SourceKind, Stdio,
+    Arch, CgroupFacts, Facts, Filesystem, PodNamespaces, Seen, SourceFacts, SourceKind, Stdio,
 };
 use duet_spec::{Container, IdMappings, MountKind, Namespace, Process};
 
@@ -73,6 +73,7 @@ pub fn exec_facts(ask: Ask<'_>) -> Result<Facts, Error> {
         id: ask.id.to_owned(),
         cgroup: ask.cgroup,
         sources: BTreeMap::new(),
+        tree: Vec::new(),
         pod: ask.pod,
         last_capability: last_capability()?,
         held: process::permitted_capabilities().map_err(Error::call("capget"))?,
@@ -84,6 +85,21 @@ pub fn exec_facts(ask: Ask<'_>) -> Result<Facts, Error> {
         apparmor: apparmor(),
         selinux: selinux(),
     })
+}
+
+/// What the first process of a container sees, by path.
+///
+/// # Errors
+///
+/// [`Error::Open`], when there is no such process any more.
+pub fn tree(pid: i32) -> Result<Vec<Seen>, Error> {
+    let path = PathBuf::from(format!("/proc/{pid}/mountinfo"));
+    let table = mount::visible_to(pid).map_err(Error::open("mount table", &path))?;
+    let seen = |entry: Entry| Seen {
+        point: entry.point,
+        filesystem: Filesystem::from_name(&entry.fstype),
+    };
+    Ok(table.into_iter().map(seen).collect())
 }
 
 #[cfg(target_arch = "x86_64")]

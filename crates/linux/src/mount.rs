@@ -1,5 +1,6 @@
 //! Mounts of the calling process's mount namespace.
 
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::ffi::{CString, OsString};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -114,7 +115,9 @@ pub fn attach(tree: impl AsFd, at: &Path) -> io::Result<()> {
 pub struct Entry {
     /// The mount's number, as [`crate::file::mount_id`] gives it.
     pub id: u64,
-    /// Where it is, as seen from the root of the caller.
+    /// The number of the mount that it is on.
+    pub parent: u64,
+    /// Where it is, as seen from the root of the process whose table it is.
     pub point: PathBuf,
     /// The kernel's name of its file system.
     pub fstype: String,
@@ -129,6 +132,47 @@ pub fn table() -> io::Result<Vec<Entry>> {
     // Of the thread: a thread may have a mount namespace of its own.
     let table = std::fs::read("/proc/thread-self/mountinfo")?;
     Ok(parse(&table))
+}
+
+/// The mounts that a process sees, by path: not those that another one covers.
+///
+/// # Errors
+///
+/// When procfs is not at `/proc`, or there is no such process.
+pub fn visible_to(pid: i32) -> io::Result<Vec<Entry>> {
+    let table = std::fs::read(format!("/proc/{pid}/mountinfo"))?;
+    Ok(visible(&parse(&table)))
+}
+
+/// Walks from the root: a mount is seen if its place on its parent is, and nothing is on its root.
+fn visible(table: &[Entry]) -> Vec<Entry> {
+    let known: HashSet<u64> = table.iter().map(|entry| entry.id).collect();
+    let mut on: HashMap<u64, Vec<&Entry>> = HashMap::new();
+    let mut places: HashMap<(u64, &Path), u64> = HashMap::new();
+    let mut reached = VecDeque::new();
+    for entry in table {
+        if entry.parent == entry.id || !known.contains(&entry.parent) {
+            reached.push_back(entry);
+            continue;
+        }
+        on.entry(entry.parent).or_default().push(entry);
+        places.insert((entry.parent, &entry.point), entry.id);
+    }
+    let mut seen = Vec::new();
+    while let Some(entry) = reached.pop_front() {
+        if !places.contains_key(&(entry.id, entry.point.as_path())) {
+            seen.push(entry.clone());
+        }
+        reached.extend(on.get(&entry.id).into_iter().flatten().filter(|child| {
+            let mut above = child.point.ancestors();
+            !above.any(|above| {
+                let there = places.get(&(entry.id, above));
+                there.is_some_and(|there| *there != child.id)
+            })
+        }));
+    }
+    seen.sort_by(|one, other| one.point.cmp(&other.point));
+    seen
 }
 
 /// The mount points at and below `path`, the innermost first.
@@ -154,11 +198,17 @@ fn parse(table: &[u8]) -> Vec<Entry> {
     let lines = table.split(|byte| *byte == b'\n');
     let entries = lines.filter_map(|line| {
         let mut words = line.split(|byte| *byte == b' ');
-        let id = std::str::from_utf8(words.next()?).ok()?.parse().ok()?;
-        let point = PathBuf::from(OsString::from_vec(unescape(words.nth(3)?)));
+        let mut number = || std::str::from_utf8(words.next()?).ok()?.parse().ok();
+        let (id, parent) = (number()?, number()?);
+        let point = PathBuf::from(OsString::from_vec(unescape(words.nth(2)?)));
         let fstype = words.skip_while(|word| *word != b"-").nth(1)?;
         let fstype = String::from_utf8_lossy(fstype).into_owned();
-        Some(Entry { id, point, fstype })
+        Some(Entry {
+            id,
+            parent,
+            point,
+            fstype,
+        })
     });
     entries.collect()
 }
@@ -190,5 +240,21 @@ mod tests {
             4 1 0:4 / /run/a\\040bc rw - tmpfs t rw\n";
         let found = below(parse(table), Path::new("/run/a b"));
         assert_eq!(found, [Path::new("/run/a b/c"), Path::new("/run/a b")]);
+    }
+
+    #[test]
+    fn what_another_mount_covers_is_not_seen() {
+        let table = b"10 1 0:1 / / rw - overlay o rw\n\
+            11 10 0:2 / /proc rw - proc p rw\n\
+            12 10 0:3 / /hidden/proc rw - proc p rw\n\
+            13 10 0:4 / /hidden rw - tmpfs t rw\n\
+            14 10 0:5 / /stacked rw - sysfs s rw\n\
+            15 14 0:6 / /stacked rw - tmpfs t rw\n\
+            16 14 0:7 / /stacked/below rw - proc p rw\n\
+            17 15 0:7 / /stacked/below rw - proc p rw\n\
+            18 10 0:4 / /hiddenly rw - proc p rw\n";
+        let seen = visible(&parse(table));
+        let ids: Vec<u64> = seen.iter().map(|entry| entry.id).collect();
+        assert_eq!(ids, [10, 13, 18, 11, 15, 17]);
     }
 }

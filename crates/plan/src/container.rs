@@ -12,7 +12,7 @@
 
 use crate::{
     Error, Facts, Plan, Program, dev, labels, mounts, mounts::ms, namespaces, privileges, program,
-    user_namespace, wasm, writer::Writer,
+    user_namespace, view, wasm, writer::Writer,
 };
 use duet_spec::{Container, Moment, PropagationKind};
 use duet_step::Step;
@@ -31,6 +31,7 @@ const PAUSES: [Moment; 3] = [
 /// [`Error`], naming the field of `config.json` that stands in the way.
 pub fn container(spec: &Container, facts: &Facts, kind: Program) -> Result<Plan, Error> {
     let guarded;
+    let asked = spec;
     let spec = match kind {
         Program::Native if user_namespace::has_one(spec) => {
             guarded = user_namespace::with_dev(spec);
@@ -78,7 +79,13 @@ pub fn container(spec: &Container, facts: &Facts, kind: Program) -> Result<Plan,
         writer.step(Step::MakeDir(cwd, 0, 0));
     }
     if let Some(size) = spec.process.terminal {
-        dev::console(&mut writer, spec, size, kind);
+        match kind {
+            Program::Native => dev::console(&mut writer, spec, size),
+            Program::Wasm => {
+                view::hidden_pts(&mut writer, asked);
+                dev::allocate_console(&mut writer, &spec.process, size);
+            }
+        }
     }
     // Before anything becomes read-only, as under runc: hooks add files to the root.
     if spec.hooks.any(&PAUSES) {

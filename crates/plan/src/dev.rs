@@ -4,7 +4,7 @@
 //! a path of the container, which an image can turn into a link to the host's (CVE-2026-41579).
 
 use crate::{Error, Facts, Program, user_namespace, writer::Writer};
-use duet_spec::{ConsoleSize, Container, Device, DeviceKind, Mount, MountKind, attr};
+use duet_spec::{ConsoleSize, Container, Device, DeviceKind, Mount, MountKind, Process, attr};
 use duet_step::{Node, Reg, Source, Step};
 
 /// What the container's `/dev` is.
@@ -240,7 +240,7 @@ pub(crate) fn settle(writer: &mut Writer, spec: &Container, dev: Dev, kind: Prog
 }
 
 /// Allocates the console from the container's devpts and shows it at `/dev/console`.
-pub(crate) fn console(writer: &mut Writer, spec: &Container, size: ConsoleSize, kind: Program) {
+pub(crate) fn console(writer: &mut Writer, spec: &Container, size: ConsoleSize) {
     let mounted = spec
         .mounts
         .iter()
@@ -249,20 +249,18 @@ pub(crate) fn console(writer: &mut Writer, spec: &Container, size: ConsoleSize, 
         let pts = writer.text("/dev/pts");
         writer.step(Step::Open(pts, Reg::Pts));
     }
-    let uid = spec.process.user.uid;
+    allocate_console(writer, &spec.process, size);
+    writer.step(Step::BindConsole);
+}
+
+/// Allocates a console from the devpts in [`Reg::Pts`].
+pub(crate) fn allocate_console(writer: &mut Writer, process: &Process, size: ConsoleSize) {
+    let uid = process.user.uid;
     writer.step(Step::Console {
         uid,
         rows: size.rows,
         cols: size.cols,
     });
-    match kind {
-        Program::Native => writer.step(Step::BindConsole),
-        // The console's descriptors are all that a guest may have of devpts.
-        Program::Wasm => {
-            let pts = writer.text("/dev/pts");
-            writer.step(Step::Mask(pts));
-        }
-    }
 }
 
 fn node(writer: &mut Writer, device: &Device) {

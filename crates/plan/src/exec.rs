@@ -1,8 +1,11 @@
 //! The birth of a further process in a container that lives.
 
 use crate::{
-    Descriptor, Error, Facts, Given, Plan, Program, labels, namespaces, namespaces::clone,
-    privileges, program, user_namespace, writer::Writer,
+    Descriptor, Error, Facts, Given, Kinds, Plan, Program, dev, labels, namespaces,
+    namespaces::clone,
+    privileges, program, user_namespace,
+    view::{self, View},
+    writer::Writer,
 };
 use duet_spec::{Container, Hook, Namespace, Process};
 use duet_step::{Reg, Step};
@@ -15,8 +18,14 @@ use duet_step::{Reg, Step};
 /// # Errors
 ///
 /// [`Error`], naming the field that stands in the way.
-pub fn exec(process: &Process, container: &Container, facts: &Facts) -> Result<Plan, Error> {
-    further(&inherit(process, container), container, facts, None)
+pub fn exec(
+    process: &Process,
+    container: &Container,
+    facts: &Facts,
+    kinds: Kinds,
+) -> Result<Plan, Error> {
+    let process = inherit(process, container);
+    further(&process, container, facts, kinds, None)
 }
 
 /// Plans the birth of a hook that runs in the container, as the container's own process would:
@@ -32,7 +41,7 @@ pub fn hook(hook: &Hook, container: &Container, facts: &Facts) -> Result<Plan, E
         env: hook.env.clone(),
         ..container.process.clone()
     };
-    further(&process, container, facts, Some(&hook.args))
+    further(&process, container, facts, Kinds::NATIVE, Some(&hook.args))
 }
 
 /// A further process; `args` are instead of its own, whose first names the program.
@@ -40,52 +49,75 @@ fn further(
     process: &Process,
     container: &Container,
     facts: &Facts,
+    kinds: Kinds,
     args: Option<&[String]>,
 ) -> Result<Plan, Error> {
     labels::check(process, facts)?;
     privileges::check(container, process, facts)?;
     user_namespace::check(&process.user, facts)?;
+    let view = View::of(container, process, kinds);
+    let kind = kinds.process;
     let mut writer = Writer::new();
 
-    join(&mut writer, container, facts, Some(process));
+    let joined = Joined {
+        process: Some(process),
+        view: view.as_ref(),
+        kind,
+    };
+    join(&mut writer, container, facts, joined)?;
     writer.step(Step::Setsid);
-    // Joining the mount namespace has made its root the child's.
-    let root = writer.text("/");
-    writer.step(Step::Open(root, Reg::Root));
+    match &view {
+        Some(view) => view.make(&mut writer, container, facts)?,
+        None => {
+            // Joining the mount namespace has made its root the child's.
+            let root = writer.text("/");
+            writer.step(Step::Open(root, Reg::Root));
+        }
+    }
     if !user_namespace::has_one(container)
         && (process.oom_score_adj.is_some() || labels::any(process, facts))
     {
         writer.step(Step::PrivateProc);
     }
     if let Some(size) = process.terminal {
-        // No /dev/console: that is the first process's.
-        let pts = writer.text("/dev/pts");
-        writer.step(Step::Open(pts, Reg::Pts));
-        let uid = process.user.uid;
-        writer.step(Step::Console {
-            uid,
-            rows: size.rows,
-            cols: size.cols,
-        });
+        match kind {
+            // No /dev/console: that is the first process's.
+            Program::Native => {
+                let pts = writer.text("/dev/pts");
+                writer.step(Step::Open(pts, Reg::Pts));
+            }
+            Program::Wasm => view::hidden_pts(&mut writer, container),
+        }
+        dev::allocate_console(&mut writer, process, size);
     }
 
-    program::words(&mut writer, process, facts, Program::Native);
+    program::words(&mut writer, process, facts, kind);
     if let Some(args) = args {
         writer.plan.argv = writer.texts(args);
     }
     let seccomp = privileges::compile(&mut writer, container.seccomp.as_ref(), facts)?;
-    let kind = Program::Native;
     privileges::become_program(&mut writer, container, process, facts, kind, seccomp);
     writer.finish()
 }
 
-/// Joins the container's cgroup and namespaces, a process of its own with what outranks its root.
+/// Who joins a container.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Joined<'a> {
+    /// A process of its own, with what outranks its root; nothing is a helper.
+    pub(crate) process: Option<&'a Process>,
+    /// What it sees otherwise.
+    pub(crate) view: Option<&'a View>,
+    /// What it runs.
+    pub(crate) kind: Program,
+}
+
+/// Joins the container's cgroup and namespaces.
 pub(crate) fn join(
     writer: &mut Writer,
     container: &Container,
     facts: &Facts,
-    process: Option<&Process>,
-) {
+    who: Joined<'_>,
+) -> Result<(), Error> {
     namespaces::join_cgroup(writer, facts);
     let init = writer.slot(Descriptor::Given(Given::InitPidfd));
     let own = [
@@ -99,21 +131,34 @@ pub(crate) fn join(
         .filter(|(namespace, _)| **namespace != Namespace::Host)
         .fold(clone::MOUNT, |joined, (_, kind)| joined | kind);
     let shares_processes = container.namespaces.pid == Namespace::Host;
-    if user_namespace::has_one(container) {
-        if let Some(process) = process {
-            user_namespace::as_host(writer, process, facts);
-        }
-        let pid = if shares_processes { 0 } else { clone::PID };
-        writer.step(Step::Setns(init, joined | pid | clone::USER));
-        writer.step(Step::MappedRoot);
-        writer.step(Step::Fork(0));
-    } else {
+    if !user_namespace::has_one(container) {
         // All at once: one that cannot be joined leaves the child in none.
         writer.step(Step::Setns(init, joined));
         if !shares_processes {
             writer.plan.pid_namespace = Some(init);
         }
+        return Ok(());
     }
+    // A procfs is that of the PID namespace in which it is mounted.
+    let born_inside = who.view.is_some_and(View::needs_proc_of_host);
+    if born_inside && !shares_processes {
+        writer.plan.pid_namespace = Some(init);
+    }
+    if let Some(process) = who.process {
+        user_namespace::as_host(writer, process, facts);
+    }
+    if let Some(view) = who.view {
+        dev::prepare(writer, &view.spec, facts, who.kind)?;
+    }
+    let pid = if shares_processes || born_inside {
+        0
+    } else {
+        clone::PID
+    };
+    writer.step(Step::Setns(init, joined | pid | clone::USER));
+    writer.step(Step::MappedRoot);
+    writer.step(Step::Fork(0));
+    Ok(())
 }
 
 /// What an exec's process leaves out, it has from the container, as under runc.

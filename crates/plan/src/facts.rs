@@ -13,6 +13,9 @@ pub struct Facts {
     pub cgroup: CgroupFacts,
     /// What each source of a bind mount is. A source that is not here does not exist.
     pub sources: BTreeMap<PathBuf, SourceFacts>,
+    /// The mounts that the container's first process sees, by path. Only looked at for a further
+    /// process of the other kind.
+    pub tree: Vec<Seen>,
     /// Which namespaces the pod holds itself.
     pub pod: PodNamespaces,
     /// The kernel's highest capability (`/proc/sys/kernel/cap_last_cap`).
@@ -69,6 +72,15 @@ pub struct SourceFacts {
     pub filesystem: Filesystem,
     /// A mount below it that is not [`Filesystem::Other`], if there is one.
     pub below: Option<(PathBuf, Filesystem)>,
+}
+
+/// A mount of a container that lives.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Seen {
+    /// Where it is, in the container.
+    pub point: PathBuf,
+    /// What it is.
+    pub filesystem: Filesystem,
 }
 
 /// What a path leads to, as far as mounting cares.

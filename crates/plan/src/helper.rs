@@ -1,6 +1,6 @@
 //! The birth of a program of the host's that serves a container: a logger, a hook.
 
-use crate::{Descriptor, Error, Facts, Given, Plan, exec, writer::Writer};
+use crate::{Descriptor, Error, Facts, Given, Plan, Program, exec, writer::Writer};
 use duet_spec::Container;
 use duet_step::{Exec, Reg, Step};
 
@@ -44,7 +44,12 @@ impl Helper<'_> {
     /// [`Error::TooMuch`].
     pub fn plan_in(&self, container: &Container, facts: &Facts) -> Result<Plan, Error> {
         let mut writer = Writer::new();
-        exec::join(&mut writer, container, facts, None);
+        let joined = exec::Joined {
+            process: None,
+            view: None,
+            kind: Program::Native,
+        };
+        exec::join(&mut writer, container, facts, joined)?;
         self.write(&mut writer);
         writer.finish()
     }

@@ -30,6 +30,7 @@ mod privileges;
 mod program;
 mod show;
 mod user_namespace;
+mod view;
 mod wasm;
 mod writer;
 
@@ -38,8 +39,8 @@ pub use duet_seccomp::Arch;
 pub use error::Error;
 pub use exec::{exec, hook};
 pub use facts::{
-    CgroupFacts, Facts, Filesystem, Hierarchy, PodNamespaces, SourceFacts, SourceKind, Stdio,
+    CgroupFacts, Facts, Filesystem, Hierarchy, PodNamespaces, Seen, SourceFacts, SourceKind, Stdio,
 };
 pub use helper::Helper;
-pub use plan::{Descriptor, Given, Plan, Program, TreeIdMap};
+pub use plan::{Descriptor, Given, Kinds, Plan, Program, TreeIdMap};
 pub use program::{DEFAULT_PATH, environment};

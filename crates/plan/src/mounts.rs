@@ -270,17 +270,39 @@ pub(crate) fn close(writer: &mut Writer, spec: &Container) {
     }
 }
 
+/// Read-only and masked paths of the kernel's file systems, which a guest does not have.
+pub(crate) fn protect_kernel(writer: &mut Writer, spec: &Container) {
+    let kernels = |path: &&String| wasm::has_no(path);
+    hide_and_keep(
+        writer,
+        spec.readonly_paths.iter().filter(kernels),
+        spec.masked_paths.iter().filter(kernels),
+    );
+}
+
 /// Read-only and masked paths. The latter come second: what is both is hidden.
 pub(crate) fn protect(writer: &mut Writer, spec: &Container, kind: Program) {
     let matters = |path: &&String| match kind {
         Program::Native => true,
         Program::Wasm => !wasm::has_no(path),
     };
-    for path in spec.readonly_paths.iter().filter(matters) {
+    hide_and_keep(
+        writer,
+        spec.readonly_paths.iter().filter(matters),
+        spec.masked_paths.iter().filter(matters),
+    );
+}
+
+fn hide_and_keep<'a>(
+    writer: &mut Writer,
+    read_only: impl Iterator<Item = &'a String>,
+    masked: impl Iterator<Item = &'a String>,
+) {
+    for path in read_only {
         let path = writer.text(path);
         writer.step(Step::ReadOnly(path));
     }
-    for path in spec.masked_paths.iter().filter(matters) {
+    for path in masked {
         let path = writer.text(path);
         writer.step(Step::Mask(path));
     }

@@ -13,6 +13,15 @@ pub enum Program {
     Wasm,
 }
 
+/// What runs in a container, and what is to run beside it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Kinds {
+    /// The container's first process.
+    pub container: Program,
+    /// The further one.
+    pub process: Program,
+}
+
 /// A descriptor that the parent opens, one for each [`Slot`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Descriptor {
@@ -101,6 +110,16 @@ pub struct Plan {
     /// `CLONE_NEWPID`) before the birth: the child of a `clone` is born in it, the caller of
     /// `setns` is not moved.
     pub pid_namespace: Option<Slot>,
+}
+
+// === impl Kinds ===
+
+impl Kinds {
+    /// Nothing but executables.
+    pub const NATIVE: Self = Self {
+        container: Program::Native,
+        process: Program::Native,
+    };
 }
 
 // === impl Plan ===

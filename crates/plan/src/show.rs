@@ -73,6 +73,7 @@ impl Plan {
             | Step::PrivateProc
             | Step::BindConsole
             | Step::ReadOnlyRoot
+            | Step::Carry(_)
             | Step::Pause
             | Step::Pivot
             | Step::ReadOnly(_)
@@ -125,6 +126,7 @@ impl Plan {
             Step::Open(path, register) => format!("open {} as {register:?}", self.text(path)),
             Step::PrivateProc => "private procfs".to_owned(),
             Step::Mount(ref mount) => format!("{}{}", subject(), self.mount(mount)),
+            Step::Carry(path) => format!("carry {} over", self.text(path)),
             Step::MakeDir(_, uid, gid) => format!("{} {uid}:{gid}", subject()),
             Step::Node(ref node) => {
                 let (mode, major, minor) = (node.mode, node.major, node.minor);
@@ -136,7 +138,7 @@ impl Plan {
             Step::BindConsole => "bind console".to_owned(),
             Step::Remount(_, set, clear) => format!("{}{}", subject(), changes("", set, clear)),
             Step::ReadOnlyRoot => "read-only root".to_owned(),
-            Step::Pause => "pause for hooks".to_owned(),
+            Step::Pause => "pause".to_owned(),
             Step::Pivot => "pivot".to_owned(),
             Step::Sysctl(_, value) => format!("{} = {}", subject(), self.text(value)),
             Step::ReadOnly(path) => format!("read-only {}", self.text(path)),

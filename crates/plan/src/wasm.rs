@@ -14,7 +14,7 @@ pub(crate) fn guard(spec: &Container, facts: &Facts) -> Result<Container, Error>
     guarded.mounts.clear();
     let mut has_dev = false;
     for mount in &spec.mounts {
-        match allowed(spec, facts, mount)? {
+        match allowed(facts, mount)? {
             Verdict::Keep => {
                 has_dev |= mount.destination == "/dev";
                 guarded.mounts.push(mount.clone());
@@ -40,7 +40,7 @@ enum Verdict {
     LeaveOut,
 }
 
-fn allowed(spec: &Container, facts: &Facts, mount: &Mount) -> Result<Verdict, Error> {
+fn allowed(facts: &Facts, mount: &Mount) -> Result<Verdict, Error> {
     let refuse = |field: &str, value: String, why: String| {
         Err(Error::Refused {
             field: format!("mounts[{}].{field}", mount.index),
@@ -51,8 +51,6 @@ fn allowed(spec: &Container, facts: &Facts, mount: &Mount) -> Result<Verdict, Er
     match &mount.kind {
         MountKind::Cgroup { .. } => Ok(Verdict::LeaveOut),
         MountKind::Filesystem { fstype, .. } => match Filesystem::from_name(fstype) {
-            // The console comes from it; it is hidden as soon as the console is there.
-            Filesystem::Devpts if spec.process.terminal.is_some() => Ok(Verdict::Keep),
             Filesystem::Proc
             | Filesystem::Sysfs
             | Filesystem::Devpts

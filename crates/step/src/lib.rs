@@ -43,11 +43,13 @@ pub enum Reg {
     Empty,
     /// The user's end of the console.
     Console,
+    /// A `/dev` that another one is about to cover.
+    Covered,
 }
 
 impl Reg {
     /// How many registers there are.
-    pub const COUNT: usize = 6;
+    pub const COUNT: usize = 7;
 }
 
 /// A range of the plan's BPF instructions.
@@ -218,6 +220,9 @@ pub enum Step {
     PrivateProc,
     /// Makes and attaches a mount.
     Mount(Mount),
+    /// Attaches a copy of the mount at a path below [`Reg::Covered`] at the same path below
+    /// [`Reg::Dev`]; a missing path is skipped.
+    Carry(Text),
     /// Makes a directory below the root with its parents (mode 0755) if missing;
     /// `(path, uid, gid)` for what is made.
     MakeDir(Text, u32, u32),
@@ -242,8 +247,8 @@ pub enum Step {
     Remount(Text, u64, u64),
     /// Makes the root mount read-only (this mount alone).
     ReadOnlyRoot,
-    /// Tells the parent that the container's tree is there and the host's still is, and waits
-    /// until it has run the hooks that belong here.
+    /// Tells the parent that the tree is there, and waits until it has done what belongs here: run
+    /// the hooks that see the host's tree beside a new container's, or looked at an exec's.
     Pause,
     /// Makes [`Reg::Root`] the root and the cwd and detaches the old root.
     Pivot,

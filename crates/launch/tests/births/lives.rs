@@ -318,7 +318,7 @@ fn exec(stage: &Stage, process: serde_json::Value) -> (Newborn, stage::Pipes, Ow
     gate.open().unwrap();
     let process = Process::parse(process.to_string().as_bytes()).unwrap();
     let facts = duet_launch::exec_facts(ask(&container, &process)).unwrap();
-    let plan = duet_plan::exec(&process, &container, &facts).unwrap();
+    let plan = duet_plan::exec(&process, &container, &facts, duet_plan::Kinds::NATIVE).unwrap();
     let supplies = Supplies {
         init: Some(init.as_fd()),
         ..Supplies::default()

@@ -1,7 +1,7 @@
 //! Whole plans as text.
 
-use crate::support::{facts, facts_v2, process, read, spec};
-use duet_plan::{Facts, Plan, PodNamespaces, Program, Stdio, container, exec};
+use crate::support::{facts, facts_v2, process, read, spec, tree};
+use duet_plan::{Facts, Kinds, Plan, PodNamespaces, Program, Stdio, container, exec};
 use std::path::Path;
 
 #[track_caller]
@@ -112,7 +112,13 @@ fn in_the_user_namespace_of_a_pod() {
     );
     check(
         "user-namespace-exec.txt",
-        &exec(&process("exec-terminal.json"), &spec, &facts(&spec)).unwrap(),
+        &exec(
+            &process("exec-terminal.json"),
+            &spec,
+            &facts(&spec),
+            Kinds::NATIVE,
+        )
+        .unwrap(),
     );
 }
 
@@ -148,7 +154,7 @@ fn an_exec() {
     };
     check(
         "exec.txt",
-        &exec(&process("exec.json"), &spec, &facts).unwrap(),
+        &exec(&process("exec.json"), &spec, &facts, Kinds::NATIVE).unwrap(),
     );
 }
 
@@ -158,6 +164,43 @@ fn an_exec_with_a_terminal() {
     let facts = facts_v2(&spec);
     check(
         "exec-terminal.txt",
-        &exec(&process("exec-terminal.json"), &spec, &facts).unwrap(),
+        &exec(&process("exec-terminal.json"), &spec, &facts, Kinds::NATIVE).unwrap(),
     );
+}
+
+/// A further process of one kind beside a first one of another.
+#[track_caller]
+fn beside(name: &str, process_of: &str, container: Program, further: Program) {
+    let spec = spec("cri-default.json");
+    let facts = Facts {
+        tree: tree(),
+        ..facts(&spec)
+    };
+    let kinds = Kinds {
+        container,
+        process: further,
+    };
+    check(
+        name,
+        &exec(&process(process_of), &spec, &facts, kinds).unwrap(),
+    );
+}
+
+#[test]
+fn an_exec_of_a_guest_beside_a_guest() {
+    let (guest, with) = (Program::Wasm, "exec-terminal.json");
+    beside("exec-guest.txt", with, guest, guest);
+}
+
+#[test]
+fn an_exec_of_a_guest_beside_a_native_program() {
+    let (native, guest) = (Program::Native, Program::Wasm);
+    beside("exec-guest-in-native.txt", "exec.json", native, guest);
+}
+
+#[test]
+fn an_exec_of_a_native_program_beside_a_guest() {
+    let (native, guest) = (Program::Native, Program::Wasm);
+    let with = "exec-terminal.json";
+    beside("exec-native-in-guest.txt", with, guest, native);
 }

@@ -77,6 +77,7 @@ fn tables(plan: &Plan) {
             Step::Exec(Exec::Slot(runner)) => slot(runner),
             Step::Open(one, _)
             | Step::HostDir(one)
+            | Step::Carry(one)
             | Step::MakeDir(one, ..)
             | Step::Remount(one, ..)
             | Step::ReadOnly(one)
@@ -186,7 +187,7 @@ fn order(plan: &Plan) {
         let as_host = |step: &Step| {
             matches!(
                 step,
-                Step::OomScoreAdj(_) | Step::IoPriority(_) | Step::Detached(..)
+                Step::OomScoreAdj(_) | Step::IoPriority(_) | Step::Detached(.., Reg::Dev)
             )
         };
         let root = one("root", &|step| matches!(step, Step::MappedRoot));
@@ -219,6 +220,7 @@ fn registers(plan: &Plan) {
             Step::Symlink(..) | Step::Null(_) => &[Reg::Root],
             Step::Console { .. } => &[Reg::Pts],
             Step::BindConsole => &[Reg::Console, Reg::Dev],
+            Step::Carry(_) => &[Reg::Covered, Reg::Dev],
             Step::ControllingTerminal => &[Reg::Console],
             Step::Sysctl(..) | Step::OomScoreAdj(_) | Step::Label(..) => &[Reg::Proc],
             _ => &[],

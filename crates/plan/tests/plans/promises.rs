@@ -5,8 +5,8 @@ use crate::{
     support::{facts, facts_v2, process, spec},
 };
 use duet_plan::{
-    Descriptor, Error, Facts, Filesystem, Given, Plan, Program, SourceKind, container, environment,
-    exec,
+    Descriptor, Error, Facts, Filesystem, Given, Kinds, Plan, Program, SourceKind, container,
+    environment, exec,
 };
 use duet_spec::{Container, Namespace};
 use duet_step::{Op, Step};
@@ -335,7 +335,7 @@ fn a_pids_namespace_by_path_is_entered_before_the_birth() {
 fn an_exec_joins_what_the_container_has_of_its_own() {
     let mut spec = spec("cri-default.json");
     spec.namespaces.pid = Namespace::Host;
-    let plan = exec(&process("exec.json"), &spec, &facts(&spec)).unwrap();
+    let plan = exec(&process("exec.json"), &spec, &facts(&spec), Kinds::NATIVE).unwrap();
     invariants::check(&plan);
     assert_eq!(plan.clone, 0);
     assert_eq!(plan.pid_namespace, None);
@@ -360,7 +360,7 @@ fn a_label_is_written_before_anything_is_given_up() {
     for kind in [Program::Native, Program::Wasm] {
         let (spec, facts, first) = labelled(kind, true).unwrap();
         let mut process = process("exec.json");
-        let inherited = exec(&process, &spec, &facts).unwrap();
+        let inherited = exec(&process, &spec, &facts, Kinds::NATIVE).unwrap();
         for plan in [&first, &inherited] {
             invariants::check(plan);
             has(
@@ -372,7 +372,7 @@ fn a_label_is_written_before_anything_is_given_up() {
         }
         process.apparmor_profile = Some("unconfined".to_owned());
         process.oom_score_adj = None;
-        let own = exec(&process, &spec, &facts).unwrap();
+        let own = exec(&process, &spec, &facts, Kinds::NATIVE).unwrap();
         invariants::check(&own);
         has(&own, "label self/attr/apparmor/exec = exec unconfined");
 
@@ -439,7 +439,7 @@ fn capabilities_that_cannot_be_given_are_named() {
     assert_eq!(error.to_string(), text);
     let mut process = process("exec.json");
     process.capabilities = None;
-    let error = exec(&process, &spec, &facts).unwrap_err();
+    let error = exec(&process, &spec, &facts, Kinds::NATIVE).unwrap_err();
     assert_eq!(error.to_string(), text);
     // What is not asked for need not be held.
     let spec = crate::support::spec("cri-default.json");
@@ -456,7 +456,7 @@ fn an_exec_without_capabilities_has_its_containers() {
     let mut process = process("exec.json");
     process.capabilities = None;
     process.oom_score_adj = None;
-    let plan = exec(&process, &spec, &facts(&spec)).unwrap();
+    let plan = exec(&process, &spec, &facts(&spec), Kinds::NATIVE).unwrap();
     has(&plan, "bounding [net_bind_service]");
     has(&plan, "oom_score_adj -997");
     has(&plan, "limit nofile 1024 524288");

@@ -2,9 +2,9 @@
 
 use crate::{
     invariants,
-    support::{facts, facts_v2, process, spec},
+    support::{facts, facts_v2, process, spec, tree},
 };
-use duet_plan::{Facts, Filesystem, PodNamespaces, Program, Stdio, container, exec};
+use duet_plan::{Facts, Filesystem, Kinds, PodNamespaces, Program, Stdio, container, exec};
 use duet_spec::{Container, Namespace};
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -114,6 +114,13 @@ prop_compose! {
     }
 }
 
+const KINDS: [(Program, Program); 4] = [
+    (Program::Native, Program::Native),
+    (Program::Native, Program::Wasm),
+    (Program::Wasm, Program::Native),
+    (Program::Wasm, Program::Wasm),
+];
+
 proptest! {
     #[test]
     fn every_native_plan_holds_together((spec, facts) in container_and_facts()) {
@@ -149,8 +156,12 @@ proptest! {
 
     #[test]
     fn every_exec_plan_holds_together((spec, facts) in container_and_facts()) {
+        let facts = Facts { tree: tree(), ..facts };
         for name in ["exec.json", "exec-terminal.json"] {
-            invariants::check(&exec(&process(name), &spec, &facts).unwrap());
+            for (inside, beside) in KINDS {
+                let kinds = Kinds { container: inside, process: beside };
+                invariants::check(&exec(&process(name), &spec, &facts, kinds).unwrap());
+            }
         }
     }
 

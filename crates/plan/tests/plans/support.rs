@@ -1,7 +1,8 @@
 //! Specs and facts that the tests of plans share.
 
 use duet_plan::{
-    Arch, CgroupFacts, Facts, Filesystem, Hierarchy, PodNamespaces, SourceFacts, SourceKind, Stdio,
+    Arch, CgroupFacts, Facts, Filesystem, Hierarchy, PodNamespaces, Seen, SourceFacts, SourceKind,
+    Stdio,
 };
 use duet_spec::{Container, MountKind, Process};
 use std::{collections::BTreeMap, path::Path};
@@ -58,6 +59,7 @@ pub(crate) fn facts(spec: &Container) -> Facts {
             hierarchies: hierarchies.to_vec(),
         },
         sources: sources.collect::<BTreeMap<_, _>>(),
+        tree: Vec::new(),
         pod: PodNamespaces::default(),
         last_capability: 40,
         held: u64::MAX,
@@ -73,6 +75,28 @@ pub(crate) fn facts(spec: &Container) -> Facts {
         apparmor: false,
         selinux: false,
     }
+}
+
+/// What the first process of a container sees that has mounted a procfs of its own.
+pub(crate) fn tree() -> Vec<Seen> {
+    let mounts = [
+        ("/", Filesystem::Other),
+        ("/dev", Filesystem::Other),
+        ("/dev/mqueue", Filesystem::Mqueue),
+        ("/dev/pts", Filesystem::Devpts),
+        ("/dev/shm", Filesystem::Other),
+        ("/dev/termination-log", Filesystem::Other),
+        ("/proc", Filesystem::Proc),
+        ("/srv/chroot/proc", Filesystem::Proc),
+        ("/sys", Filesystem::Sysfs),
+        ("/sys/fs/cgroup", Filesystem::Other),
+        ("/var/lib", Filesystem::Other),
+    ];
+    let seen = |(point, filesystem): (&str, _)| Seen {
+        point: point.into(),
+        filesystem,
+    };
+    mounts.map(seen).to_vec()
 }
 
 /// The same machine with cgroup v2.

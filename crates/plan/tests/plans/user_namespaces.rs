@@ -4,7 +4,7 @@ use crate::{
     promises::{edited, lines},
     support::{facts, process},
 };
-use duet_plan::{Facts, Plan, Program, container, exec};
+use duet_plan::{Facts, Kinds, Plan, Program, container, exec};
 
 /// Gives a container a user namespace of its own.
 pub(crate) fn given(document: &mut serde_json::Value) {
@@ -40,6 +40,6 @@ fn limits_above_the_shims_are_raised_before_the_user_namespace() {
     // An exec that asks for none has its container's.
     let mut process = process("exec.json");
     process.rlimits.clear();
-    let plan = exec(&process, &spec, &facts).unwrap();
+    let plan = exec(&process, &spec, &facts, Kinds::NATIVE).unwrap();
     assert_eq!(limits(&plan), all("fork into no new namespace"));
 }

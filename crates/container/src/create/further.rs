@@ -1,0 +1,94 @@
+//! The birth of an exec: a second guest or an executable, beside either.
+
+use std::os::fd::AsFd;
+
+use duet_launch::Supplies;
+use duet_plan::{Facts, Filesystem, Kinds};
+use duet_spec::Process;
+
+use super::{Linux, tell_unknown};
+use crate::body::Born;
+use crate::error::Error;
+use crate::kind::{self, Kind};
+use crate::plumbing::Plumbing;
+use crate::signal;
+use crate::words::Stdio;
+
+impl Linux {
+    /// Makes the process of the exec of this name.
+    pub(super) fn further(
+        &self,
+        exec: &str,
+        process: &Process,
+        stdio: &Stdio,
+    ) -> Result<Born, Error> {
+        tell_unknown(&self.id, process);
+        let (pid, init) = self.init.get().ok_or(Error::Gone)?;
+        let kind = kind::of_exec(&self.spec, process, *pid).unwrap_or(Kind::Native);
+        let kinds = Kinds {
+            container: self.program,
+            process: kind.program(),
+        };
+        let served = self.ground.served(exec, &self.ledger);
+        let uid = self.spec.host_uid(process);
+        let (plumbing, ends) = Plumbing::open(stdio, uid, self.io_owner, served)?;
+        let _labour = self.ground.children().labour();
+        let facts = duet_launch::exec_facts(self.ask(process, &ends))?;
+        let tree = if kinds.container == kinds.process {
+            Vec::new()
+        } else {
+            duet_launch::tree(*pid)?
+        };
+        let facts = Facts { tree, ..facts };
+        let plan = duet_plan::exec(process, &self.spec, &facts, kinds)?;
+        let supplied = match kind {
+            Kind::Native => None,
+            Kind::Wasm(guest) => {
+                let supplied = self.supply(guest, process, &facts)?;
+                Some((supplied, self.ground.runner()?))
+            }
+        };
+        let guest = supplied.as_ref();
+        let supplies = Supplies {
+            init: Some(init.as_fd()),
+            runner: guest.map(|(_, runner)| *runner),
+            module: guest.map(|(supplied, _)| supplied.module.as_fd()),
+            handoff: guest.map(|(supplied, _)| supplied.handoff.as_fd()),
+            ..Supplies::default()
+        };
+        let newborn = match self.spawn(&plan, &ends, supplies) {
+            // On v2, when the container's processes have moved into cgroups of their own.
+            Err(Error::Launch(duet_launch::Error::Call {
+                number: signal::EBUSY,
+                ..
+            })) => {
+                let beside = self.confined.cgroup.attach_beside(*pid);
+                let beside = beside.map_err(Error::cgroup("enter the cgroup"))?;
+                self.spawn_in(&plan, &ends, supplies, Some(&beside), &[])
+            }
+            newborn => newborn,
+        };
+        Ok(self.adopt(newborn?, plumbing))
+    }
+}
+
+/// Makes sure that a guest beside a native program sees nothing of the kernel, now that nothing can be
+/// mounted in its tree any more: what is to be hidden was looked up before.
+pub(super) fn check_hidden(pid: i32) -> Result<(), Error> {
+    let tree = duet_launch::tree(pid)?;
+    match tree
+        .iter()
+        .find(|seen| seen.filesystem != Filesystem::Other)
+    {
+        None => Ok(()),
+        Some(seen) => Err(duet_plan::Error::Refused {
+            field: "exec of a wasm program".to_owned(),
+            value: seen.point.display().to_string(),
+            why: format!(
+                "has become {}, which a wasm program must not see",
+                seen.filesystem.name()
+            ),
+        }
+        .into()),
+    }
+}

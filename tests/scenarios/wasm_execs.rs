@@ -1,0 +1,220 @@
+//! Execs where wasm is: a second guest, an executable beside a guest, a guest beside an executable.
+
+use std::fs;
+use std::process::Command;
+
+use duet_tests::{Node, command, image};
+
+/// A terminal for `ctr`, which needs one of its own: `script` gives it.
+fn on_a_terminal(ctr: &Command, args: &[&str]) -> command::Outcome {
+    let words: Vec<_> = std::iter::once(ctr.get_program())
+        .chain(ctr.get_args())
+        .map(|word| word.to_string_lossy().into_owned())
+        .chain(args.iter().map(|arg| format!("'{arg}'")))
+        .collect();
+    command::run(Command::new("script").args(["-qec", &words.join(" "), "/dev/null"]))
+}
+
+#[test]
+fn a_guest_is_executed_beside_a_guest() {
+    let Some(node) = Node::enter_with_duet() else {
+        return;
+    };
+    let volume = node.scratch().join("volume");
+    fs::create_dir(&volume).expect("our own folder");
+    fs::write(volume.join("late.wasm"), duet_tests::guests::PROBE.bytes).expect("our own folder");
+    let mount = format!(
+        "type=bind,src={},dst=/data,options=rbind:rw",
+        volume.display()
+    );
+    let mut task = node
+        .container("first")
+        .with(&["--mount", &mount, "--env", "PATH=/bin:/"])
+        .with(&["--env", "COLOUR=blue"])
+        .probe(&["idle"])
+        .start();
+    task.says("idle");
+    // By its path, by PATH, from a volume.
+    for program in ["/probe.wasm", "probe.wasm", "/data/late.wasm"] {
+        let said = task.exec(&[], &[program, "args", "two words"]).ok().stdout;
+        assert_eq!(said, format!("{program}\nargs\ntwo words\n"));
+    }
+    let env = task.exec(&[], &["/probe.wasm", "env"]).ok().stdout;
+    assert!(env.lines().any(|line| line == "COLOUR=blue"), "{env}");
+    assert_eq!(task.exec(&[], &["/probe.wasm", "exit", "7"]).code, 7);
+    let trapped = task.exec(&[], &["/probe.wasm", "trap"]);
+    assert_eq!(trapped.code, 134, "{trapped:?}");
+    assert!(trapped.stderr.contains("unreachable"), "{trapped:?}");
+    // One file for both, whoever writes it.
+    let _written = task
+        .exec(&[], &["/probe.wasm", "write", "/tmp/said", "hi"])
+        .ok();
+    let read = task
+        .exec(&[], &["/data/late.wasm", "cat", "/tmp/said"])
+        .ok();
+    assert_eq!(read.stdout, "hi\n");
+    let missing = task.exec(&[], &["/nothing.wasm"]);
+    assert_ne!(missing.code, 0);
+    assert!(missing.stderr.contains("/nothing.wasm"), "{missing:?}");
+    let broken = task.exec(&[], &["/truncated.wasm"]);
+    assert!(
+        broken.stderr.contains("/truncated.wasm: cut off"),
+        "{broken:?}"
+    );
+    task.end();
+}
+
+#[test]
+fn term_ends_a_guest_that_was_executed_and_the_end_of_the_first_ends_the_others() {
+    let Some(node) = Node::enter_with_duet() else {
+        return;
+    };
+    let mut task = node.container("first").probe(&["idle"]).start();
+    task.says("idle");
+    let exec = |name: &str, job: &str| {
+        let mut ctr = node.daemon().ctr(node.namespace());
+        ctr.args([
+            "task",
+            "exec",
+            "--exec-id",
+            name,
+            "first",
+            "/probe.wasm",
+            job,
+        ]);
+        let mut exec = command::start(&mut ctr);
+        exec.says(if job == "spin" { "spinning" } else { "idle" });
+        exec
+    };
+    for job in ["spin", "idle"] {
+        let ended = exec(job, job);
+        let signal = [
+            "task",
+            "kill",
+            "--exec-id",
+            job,
+            "--signal",
+            "SIGTERM",
+            "first",
+        ];
+        let _sent = node.ctr(&signal).ok();
+        assert_eq!(ended.wait().code, 143, "{job}");
+    }
+    let left = exec("left", "spin");
+    task.end();
+    assert_eq!(left.wait().code, 137);
+}
+
+#[test]
+fn an_executable_runs_beside_a_guest_with_a_procfs_of_its_own() {
+    let Some(node) = Node::enter_with_duet() else {
+        return;
+    };
+    let busybox = image::busybox();
+    let mount = format!(
+        "type=bind,src={},dst=/busybox,options=rbind:ro",
+        busybox.display()
+    );
+    for (id, more) in [("open", None), ("closed", Some("--read-only"))] {
+        let mut task = node
+            .container(id)
+            .with(&["--mount", &mount])
+            .with(more.as_slice())
+            .probe(&["idle"])
+            .start();
+        task.says("idle");
+        let script = "/busybox cat /proc/1/cmdline | /busybox tr '\\0' ' '; /busybox cat /proc/self/comm; \
+                      /busybox ls /dev/fd/ >/dev/null && /busybox ls /sys/kernel >/dev/null && \
+                      echo x >/dev/tty || echo no terminal; \
+                      echo a > /proc/sys/kernel/hostname || echo read-only; exit 4";
+        let outcome = task.exec(&[], &["/busybox", "sh", "-c", script]);
+        assert_eq!(outcome.code, 4, "{outcome:?}");
+        assert_eq!(
+            outcome.stdout, "/probe.wasm idle busybox\nno terminal\nread-only\n",
+            "{outcome:?}"
+        );
+        // The guest's own view is what it was.
+        let seen = task.exec(&[], &["/probe.wasm", "cat", "/proc/self/comm"]);
+        assert_eq!((seen.code, seen.stdout.as_str()), (1, ""), "{seen:?}");
+        let dev = task.exec(&[], &["/probe.wasm", "list", "/dev"]).ok().stdout;
+        assert!(!dev.contains("tty") && !dev.contains("pts"), "{dev}");
+        task.end();
+    }
+}
+
+#[test]
+fn a_guest_beside_an_executable_sees_its_files_and_nothing_of_the_kernel() {
+    let Some(node) = Node::enter_with_duet() else {
+        return;
+    };
+    let probe = node.scratch().join("probe.wasm");
+    fs::write(&probe, duet_tests::guests::PROBE.bytes).expect("our own folder");
+    let mount = format!(
+        "type=bind,src={},dst=/probe.wasm,options=rbind:ro",
+        probe.display()
+    );
+    let script = "mkdir /own && mount -t proc proc /own && mkdir -p /made/below && \
+                  mount -t tmpfs tmpfs /made && echo from tmpfs > /made/file; \
+                  echo shared > /dev/shm/file; echo ready; exec sleep 1000";
+    for options in [&[][..], &["--privileged"][..]] {
+        let mut task = node
+            .container("native")
+            .with(&["--mount", &mount])
+            .with(options)
+            .script(script)
+            .start();
+        task.says("ready");
+        let guest = |args: &[&str]| task.exec(&[], &[&["/probe.wasm"], args].concat());
+        for path in ["/proc", "/sys", "/own"] {
+            let listed = guest(&["list", path]);
+            assert_eq!(listed.stdout, "", "{path}: {listed:?}");
+        }
+        for path in [
+            "/proc/self/mem",
+            "/own/1/mem",
+            "/dev/tty",
+            "/dev/mem",
+            "/dev/pts/ptmx",
+        ] {
+            let seen = guest(&["cat", path]);
+            assert_eq!(
+                (seen.code, seen.stdout.as_str()),
+                (1, ""),
+                "{path}: {seen:?}"
+            );
+        }
+        assert_eq!(guest(&["cat", "/dev/shm/file"]).ok().stdout, "shared\n");
+        assert_eq!(guest(&["cat", "/dev/null"]).ok().stdout, "");
+        if !options.is_empty() {
+            assert_eq!(guest(&["cat", "/made/file"]).ok().stdout, "from tmpfs\n");
+        }
+        // It was hidden from the guest alone.
+        let proc = task
+            .exec(&[], &["/bin/sh", "-c", "ls /dev/tty /proc/1/exe"])
+            .ok();
+        assert_eq!(proc.stdout, "/dev/tty\n/proc/1/exe\n");
+        task.end();
+    }
+}
+
+#[test]
+fn a_guest_reads_a_terminal() {
+    let Some(node) = Node::enter_with_duet() else {
+        return;
+    };
+    let container = node.container("console").with(&["--tty"]).probe(&["tty"]);
+    let outcome = on_a_terminal(&container.command("--rm"), &[]);
+    assert!(outcome.stdout.contains("1 1 1\r"), "{outcome:?}");
+    let mut task = node.container("first").probe(&["idle"]).start();
+    task.says("idle");
+    let mut ctr = node.daemon().ctr(node.namespace());
+    ctr.args(["task", "exec", "--tty", "--exec-id", "t", "first"]);
+    let outcome = on_a_terminal(&ctr, &["/probe.wasm", "tty"]);
+    assert!(outcome.stdout.contains("1 1 1\r"), "{outcome:?}");
+    let piped = task.exec(&[], &["/probe.wasm", "tty"]).ok();
+    assert_eq!(piped.stdout, "0 0 0\n");
+    // No path leads to any of it.
+    let pts = task.exec(&[], &["/probe.wasm", "list", "/dev"]).ok().stdout;
+    assert!(!pts.contains("pts") && !pts.contains("console"), "{pts}");
+    task.end();
+}
