@@ -12,6 +12,8 @@ target := $(or $(CARGO_TARGET_DIR),target)
 host := $(shell rustc -vV | sed -n 's/^host: //p')
 bin := $(abspath $(target)/$(host)/release)
 programs := containerd-shim-duet-v1 duet duet-holder duet-runner duet-compiler
+# A guest, which is committed: see examples/build-wasm.sh.
+tools := duet-tools.wasm
 
 # What building, running and testing need from Debian: package=file that it brings.
 # gcc only recommends the C library that it links with; crates come over TLS.
@@ -50,6 +52,7 @@ build: build-needs ## build the five programs
 	$(CARGO) build --release -p containerd-shim-duet-v1 -p duet -p duet-holder
 	$(CARGO) build --release -p duet-runner
 	$(CARGO) build --release -p duet-compiler
+	cp crates/wasm/tools/tools.wasm $(bin)/$(tools)
 
 .PHONY: demo
 demo: build demo-needs ## run two mixed pods, ask them, look at them
@@ -146,10 +149,11 @@ bench: build test-needs ## numbers beside runc's; wants a quiet machine
 install: build ## copy the programs to PREFIX/bin
 	install -d $(DESTDIR)$(PREFIX)/bin
 	install -m 755 $(addprefix $(bin)/,$(programs)) $(DESTDIR)$(PREFIX)/bin
+	install -m 644 $(bin)/$(tools) $(DESTDIR)$(PREFIX)/bin
 
 .PHONY: uninstall
 uninstall: ## remove them again
-	rm -f $(addprefix $(DESTDIR)$(PREFIX)/bin/,$(programs))
+	rm -f $(addprefix $(DESTDIR)$(PREFIX)/bin/,$(programs) $(tools))
 
 .PHONY: build-needs demo-needs test-needs vm-needs
 build-needs:

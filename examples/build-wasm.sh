@@ -1,5 +1,6 @@
 #!/bin/sh
-# Builds the wasm programs of the examples and of the tests anew, and puts each beside its source.
+# Builds the wasm programs of the examples, of the tests and those that Duet ships anew, and puts
+# each beside its source.
 #
 # The .wasm files are committed, so nobody needs this to run or test Duet; it is for whoever changes
 # their sources. It runs on Debian 12 and installs nothing except, if missing, C for wasm:
@@ -100,6 +101,7 @@ rust examples/init-config wasm32-wasip2 init_config.wasm examples/init-config/in
 rust crates/wasm/tests/guests/probe wasm32-wasip1 probe.wasm crates/wasm/tests/guests/probe-p1.wasm
 rust crates/wasm/tests/guests/probe wasm32-wasip2 probe.wasm crates/wasm/tests/guests/probe-p2.wasm
 rust crates/wasm/tests/guests/server wasm32-wasip2 server.wasm crates/wasm/tests/guests/server.wasm
+rust crates/wasm/tools wasm32-wasip2 tools.wasm crates/wasm/tools/tools.wasm
 find "$here/examples" "$here/crates/wasm/tests" -name '*.wasm' -size +250k | while read -r file; do
     say "$file is larger than the 250 kB that are committed" >&2
     exit 1

@@ -178,6 +178,7 @@ fn config(flags: &Flags, pod: String, bundle: &Path) -> Result<Config, Error> {
         holder: beside("duet-holder"),
         runner: beside("duet-runner"),
         compiler: beside("duet-compiler"),
+        tools: beside("duet-tools.wasm"),
         cache: PathBuf::from(Cache::DIRECTORY),
     })
 }

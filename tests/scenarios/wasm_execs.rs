@@ -1,4 +1,5 @@
-//! Execs where wasm is: a second guest, an executable beside a guest, a guest beside an executable.
+//! Execs where wasm is: a second guest, an executable beside a guest, a guest beside an executable,
+//! and the programs that Duet brings along.
 
 use std::fs;
 use std::process::Command;
@@ -213,8 +214,93 @@ fn a_guest_reads_a_terminal() {
     assert!(outcome.stdout.contains("1 1 1\r"), "{outcome:?}");
     let piped = task.exec(&[], &["/probe.wasm", "tty"]).ok();
     assert_eq!(piped.stdout, "0 0 0\n");
+    let outcome = on_a_terminal(&ctr, &["test", "-t", "0", "-a", "-t", "1"]);
+    assert_eq!(outcome.code, 0, "{outcome:?}");
+    assert_eq!(task.exec(&[], &["test", "-t", "1"]).code, 1);
     // No path leads to any of it.
     let pts = task.exec(&[], &["/probe.wasm", "list", "/dev"]).ok().stdout;
     assert!(!pts.contains("pts") && !pts.contains("console"), "{pts}");
     task.end();
+}
+
+#[test]
+fn the_programs_that_an_image_lacks_are_there() {
+    let Some(node) = Node::enter_with_duet() else {
+        return;
+    };
+    let pod = ["--annotation", "io.containerd.duet.v1.pod=tools"];
+    let serve = "mkdir /www; echo from native > /www/index.html; echo ready; \
+                 exec httpd -f -p 127.0.0.1:8082 -h /www";
+    let mut server = node.container("server").with(&pod).script(serve).start();
+    server.says("ready");
+    let mut task = node
+        .container("bare")
+        .with(&pod)
+        .with(&["--env", "COLOUR=blue"])
+        .probe(&["idle"])
+        .start();
+    task.says("idle");
+    let said = |args: &[&str]| task.exec(&[], args).ok().stdout;
+    for (args, code) in [
+        (&["true"][..], 0),
+        (&["false"], 1),
+        (&["/bin/sleep", "0.01"], 0),
+        (&["test", "-f", "/motd", "-a", "!", "-d", "/motd"], 0),
+        (&["[", "3", "-gt", "4", "]"], 1),
+        (&["wget", "-q", "--spider", "http://127.0.0.1:8082/none"], 1),
+        (&["wget", "-q", "--spider", "http://127.0.0.1:8082/"], 0),
+    ] {
+        let outcome = task.exec(&[], args);
+        assert_eq!(outcome.code, code, "{args:?}: {outcome:?}");
+    }
+    assert_eq!(said(&["echo", "two", "words"]), "two words\n");
+    assert_eq!(said(&["cat", "motd"]), "a file of the image\n");
+    assert!(said(&["ls", "/"]).lines().any(|name| name == "probe.wasm"));
+    assert!(said(&["env"]).lines().any(|line| line == "COLOUR=blue"));
+    let page = said(&["wget", "-qO-", "http://127.0.0.1:8082/index.html"]);
+    assert_eq!(page, "from native\n");
+    // What it is refused, it is refused as any guest.
+    let nosy = task.exec(&[], &["cat", "/proc/self/mem"]);
+    assert_eq!((nosy.code, nosy.stdout.as_str()), (1, ""), "{nosy:?}");
+    // `kubectl cp`, both ways.
+    let exec = |args: &[&str]| {
+        let mut ctr = node.daemon().ctr(node.namespace());
+        ctr.args(["task", "exec", "--exec-id", "cp", "bare"]);
+        ctr.args(args);
+        ctr
+    };
+    let name = format!("dir/{}", "long".repeat(40));
+    let mut archive = tar::Builder::new(Vec::new());
+    let mut header = tar::Header::new_gnu();
+    header.set_size(5);
+    header.set_mode(0o600);
+    archive
+        .append_data(&mut header, &name, &b"hello"[..])
+        .expect("in memory");
+    let archive = archive.into_inner().expect("in memory");
+    let extract = ["tar", "-xmf", "-", "-C", "/tmp"];
+    let _extracted = command::run_with_input(&mut exec(&extract), &archive).ok();
+    assert_eq!(said(&["cat", &format!("/tmp/{name}")]), "hello");
+    let back = exec(&["tar", "cf", "-", "tmp/dir"])
+        .output()
+        .expect("ctr runs");
+    let mut back = tar::Archive::new(back.stdout.as_slice());
+    let names: Vec<_> = back
+        .entries()
+        .expect("an archive")
+        .map(|entry| {
+            entry
+                .expect("whole")
+                .path()
+                .expect("a path")
+                .display()
+                .to_string()
+        })
+        .collect();
+    assert_eq!(names, ["tmp/dir/".to_owned(), format!("tmp/{name}")]);
+    // Its own come first, and a native container has its own or none.
+    let absent = server.exec(&[], &["/usr/local/bin/cat", "/etc/passwd"]);
+    assert_ne!(absent.code, 0, "{absent:?}");
+    task.end();
+    server.end();
 }

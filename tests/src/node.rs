@@ -57,7 +57,12 @@ impl Node {
         }
         let runtime = Runtime::chosen();
         if runtime == Runtime::Duet {
-            for name in ["containerd-shim-duet-v1", "duet-runner", "duet-compiler"] {
+            for name in [
+                "containerd-shim-duet-v1",
+                "duet-runner",
+                "duet-compiler",
+                "duet-tools.wasm",
+            ] {
                 let _path = machine::binary(name);
             }
         }

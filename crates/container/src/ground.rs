@@ -15,7 +15,9 @@ use duet_wasm::Cache;
 use crate::children::Children;
 use crate::error::{Error, WasmError};
 use crate::helper::Served;
+use crate::kind::Guest;
 use crate::ledger::Ledger;
+use crate::tools;
 
 /// What every birth in a pod stands on.
 #[derive(Debug)]
@@ -32,6 +34,7 @@ pub struct Ground {
 struct Wasm {
     runner_path: PathBuf,
     compiler_path: PathBuf,
+    tools_path: PathBuf,
     cache_path: PathBuf,
     runner: OnceLock<OwnedFd>,
     cache: OnceLock<Cache>,
@@ -49,6 +52,7 @@ impl Ground {
         namespace: String,
         runner: PathBuf,
         compiler: PathBuf,
+        tools: PathBuf,
         cache: PathBuf,
     ) -> Result<Self, Error> {
         Ok(Ground {
@@ -59,6 +63,7 @@ impl Ground {
             wasm: Wasm {
                 runner_path: runner,
                 compiler_path: compiler,
+                tools_path: tools,
                 cache_path: cache,
                 runner: OnceLock::new(),
                 cache: OnceLock::new(),
@@ -129,6 +134,11 @@ impl Ground {
             })
         })
         .map(AsFd::as_fd)
+    }
+
+    /// The program that an exec is, named `name`, in a container that has none.
+    pub(crate) fn tool(&self, name: &str) -> Result<Guest, WasmError> {
+        tools::open(&self.wasm.tools_path, name)
     }
 
     /// The node's compiled code.

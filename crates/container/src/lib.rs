@@ -46,6 +46,7 @@ mod signal;
 mod stdio;
 mod target;
 mod terminal;
+mod tools;
 mod words;
 
 pub use children::{Children, Round};

@@ -40,6 +40,8 @@ pub struct Config {
     pub runner: PathBuf,
     /// The program that compiles them.
     pub compiler: PathBuf,
+    /// The guest that execs find in wasm containers whose image has no such program.
+    pub tools: PathBuf,
     /// Where compiled code is kept, for the whole node.
     pub cache: PathBuf,
 }
@@ -119,9 +121,10 @@ impl Pod {
             holder,
             runner,
             compiler,
+            tools,
             cache,
         } = config;
-        let ground = Ground::new(namespace, runner, compiler, cache)
+        let ground = Ground::new(namespace, runner, compiler, tools, cache)
             .map_err(|source| Error::Container { id, source })?;
         let inner = Inner {
             record: Record::new(&bundle),

@@ -3,15 +3,16 @@
 use std::os::fd::AsFd;
 
 use duet_launch::Supplies;
-use duet_plan::{Facts, Filesystem, Kinds};
+use duet_plan::{Facts, Filesystem, Kinds, Program};
 use duet_spec::Process;
 
 use super::{Linux, tell_unknown};
 use crate::body::Born;
 use crate::error::Error;
-use crate::kind::{self, Kind};
+use crate::kind::{self, Guest, Kind};
 use crate::plumbing::Plumbing;
 use crate::signal;
+use crate::tools;
 use crate::words::Stdio;
 
 impl Linux {
@@ -24,7 +25,10 @@ impl Linux {
     ) -> Result<Born, Error> {
         tell_unknown(&self.id, process);
         let (pid, init) = self.init.get().ok_or(Error::Gone)?;
-        let kind = kind::of_exec(&self.spec, process, *pid).unwrap_or(Kind::Native);
+        let kind = match kind::of_exec(&self.spec, process, *pid) {
+            Some(kind) => kind,
+            None => self.tool(process)?.map_or(Kind::Native, Kind::Wasm),
+        };
         let kinds = Kinds {
             container: self.program,
             process: kind.program(),
@@ -69,6 +73,14 @@ impl Linux {
             newborn => newborn,
         };
         Ok(self.adopt(newborn?, plumbing))
+    }
+
+    /// One of Duet's own programs, for a process whose container has none of that name.
+    fn tool(&self, process: &Process) -> Result<Option<Guest>, Error> {
+        match (self.program, tools::named(process)) {
+            (Program::Wasm, Some(name)) => Ok(Some(self.ground.tool(name)?)),
+            (Program::Wasm, None) | (Program::Native, _) => Ok(None),
+        }
     }
 }
 

@@ -95,6 +95,7 @@ impl Rig {
             holder: binary("duet-holder"),
             runner: binary("duet-runner"),
             compiler: binary("duet-compiler"),
+            tools: Path::new(env!("CARGO_MANIFEST_DIR")).join("../wasm/tools/tools.wasm"),
             cache: dir.path().join("cache"),
         };
         let pod = Pod::new(config, sender).unwrap();
