@@ -356,3 +356,107 @@ fn preview_2_sockets_are_on_the_pods_network() {
     assert_ne!(stranger.code, 0, "{stranger:?}");
     native.end();
 }
+
+#[test]
+fn every_group_of_preview_1_works_in_a_container() {
+    let Some(node) = Node::enter_with_duet() else {
+        return;
+    };
+    for group in [
+        "args", "environ", "clocks", "random", "process", "files", "rights", "paths", "readdir",
+        "poll", "large", "outside", "across",
+    ] {
+        let outcome = node
+            .container("calls")
+            .image(image::GUESTS)
+            .args(&["/calls.wasm", group, "/data", "/dev/shm"])
+            .run();
+        assert_eq!(
+            (outcome.code, outcome.stderr.as_str()),
+            (0, ""),
+            "{group}: {outcome:?}"
+        );
+    }
+}
+
+#[test]
+fn a_preview_1_guest_answers_its_native_neighbour() {
+    let Some(node) = Node::enter_with_duet() else {
+        return;
+    };
+    let pod = ["--annotation", "io.containerd.duet.v1.pod=listeners"];
+    let listen = [
+        "--annotation",
+        "io.containerd.duet.v1.listen=127.0.0.1:7000",
+    ];
+    let mut native = node
+        .container("native")
+        .with(&pod)
+        .script("echo ready; exec sleep 3600")
+        .start();
+    native.says("ready");
+    let ask = |port: &str| {
+        let talk = format!("echo to you | nc 127.0.0.1 {port}");
+        native.exec(&[], &["/bin/sh", "-c", &talk]).ok().stdout
+    };
+    let guest = |id: &str, options: &[&str]| {
+        node.container(id)
+            .image(image::GUESTS)
+            .with(&pod)
+            .with(options)
+            .args(&["/sockets.wasm", "echo", "1"])
+    };
+    let mut first = guest("annotated", &listen).start();
+    first.says("listening at 1");
+    // In a pod of Kubernetes a container can only be told by its environment.
+    let mut second = guest("told", &["--env", "DUET_LISTEN=127.0.0.1:7001"]).start();
+    second.says("listening at 1");
+    assert_eq!(ask("7000"), "to you\n");
+    assert_eq!(ask("7001"), "to you\n");
+    assert_eq!((first.wait().code, second.wait().code), (0, 0));
+    native.end();
+}
+
+#[test]
+fn sockets_that_nobody_would_find_are_refused_by_name() {
+    let Some(node) = Node::enter_with_duet() else {
+        return;
+    };
+    let listen = [
+        "--annotation",
+        "io.containerd.duet.v1.listen=127.0.0.1:7000",
+    ];
+    let native = node
+        .container("native")
+        .with(&listen)
+        .script("exit 0")
+        .run();
+    let component = node
+        .container("component")
+        .image(image::GUESTS)
+        .with(&listen)
+        .args(&["/probe-p2.wasm", "args"])
+        .run();
+    let mistaken = node
+        .container("mistaken")
+        .with(&["--env", "DUET_LISTEN=here"])
+        .probe(&["args"])
+        .run();
+    for (outcome, words) in [
+        (
+            native,
+            "annotations.io.containerd.duet.v1.listen \"127.0.0.1:7000\": a native program",
+        ),
+        (
+            component,
+            "annotations.io.containerd.duet.v1.listen \"127.0.0.1:7000\": a component",
+        ),
+        (
+            mistaken,
+            "process.env DUET_LISTEN \"here\": is no list of address:port",
+        ),
+    ] {
+        assert_ne!(outcome.code, 0, "{outcome:?}");
+        assert!(outcome.stderr.contains(words), "{outcome:?}");
+    }
+}

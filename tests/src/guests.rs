@@ -25,6 +25,10 @@ macro_rules! guests {
 guests! {
     /// WASI preview 1, in C: does what its first argument says (`probe.c` lists it).
     PROBE = "probe.wasm";
+    /// WASI preview 1, in C: calls every function of it, by groups (`calls.c`).
+    CALLS = "calls.wasm";
+    /// WASI preview 1, in C: works with sockets that it finds open (`sockets.c`).
+    SOCKETS = "sockets.wasm";
     /// WASI preview 1: imports `nowhere#nothing`, which nothing provides.
     MISSING_IMPORT = "missing-import.wasm";
 }

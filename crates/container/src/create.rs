@@ -9,6 +9,7 @@
 //! All of it blocks and belongs on a blocking thread, but for `begin`.
 
 use std::fs::File;
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -297,13 +298,14 @@ impl Linux {
             root: Some(root.as_fd()),
             ..Supplies::default()
         };
+        let listen = crate::listen::addresses(&self.spec, &kind)?;
         let newborn = match kind {
             Kind::Native => {
                 let plan = duet_plan::container(&self.spec, &facts, Program::Native)?;
                 self.spawn(&plan, &ends, supplies)?
             }
             Kind::Wasm(guest) => {
-                let supplied = self.supply(guest, &self.spec.process, &facts)?;
+                let supplied = self.supply(guest, &self.spec.process, listen, &facts)?;
                 let plan = duet_plan::container(&self.spec, &facts, Program::Wasm)?;
                 let supplies = Supplies {
                     runner: Some(self.ground.runner()?),
@@ -354,16 +356,15 @@ impl Linux {
         }
     }
 
-    fn supply(&self, guest: Guest, process: &Process, facts: &Facts) -> Result<Supplied, Error> {
+    /// What the runner of `guest` is given; `listen` says where it finds sockets.
+    fn supply(
+        &self,
+        guest: Guest,
+        process: &Process,
+        listen: Vec<SocketAddr>,
+        facts: &Facts,
+    ) -> Result<Supplied, Error> {
         let options = &self.spec.options;
-        if let (Some(address), None) = (options.listen.first(), self.init.get()) {
-            // The runner cannot be told of them yet, and a guest without them would only fail later.
-            let field = "annotations.io.containerd.duet.v1.listen";
-            return Err(Error::Unsupported {
-                field,
-                value: address.to_string(),
-            });
-        }
         let Guest { name, file, format } = guest;
         let deadline = Instant::now() + COMPILE_LIMIT;
         let compiled = self
@@ -381,9 +382,10 @@ impl Linux {
             name: name.clone(),
             format,
             argv: process.args.clone(),
-            env: duet_plan::environment(process, facts.home.as_deref()),
+            env: duet_plan::guest_environment(process, facts.home.as_deref()),
             cwd: process.cwd.clone(),
             http,
+            listen,
         };
         let failed = |step| {
             let path = PathBuf::from(&name);

@@ -34,6 +34,7 @@ mod hooks;
 mod kind;
 mod ledger;
 pub mod lifecycle;
+mod listen;
 mod logger;
 mod notify;
 mod oom;

@@ -43,4 +43,4 @@ pub use facts::{
 };
 pub use helper::Helper;
 pub use plan::{Descriptor, Given, Kinds, Plan, Program, TreeIdMap};
-pub use program::{DEFAULT_PATH, environment};
+pub use program::{DEFAULT_PATH, environment, guest_environment};

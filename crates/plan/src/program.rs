@@ -28,6 +28,16 @@ pub fn environment(process: &Process, home: Option<&str>) -> Vec<String> {
     env
 }
 
+/// The environment of a guest: its own, and `HOME` if that is missing and the container's
+/// `/etc/passwd` knows one. An image without users has no homes, and its guest gets what is asked for.
+#[must_use]
+pub fn guest_environment(process: &Process, home: Option<&str>) -> Vec<String> {
+    match home {
+        Some(home) => environment(process, Some(home)),
+        None => process.env.clone(),
+    }
+}
+
 /// Arguments and environment.
 pub(crate) fn words(writer: &mut Writer, process: &Process, facts: &Facts, kind: Program) {
     // The runner shows the guest's arguments in `ps`, and reads its own from the handoff.

@@ -10,7 +10,8 @@
 //! | `end.rs` | how a guest can end, in exit codes and words |
 //! | `signals.rs` | TERM, INT and QUIT for a process 1 that has nobody else to ask |
 //! | `guest.rs` | the guest's world: arguments, files, network |
-//! | `module.rs` | WASI preview 1 |
+//! | `module.rs` | WASI preview 1: commands |
+//! | `preview1.rs`, `preview1/` | what they can call |
 //! | `component.rs` | WASI preview 2: commands; and which components are servers |
 //! | `imports.rs` | what components can be linked with |
 //! | `serve.rs`, `serve/` | `wasi:http` servers |
@@ -23,6 +24,7 @@ mod guest;
 mod imports;
 mod module;
 mod outgoing;
+mod preview1;
 mod serve;
 mod signals;
 

@@ -35,7 +35,8 @@ pub const HTTP_LISTEN: &str = "io.containerd.duet.v1.http.listen";
 /// set by the user. Without it: 1, a new instance for each request.
 pub const HTTP_REUSE: &str = "io.containerd.duet.v1.http.reuse";
 /// Sockets that a preview 1 guest finds open for listening from descriptor 3 on, as a comma
-/// list of `address:port`; set by the user. Without it there are none.
+/// list of `address:port`; set by the user. Without it `DUET_LISTEN` in the guest's environment
+/// holds, which can be one container's of a pod.
 pub const LISTEN: &str = "io.containerd.duet.v1.listen";
 
 /// crun's choice of a handler: `wasm`, or `wasm-smart` (wasm if the entrypoint's name says

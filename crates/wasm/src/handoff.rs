@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Write as _};
+use std::net::SocketAddr;
 use std::os::unix::fs::FileExt as _;
 
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
@@ -29,6 +30,9 @@ pub struct Handoff {
     /// How to serve, if the guest turns out to be an http handler.
     #[serde(default)]
     pub http: Http,
+    /// Where a preview 1 guest, which can open no socket, finds some open.
+    #[serde(default)]
+    pub listen: Vec<SocketAddr>,
 }
 
 /// How a `wasi:http` component is served.
@@ -132,6 +136,7 @@ mod tests {
             env: vec!["A=1=2".into(), "B".into()],
             cwd: "/srv".into(),
             http: Http::default(),
+            listen: vec![SocketAddr::from(([127, 0, 0, 1], 7000))],
         }
     }
 

@@ -48,7 +48,8 @@ impl Linux {
         let supplied = match kind {
             Kind::Native => None,
             Kind::Wasm(guest) => {
-                let supplied = self.supply(guest, process, &facts)?;
+                // Sockets are its first process's.
+                let supplied = self.supply(guest, process, Vec::new(), &facts)?;
                 Some((supplied, self.ground.runner()?))
             }
         };

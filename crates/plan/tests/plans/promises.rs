@@ -6,7 +6,7 @@ use crate::{
 };
 use duet_plan::{
     Descriptor, Error, Facts, Filesystem, Given, Kinds, Plan, Program, SourceKind, container,
-    environment, exec,
+    environment, exec, guest_environment,
 };
 use duet_spec::{Container, Namespace};
 use duet_step::{Op, Step};
@@ -484,6 +484,14 @@ fn home_is_made_up_only_when_it_is_missing() {
     assert_eq!(environment(&process, Some("/h")), ["HOME=/h"]);
     process.env = vec!["HOME=/own".to_owned()];
     assert_eq!(environment(&process, Some("/h")), ["HOME=/own"]);
+}
+
+#[test]
+fn a_guest_has_a_home_only_if_its_image_knows_one() {
+    let mut process = process("exec.json");
+    process.env = vec!["A=1".to_owned()];
+    assert_eq!(guest_environment(&process, None), ["A=1"]);
+    assert_eq!(guest_environment(&process, Some("/h")), ["A=1", "HOME=/h"]);
 }
 
 #[test]

@@ -97,11 +97,17 @@ fn arguments_environment_and_stdin_arrive() {
     for probe in probes() {
         assert_eq!(probe.args(["upper"]).stdin(b"quiet").run().stdout, "QUIET");
     }
-    let ended = Guest::named("probe-p1.wasm").args(["env"]).run();
+    let in_directory = |cwd: &str| {
+        let mut guest = Guest::named("probe-p1.wasm").args(["env"]);
+        cwd.clone_into(&mut guest.handoff.cwd);
+        guest.run().stdout
+    };
     assert_eq!(
-        ended.stdout, "PWD=/\n",
+        in_directory("/there"),
+        "PWD=/there\n",
         "preview 1 knows its directory by the environment only"
     );
+    assert_eq!(in_directory("/"), "", "nothing that nobody asked for");
 }
 
 #[test]

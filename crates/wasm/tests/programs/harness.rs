@@ -1,10 +1,11 @@
 //! Compiles a guest, runs it, and tells what became of it.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::SocketAddr;
 use std::os::fd::AsRawFd as _;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
@@ -18,11 +19,14 @@ pub(crate) struct Guest {
     wasm: Vec<u8>,
     pub(crate) handoff: Handoff,
     stdin: Vec<u8>,
+    /// Whether somebody goes on typing.
+    typing: bool,
 }
 
 /// A guest that runs. Killed when it is dropped.
 pub(crate) struct Running {
     child: Child,
+    stdin: Option<ChildStdin>,
     stdout: BufReader<std::process::ChildStdout>,
 }
 
@@ -133,6 +137,14 @@ impl Guest {
         Self::wasm(&std::fs::read(path).unwrap())
     }
 
+    /// One of the guests that the scenarios run in containers.
+    pub(crate) fn of_the_scenarios(name: &str) -> Self {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("../../tests/guests")
+            .join(name);
+        Self::wasm(&std::fs::read(path).unwrap())
+    }
+
     fn wasm(wasm: &[u8]) -> Self {
         let handoff = Handoff {
             name: "/guest.wasm".into(),
@@ -141,11 +153,13 @@ impl Guest {
             env: Vec::new(),
             cwd: "/".into(),
             http: Http::default(),
+            listen: Vec::new(),
         };
         Self {
             wasm: wasm.to_owned(),
             handoff,
             stdin: Vec::new(),
+            typing: false,
         }
     }
 
@@ -163,6 +177,17 @@ impl Guest {
 
     pub(crate) fn stdin(mut self, bytes: &[u8]) -> Self {
         self.stdin = bytes.to_owned();
+        self
+    }
+
+    /// Leaves standard input open, for [`Running::typing`].
+    pub(crate) fn typing(mut self) -> Self {
+        self.typing = true;
+        self
+    }
+
+    pub(crate) fn listen(mut self, address: SocketAddr) -> Self {
+        self.handoff.listen.push(address);
         self
     }
 
@@ -199,9 +224,15 @@ impl Guest {
             let comm = std::fs::read_to_string(&comm).unwrap_or_default();
             (comm.trim() == "duet-runner" || child.try_wait().unwrap().is_some()).then_some(())
         });
-        child.stdin.take().unwrap().write_all(&self.stdin).ok();
+        let mut stdin = child.stdin.take().unwrap();
+        stdin.write_all(&self.stdin).ok();
+        let stdin = self.typing.then_some(stdin);
         let stdout = BufReader::new(child.stdout.take().unwrap());
-        Running { child, stdout }
+        Running {
+            child,
+            stdin,
+            stdout,
+        }
     }
 
     pub(crate) fn run(self) -> Ended {
@@ -214,6 +245,11 @@ impl Guest {
 impl Running {
     pub(crate) fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Its standard input, once.
+    pub(crate) fn typing(&mut self) -> ChildStdin {
+        self.stdin.take().unwrap()
     }
 
     /// The next line of its stdout.

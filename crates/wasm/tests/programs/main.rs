@@ -4,9 +4,11 @@
 //! `DUET_RUNNER`; if these are not set, they are built with optimisation first, which takes minutes once.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod calls;
 mod commands;
 mod harness;
 mod jail;
 mod memory;
 mod refusals;
 mod servers;
+mod sockets;

@@ -1,0 +1,176 @@
+//! The guest's numbers, and what each stands for.
+
+use std::net::{TcpListener, TcpStream};
+
+use wasmtime_wasi::p1::types::{Errno, Error, Fd};
+
+/// wasmtime's number of standard input.
+pub(super) const STDIN: u32 = 0;
+/// wasmtime's number of standard output.
+pub(super) const STDOUT: u32 = 1;
+/// wasmtime's number of standard error.
+pub(super) const STDERR: u32 = 2;
+/// wasmtime's number of its one preopened directory.
+const ROOT: u32 = 3;
+
+/// What a number stands for.
+#[derive(Debug)]
+pub(super) enum Descriptor {
+    /// The process's own standard input.
+    Stdin,
+    /// The process's own standard output.
+    Stdout,
+    /// The process's own standard error.
+    Stderr,
+    /// A file or directory, by wasmtime's number.
+    File(Fd),
+    /// A socket that the guest was born with.
+    Listener(TcpListener),
+    /// A socket that it accepted.
+    Connection(TcpStream),
+}
+
+/// What is open, by the guest's numbers.
+///
+/// How many there can be is the kernel's business: behind each is a descriptor of the process, which
+/// `RLIMIT_NOFILE` limits.
+#[derive(Debug)]
+pub(super) struct Descriptors(Vec<Option<Descriptor>>);
+
+// === impl Descriptors ===
+
+impl Descriptors {
+    /// Standard streams, listeners, and then the root: where systemd's protocol puts a socket, and where
+    /// programs that were written for wasmtime's `--tcplisten` look for one.
+    pub(super) fn new(listeners: Vec<TcpListener>) -> Self {
+        let streams = [Descriptor::Stdin, Descriptor::Stdout, Descriptor::Stderr];
+        let listeners = listeners.into_iter().map(Descriptor::Listener);
+        let root = Descriptor::File(ROOT.into());
+        Self(
+            streams
+                .into_iter()
+                .chain(listeners)
+                .chain([root])
+                .map(Some)
+                .collect(),
+        )
+    }
+
+    /// What `fd` stands for.
+    pub(super) fn get(&self, fd: Fd) -> Result<&Descriptor, Error> {
+        let place = self.0.get(index(fd)).and_then(Option::as_ref);
+        place.ok_or_else(|| Errno::Badf.into())
+    }
+
+    /// The socket `fd`, if it was accepted.
+    pub(super) fn connection(&self, fd: Fd) -> Result<&TcpStream, Error> {
+        match self.get(fd)? {
+            Descriptor::Connection(socket) => Ok(socket),
+            Descriptor::Listener(_) => Err(Errno::Notconn.into()),
+            Descriptor::File(fd) => Err(no_socket(*fd).into()),
+            Descriptor::Stdin | Descriptor::Stdout | Descriptor::Stderr => {
+                Err(Errno::Notsock.into())
+            }
+        }
+    }
+
+    /// The socket `fd`, if it listens.
+    pub(super) fn listener(&self, fd: Fd) -> Result<&TcpListener, Error> {
+        match self.get(fd)? {
+            Descriptor::Listener(socket) => Ok(socket),
+            // As the kernel for a socket that does not listen.
+            Descriptor::Connection(_) => Err(Errno::Inval.into()),
+            Descriptor::File(fd) => Err(no_socket(*fd).into()),
+            Descriptor::Stdin | Descriptor::Stdout | Descriptor::Stderr => {
+                Err(Errno::Notsock.into())
+            }
+        }
+    }
+
+    /// Takes `fd` away.
+    pub(super) fn remove(&mut self, fd: Fd) -> Result<Descriptor, Error> {
+        let place = self.0.get_mut(index(fd)).and_then(Option::take);
+        place.ok_or_else(|| Errno::Badf.into())
+    }
+
+    /// Puts `descriptor` where `fd` was.
+    pub(super) fn put(&mut self, fd: Fd, descriptor: Descriptor) {
+        if let Some(place) = self.0.get_mut(index(fd)) {
+            *place = Some(descriptor);
+        }
+    }
+
+    /// Gives `descriptor` the lowest free number, as a kernel does.
+    pub(super) fn open(&mut self, descriptor: Descriptor) -> Result<Fd, Error> {
+        let free = self.0.iter().position(Option::is_none);
+        let at = free.unwrap_or(self.0.len());
+        let fd = u32::try_from(at)?;
+        match self.0.get_mut(at) {
+            Some(place) => *place = Some(descriptor),
+            None => self.0.push(Some(descriptor)),
+        }
+        Ok(fd.into())
+    }
+}
+
+/// What a socket's call says of a file.
+///
+/// Of the root it is what a guest without files would be told: programs ask so whether 3 is anything, the
+/// public test suite among them.
+fn no_socket(file: Fd) -> Errno {
+    if file == Fd::from(ROOT) {
+        Errno::Badf
+    } else {
+        Errno::Notsock
+    }
+}
+
+/// Where `fd` is in the table.
+fn index(fd: Fd) -> usize {
+    usize::try_from(u32::from(fd)).unwrap_or(usize::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn descriptors(listeners: usize) -> Descriptors {
+        let listener = |_| TcpListener::bind("127.0.0.1:0").unwrap();
+        Descriptors::new((0..listeners).map(listener).collect())
+    }
+
+    #[test]
+    fn sockets_are_from_3_on_and_the_root_is_after_them() {
+        let none = descriptors(0);
+        assert!(
+            matches!(none.get(3.into()).unwrap(), Descriptor::File(fd) if *fd == Fd::from(3_u32))
+        );
+        let two = descriptors(2);
+        for fd in [3_u32, 4] {
+            assert!(matches!(
+                two.get(fd.into()).unwrap(),
+                Descriptor::Listener(_)
+            ));
+        }
+        assert!(
+            matches!(two.get(5.into()).unwrap(), Descriptor::File(fd) if *fd == Fd::from(3_u32))
+        );
+        assert!(two.get(6.into()).is_err());
+    }
+
+    #[test]
+    fn the_lowest_free_number_is_given() {
+        let mut descriptors = descriptors(0);
+        drop(descriptors.remove(1.into()).unwrap());
+        assert!(descriptors.get(1.into()).is_err());
+        let opened = descriptors.open(Descriptor::File(7.into())).unwrap();
+        assert_eq!(u32::from(opened), 1);
+        let opened = descriptors.open(Descriptor::File(8.into())).unwrap();
+        assert_eq!(u32::from(opened), 4);
+    }
+
+    #[test]
+    fn numbers_beyond_all_bounds_are_not_open() {
+        assert!(descriptors(0).get(u32::MAX.into()).is_err());
+    }
+}

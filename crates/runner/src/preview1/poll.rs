@@ -1,0 +1,222 @@
+//! Waiting for clocks, sockets, streams and files at once.
+
+use std::net::{TcpListener, TcpStream};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::{Errno as Kernel, ioctl_fionread};
+use wasmtime_wasi::p1::types::{
+    Clockid, Errno, Error, Event, EventFdReadwrite, Eventrwflags, Eventtype, Fd, Filesize,
+    Filetype, Size, Subclockflags, Subscription, SubscriptionClock, SubscriptionU,
+};
+use wasmtime_wasi::p1::wasi_snapshot_preview1::WasiSnapshotPreview1 as _;
+use wiggle::{GuestMemory, GuestPtr};
+
+use super::descriptors::Descriptor;
+use super::{Preview1, streams};
+
+/// How many things a guest may wait for at once: 65,536. Each takes memory of the runner's.
+const MOST: Size = 1 << 16;
+
+/// What one subscription waits for.
+enum Wait {
+    /// A moment; `None` is never.
+    Until(Option<Instant>),
+    /// A descriptor that the kernel knows, by the guest's number.
+    On(Fd, PollFlags),
+    /// Nothing: the answer is known.
+    Over(Result<EventFdReadwrite, Errno>),
+}
+
+/// A subscription, and what it waits for.
+struct Waiting {
+    userdata: u64,
+    kind: Eventtype,
+    wait: Wait,
+}
+
+// === impl Preview1 ===
+
+impl Preview1 {
+    /// `poll_oneoff`.
+    pub(super) async fn poll(
+        &mut self,
+        memory: &mut GuestMemory<'_>,
+        subscriptions: GuestPtr<Subscription>,
+        events: GuestPtr<Event>,
+        count: Size,
+    ) -> Result<Size, Error> {
+        if count == 0 || count > MOST {
+            return Err(Errno::Inval.into());
+        }
+        let mut all = Vec::new();
+        for subscription in subscriptions.as_array(count).iter() {
+            let subscription = memory.read(subscription?)?;
+            all.push(self.waiting(memory, subscription).await?);
+        }
+        let happened = self.wait(&all)?;
+        for (event, at) in happened.iter().zip(events.as_array(count).iter()) {
+            memory.write(at?, event.clone())?;
+        }
+        Ok(Size::try_from(happened.len())?)
+    }
+
+    async fn waiting(
+        &mut self,
+        memory: &mut GuestMemory<'_>,
+        subscription: Subscription,
+    ) -> Result<Waiting, Error> {
+        let (kind, wait) = match subscription.u {
+            SubscriptionU::Clock(clock) => (Eventtype::Clock, self.clock(memory, &clock)?),
+            SubscriptionU::FdRead(it) => {
+                let wait = self.input(memory, it.file_descriptor).await?;
+                (Eventtype::FdRead, wait)
+            }
+            SubscriptionU::FdWrite(it) => (Eventtype::FdWrite, self.output(it.file_descriptor)),
+        };
+        Ok(Waiting {
+            userdata: subscription.userdata,
+            kind,
+            wait,
+        })
+    }
+
+    /// The end of a clock's time, on the kernel's clock: what guests are told as time begins elsewhere.
+    fn clock(
+        &mut self,
+        memory: &mut GuestMemory<'_>,
+        clock: &SubscriptionClock,
+    ) -> Result<Wait, Error> {
+        match clock.id {
+            Clockid::Monotonic | Clockid::Realtime => {}
+            Clockid::ProcessCputimeId | Clockid::ThreadCputimeId => {
+                return Err(Errno::Inval.into());
+            }
+        }
+        let absolute = Subclockflags::SUBSCRIPTION_CLOCK_ABSTIME;
+        let left = if clock.flags.contains(absolute) {
+            let now = self.wasmtime.clock_time_get(memory, clock.id, 0)?;
+            clock.timeout.saturating_sub(now)
+        } else {
+            clock.timeout
+        };
+        let end = Instant::now().checked_add(Duration::from_nanos(left));
+        Ok(Wait::Until(end))
+    }
+
+    async fn input(&mut self, memory: &mut GuestMemory<'_>, fd: Fd) -> Result<Wait, Error> {
+        Ok(match self.descriptors.get(fd) {
+            Ok(Descriptor::Stdin | Descriptor::Listener(_) | Descriptor::Connection(_)) => {
+                Wait::On(fd, PollFlags::IN)
+            }
+            Ok(Descriptor::File(file)) => self.rest(memory, *file).await?,
+            Ok(Descriptor::Stdout | Descriptor::Stderr) | Err(_) => Wait::Over(Err(Errno::Badf)),
+        })
+    }
+
+    fn output(&self, fd: Fd) -> Wait {
+        match self.descriptors.get(fd) {
+            Ok(Descriptor::Stdout | Descriptor::Stderr | Descriptor::Connection(_)) => {
+                Wait::On(fd, PollFlags::OUT)
+            }
+            Ok(Descriptor::File(_)) => Wait::Over(Ok(event(1, false))),
+            Ok(Descriptor::Stdin | Descriptor::Listener(_)) | Err(_) => {
+                Wait::Over(Err(Errno::Badf))
+            }
+        }
+    }
+
+    /// A file can always be read; what there is to be said is how much is left of it.
+    async fn rest(&mut self, memory: &mut GuestMemory<'_>, file: Fd) -> Result<Wait, Error> {
+        let stat = self.wasmtime.fd_filestat_get(memory, file).await?;
+        if stat.filetype == Filetype::Directory {
+            return Ok(Wait::Over(Err(Errno::Badf)));
+        }
+        let position = self.wasmtime.fd_tell(memory, file)?;
+        let left = stat.size.saturating_sub(position);
+        Ok(Wait::Over(Ok(event(left, left == 0))))
+    }
+
+    /// Waits for the first of them, and says which have come to pass.
+    fn wait(&self, all: &[Waiting]) -> Result<Vec<Event>, Error> {
+        let (stdin, stdout, stderr) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
+        let mut fds = Vec::new();
+        let mut end = None;
+        for waiting in all {
+            match &waiting.wait {
+                Wait::Until(None) => {}
+                Wait::Until(Some(moment)) => {
+                    end = Some(end.map_or(*moment, |end: Instant| end.min(*moment)));
+                }
+                Wait::Over(_) => end = Some(Instant::now()),
+                Wait::On(fd, what) => fds.push(match self.descriptors.get(*fd)? {
+                    Descriptor::Stdin => PollFd::new(&stdin, *what),
+                    Descriptor::Stdout => PollFd::new(&stdout, *what),
+                    Descriptor::Stderr => PollFd::new(&stderr, *what),
+                    Descriptor::Listener(socket) => PollFd::new::<TcpListener>(socket, *what),
+                    Descriptor::Connection(socket) => PollFd::new::<TcpStream>(socket, *what),
+                    Descriptor::File(_) => return Err(Errno::Badf.into()),
+                }),
+            }
+        }
+        loop {
+            let left = end.map(|end| end.saturating_duration_since(Instant::now()));
+            let left = left.and_then(|left| Timespec::try_from(left).ok());
+            match poll(&mut fds, left.as_ref()) {
+                Ok(_) => {}
+                Err(Kernel::INTR) => continue,
+                Err(error) => return Err(streams::errno(error).into()),
+            }
+            let happened = happened(all, &fds);
+            if !happened.is_empty() {
+                return Ok(happened);
+            }
+        }
+    }
+}
+
+/// The events of those whose time has come; `fds` are those of [`Wait::On`], in their order.
+fn happened(all: &[Waiting], fds: &[PollFd<'_>]) -> Vec<Event> {
+    let now = Instant::now();
+    let mut fds = fds.iter();
+    let mut happened = Vec::new();
+    for waiting in all {
+        let outcome = match &waiting.wait {
+            Wait::Until(moment) => moment
+                .is_some_and(|moment| moment <= now)
+                .then(|| Ok(event(0, false))),
+            Wait::Over(outcome) => Some(outcome.clone()),
+            Wait::On(..) => fds.next().and_then(outcome),
+        };
+        if let Some(outcome) = outcome {
+            let error = outcome.as_ref().err().copied().unwrap_or(Errno::Success);
+            happened.push(Event {
+                userdata: waiting.userdata,
+                error,
+                type_: waiting.kind,
+                fd_readwrite: outcome.unwrap_or_else(|_| event(0, false)),
+            });
+        }
+    }
+    happened
+}
+
+/// What the kernel said of a descriptor, if it said anything.
+fn outcome(fd: &PollFd<'_>) -> Option<Result<EventFdReadwrite, Errno>> {
+    let said = fd.revents();
+    if said.is_empty() {
+        return None;
+    }
+    if said.contains(PollFlags::NVAL) {
+        return Some(Err(Errno::Badf));
+    }
+    // A listener has connections and not bytes; one is enough to be worth a call.
+    let ready = ioctl_fionread(fd).unwrap_or(1);
+    Some(Ok(event(ready, said.contains(PollFlags::HUP))))
+}
+
+fn event(nbytes: Filesize, hung_up: bool) -> EventFdReadwrite {
+    let mut flags = Eventrwflags::empty();
+    flags.set(Eventrwflags::FD_READWRITE_HANGUP, hung_up);
+    EventFdReadwrite { nbytes, flags }
+}
