@@ -250,7 +250,7 @@ fn launch(error: &duet_launch::Error) -> Code {
 
 fn wasm(error: &WasmError) -> Code {
     match error {
-        WasmError::NotWasm { .. } => Code::INVALID_ARGUMENT,
+        WasmError::NotWasm { .. } | WasmError::BadMagic { .. } => Code::INVALID_ARGUMENT,
         WasmError::Cache(error) => cache(error),
         WasmError::File { source, .. } => errno(source),
     }

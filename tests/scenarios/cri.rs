@@ -230,7 +230,41 @@ fn a_wasm_member_is_measured_and_stopped_like_any_other() {
         .and_then(|memory| memory.working_set_bytes)
         .expect("memory");
     assert!(memory.value > 0);
+    // What probes and hooks run, of an image that has none of it.
+    let (code, said, errors) = member.exec(&["cat", "/motd"]);
+    assert_eq!(
+        (code, said.as_str()),
+        (0, "a file of the image\n"),
+        "{errors}"
+    );
+    assert_eq!(member.exec(&["test", "-f", "/nothing"]).0, 1);
+    assert_eq!(member.exec(&["/probe.wasm", "exit", "9"]).0, 9);
     member.stop(Duration::from_secs(30));
     assert_eq!(member.wait().0, 143);
+    pod.remove();
+}
+
+#[test]
+fn why_a_guest_was_not_started_is_in_its_log() {
+    let Some(node) = Node::enter_with_duet() else {
+        return;
+    };
+    let cri = node.cri();
+    let pod = cri.pod("broken");
+    for (name, program, why) in [
+        (
+            "lacking",
+            "/missing-import.wasm",
+            "imports \"nothing\" from \"nowhere\"",
+        ),
+        ("short", "/truncated.wasm", "/truncated.wasm: cut off after"),
+    ] {
+        let wish = Wish::wasm(name, &[]).command(&[program]);
+        let member = pod.create(&wish).expect("only its start reads the module");
+        let refused = member.start().expect_err("the module is refused");
+        assert!(refused.message().contains(why), "{refused}");
+        member.says(why);
+        assert!(member.log().iter().all(|(stream, _)| stream == "stderr"));
+    }
     pod.remove();
 }

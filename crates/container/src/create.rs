@@ -187,7 +187,8 @@ impl Prepared {
             let _labour = ground.children().labour();
             Rootfs::mount(&bundle.join("rootfs"), &mounts)?
         };
-        let (kind, rule) = kind::decide(&spec)?;
+        let decided = kind::decide(&spec).inspect_err(|error| ends.complain(error));
+        let (kind, rule) = decided?;
         let confined = Confined::create(&ground, &cgroup)?;
         confined
             .cgroup
@@ -305,7 +306,8 @@ impl Linux {
                 self.spawn(&plan, &ends, supplies)?
             }
             Kind::Wasm(guest) => {
-                let supplied = self.supply(guest, &self.spec.process, listen, &facts)?;
+                let supplied = self.supply(guest, &self.spec.process, listen, &facts);
+                let supplied = supplied.inspect_err(|error| ends.complain(error))?;
                 let plan = duet_plan::container(&self.spec, &facts, Program::Wasm)?;
                 let supplies = Supplies {
                     runner: Some(self.ground.runner()?),

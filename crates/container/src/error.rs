@@ -225,6 +225,17 @@ pub enum WasmError {
         /// The file as the container names it.
         file: String,
     },
+    /// A file is called wasm and is neither that nor anything the kernel runs.
+    #[error(
+        "{file}: begins with {head}, which is neither a WebAssembly binary (00 61 73 6d) nor an \
+         executable"
+    )]
+    BadMagic {
+        /// The file as the container names it.
+        file: String,
+        /// Its first bytes in hexadecimal; `nothing` of an empty one.
+        head: String,
+    },
     /// It could not be compiled, or its compiled code could not be kept.
     #[error(transparent)]
     Cache(#[from] duet_wasm::Error),

@@ -75,7 +75,7 @@ pub(crate) fn decide(spec: &Container) -> Result<(Kind, &'static str), WasmError
                 annotation: rule,
                 file: name,
             }),
-            None => Ok((Kind::Native, rule)),
+            None => Ok((native(name, &file)?, rule)),
         },
         Err(source) if required => {
             let path = PathBuf::from(spec.process.args.first().map_or("", String::as_str));
@@ -95,22 +95,50 @@ pub(crate) fn decide(spec: &Container) -> Result<(Kind, &'static str), WasmError
 ///
 /// The annotation that makes an entrypoint native makes everything in its container native; the
 /// others are about the entrypoint alone.
-pub(crate) fn of_exec(spec: &Container, process: &Process, first: i32) -> Option<Kind> {
+pub(crate) fn of_exec(
+    spec: &Container,
+    process: &Process,
+    first: i32,
+) -> Result<Option<Kind>, WasmError> {
     if let Some((Handler::Native, _)) = spec.options.handler {
-        return Some(Kind::Native);
+        return Ok(Some(Kind::Native));
     }
     let root = PathBuf::from(format!("/proc/{first}/root"));
     let found = file::place(&root)
         .and_then(|root| entrypoint(process, |path| file::open_in_root(&root, path)));
     match found {
-        Ok((name, file)) => Some(match format(&file) {
+        Ok((name, file)) => Ok(Some(match format(&file) {
             Some(format) => Kind::Wasm(Guest { name, file, format }),
-            None => Kind::Native,
-        }),
-        Err(error) if kernel::is_absent(&error) => None,
+            None => native(name, &file)?,
+        })),
+        Err(error) if kernel::is_absent(&error) => Ok(None),
         // Its birth says what is wrong with it.
-        Err(_) => Some(Kind::Native),
+        Err(_) => Ok(Some(Kind::Native)),
     }
+}
+
+/// What is not wasm is native, unless it is called wasm and the kernel would say no more of it than
+/// "exec format error".
+fn native(name: String, file: &File) -> Result<Kind, WasmError> {
+    let mut head = [0; HEAD];
+    // What cannot be read is for its birth to complain about.
+    let Ok(read) = file.read_at(&mut head, 0) else {
+        return Ok(Kind::Native);
+    };
+    let head = &head[..read];
+    if !name.ends_with(".wasm") || head.starts_with(b"\x7fELF") || head.starts_with(b"#!") {
+        return Ok(Kind::Native);
+    }
+    let bytes: Vec<String> = head
+        .iter()
+        .take(4)
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    let head = match bytes.as_slice() {
+        [] => "nothing".to_owned(),
+        bytes => bytes.join(" "),
+    };
+    Err(WasmError::BadMagic { file: name, head })
 }
 
 fn looks_wasm(process: &Process) -> bool {

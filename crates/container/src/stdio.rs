@@ -67,6 +67,34 @@ pub(crate) struct Ends {
     pub(crate) stderr: Option<OwnedFd>,
 }
 
+// === impl Ends ===
+
+impl Ends {
+    /// Says on the process's stderr why there will be no process: who reads its log finds it there.
+    pub(crate) fn complain(&self, why: &(dyn std::error::Error + 'static)) {
+        let Some(stderr) = &self.stderr else {
+            return;
+        };
+        let mut text = String::new();
+        let mut next = Some(why);
+        while let Some(error) = next {
+            if !text.is_empty() {
+                text.push_str(": ");
+            }
+            text.push_str(&error.to_string());
+            next = error.source();
+        }
+        text.push('\n');
+        // The output is new and empty: what a pipe takes at once does not wait for its reader.
+        let line = text.as_bytes().get(..LINE_MAX).unwrap_or(text.as_bytes());
+        // Nobody is told if nobody listens.
+        rustix::io::write(stderr, line).unwrap_or(0);
+    }
+}
+
+/// The longest complaint, in bytes: `PIPE_BUF`.
+const LINE_MAX: usize = 4096;
+
 /// containerd's FIFO for stdin, and the pipe it is copied into.
 #[derive(Debug)]
 pub(crate) struct Input {

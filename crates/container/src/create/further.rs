@@ -25,7 +25,7 @@ impl Linux {
     ) -> Result<Born, Error> {
         tell_unknown(&self.id, process);
         let (pid, init) = self.init.get().ok_or(Error::Gone)?;
-        let kind = match kind::of_exec(&self.spec, process, *pid) {
+        let kind = match kind::of_exec(&self.spec, process, *pid)? {
             Some(kind) => kind,
             None => self.tool(process)?.map_or(Kind::Native, Kind::Wasm),
         };

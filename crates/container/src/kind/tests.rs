@@ -83,6 +83,24 @@ fn the_entrypoint_s_bytes_decide() {
 }
 
 #[test]
+fn a_file_that_is_only_called_wasm_is_named_with_its_first_bytes() {
+    let rig = Rig::new();
+    for (bytes, head) in [(&b"<html>"[..], "3c 68 74 6d"), (b"", "nothing")] {
+        rig.write("rootfs/page.wasm", bytes);
+        let error = rig.decide("/page.wasm", "").unwrap_err().to_string();
+        let why = format!(
+            "/page.wasm: begins with {head}, which is neither a WebAssembly binary (00 61 73 6d) nor \
+             an executable"
+        );
+        assert_eq!(error, why);
+    }
+    for executable in [&b"\x7fELF"[..], b"#!/bin/sh\n"] {
+        rig.write("rootfs/page.wasm", executable);
+        assert_eq!(rig.kind("/page.wasm", ""), ("native", "bytes"));
+    }
+}
+
+#[test]
 fn links_do_not_lead_out_of_the_root() {
     let rig = Rig::new();
     rig.write("outside.wasm", WASM);

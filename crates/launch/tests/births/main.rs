@@ -9,3 +9,4 @@ mod places;
 mod programs;
 mod stage;
 mod user_namespaces;
+mod views;
