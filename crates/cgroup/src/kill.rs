@@ -1,27 +1,29 @@
 //! Lists and kills every process of a cgroup.
 
 use std::fs;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
-use crate::control::{read, write};
+use crate::control::{read, read_optional, write};
 use crate::freeze::await_event;
 use crate::{Cgroup, Error, Mode};
 
-/// How long killed processes may take to leave: 2 s.
+/// How long killed processes may take to leave: 4 s.
 ///
-/// Exiting takes a millisecond or so; what takes longer is stuck in the kernel, and no waiting here
-/// helps.
-const KILL_LIMIT: Duration = Duration::from_secs(2);
+/// Exiting takes a millisecond or so, more on a processor that others keep busy; what takes longer
+/// is stuck in the kernel, and no waiting here helps. containerd gives `delete` 5 s.
+const KILL_LIMIT: Duration = Duration::from_secs(4);
 
 /// How long a round on v1 waits for the freeze before it kills what it has found anyway: 100 ms.
 const ROUND_FREEZE_LIMIT: Duration = Duration::from_millis(100);
 
-/// The first pause before v1 is looked at again, which tells nobody that a cgroup is empty; they
-/// double up to [`LONGEST_PAUSE`].
+/// The first pause before v1 is looked at again, which tells nobody that a cgroup is empty: the dead
+/// leave it a moment after they are dead. They double up to [`LONGEST_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_micros(200);
 
 /// The longest pause between two looks.
@@ -49,17 +51,19 @@ impl Cgroup {
     /// On v2 the kernel does it at once (`cgroup.kill`). On v1 the cgroup is frozen first, so that
     /// nothing is born behind the list's back, and processes are killed by pidfd, so that no number
     /// that was given to someone else meanwhile is hit. Nothing is moved, nothing is removed; an empty
-    /// or missing cgroup is success. Someone still has to reap the processes.
+    /// or missing cgroup is success. Someone still has to reap the processes. A share of the
+    /// processor that is less than the usual one is raised to it: dying is work, too.
     ///
     /// # Errors
     ///
-    /// [`Error::Timeout`] if some have not left after two seconds: they sleep in the kernel, and go
+    /// [`Error::Timeout`] if some have not left after four seconds: they sleep in the kernel, and go
     /// when they wake.
     ///
     /// # References
     ///
     /// [v2, `cgroup.kill`](https://docs.kernel.org/admin-guide/cgroup-v2.html), Linux 5.14.
     pub fn kill(&self) -> Result<(), Error> {
+        self.hasten();
         let result = match self.mode() {
             Mode::V1 | Mode::Hybrid => self.kill_v1(),
             Mode::V2 => kill_v2(self.dir()),
@@ -67,6 +71,26 @@ impl Cgroup {
         match result {
             Err(Error::Gone { .. }) => Ok(()),
             other => other,
+        }
+    }
+
+    /// Gives what is to die the time for it.
+    ///
+    /// A pod that asked for no processor has 2 shares of 1024 (weight 1 of 100 on v2): on a busy
+    /// machine its killed processes would wait for seconds until they may run once more, and end.
+    /// Where it cannot be done, they take their time.
+    fn hasten(&self) {
+        let (file, usual) = match self.mode() {
+            Mode::V1 | Mode::Hybrid => ("cpu.shares", 1024_u64),
+            Mode::V2 => ("cpu.weight", 100),
+        };
+        let Some(dir) = self.controller("cpu") else {
+            return;
+        };
+        let share = read_optional(dir, file).ok().flatten();
+        let share: Option<u64> = share.and_then(|share| share.trim().parse().ok());
+        if share.is_some_and(|share| share < usual) {
+            write(dir, file, &usual.to_string()).ok();
         }
     }
 
@@ -95,13 +119,16 @@ impl Cgroup {
             let killed = self.kill_listed();
             // The signal acts when they thaw, whatever became of the list.
             self.thaw_if_possible()?;
-            killed?;
+            // Not before they are dead is it frozen again: who waits for the processor would meet
+            // the next freeze before the signal, round after round.
+            await_deaths(&killed?, deadline);
             std::thread::sleep(pause);
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
     }
 
-    fn kill_listed(&self) -> Result<(), Error> {
+    /// Kills what is listed; returns whom.
+    fn kill_listed(&self) -> Result<Vec<OwnedFd>, Error> {
         let found: Vec<(u32, _)> = self
             .pids()?
             .into_iter()
@@ -112,13 +139,13 @@ impl Cgroup {
             .collect();
         // A pid that is listed after its pidfd was opened is the process the pidfd names.
         let listed = self.pids()?;
-        for (pid, pidfd) in found {
-            if listed.binary_search(&pid).is_ok() {
-                // ESRCH: it has ended by itself.
-                pidfd_send_signal(&pidfd, Signal::KILL).ok();
-            }
-        }
-        Ok(())
+        let killed = found.into_iter().filter_map(|(pid, pidfd)| {
+            listed.binary_search(&pid).ok()?;
+            // ESRCH: it has ended by itself.
+            pidfd_send_signal(&pidfd, Signal::KILL).ok()?;
+            Some(pidfd)
+        });
+        Ok(killed.collect())
     }
 
     fn thaw_if_possible(&self) -> Result<(), Error> {
@@ -126,6 +153,18 @@ impl Cgroup {
             Err(Error::Unsupported { .. }) => Ok(()),
             other => other,
         }
+    }
+}
+
+/// Waits until all of them are dead, or it is `deadline`.
+fn await_deaths(killed: &[OwnedFd], deadline: Instant) {
+    for pidfd in killed {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let Ok(left) = Timespec::try_from(left) else {
+            return;
+        };
+        // A signal to the shim cuts it short: the caller looks again anyway.
+        poll(&mut [PollFd::new(pidfd, PollFlags::IN)], Some(&left)).ok();
     }
 }
 

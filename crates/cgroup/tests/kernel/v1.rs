@@ -71,6 +71,35 @@ fn a_cgroup_that_holds_processes_is_not_taken_over() {
 }
 
 #[test]
+fn who_has_next_to_no_share_of_a_busy_processor_is_killed_all_the_same() {
+    let own = own!("starved");
+    let one_cpu = resources(r#"{"cpu": {"cpus": "0", "mems": "0"}}"#);
+    own.cgroup.limit(&one_cpu).unwrap();
+    let child = own.spawn("exec sleep 1000");
+    Own::until("the child is inside", || {
+        own.cgroup.pids().unwrap() == [child.id()]
+    });
+    let busy = Own::new(v1().unwrap(), "busy");
+    busy.cgroup.limit(&one_cpu).unwrap();
+    let spinning: Vec<_> = (0..4).map(|_| busy.spawn("while :; do :; done")).collect();
+    Own::until("the processor is busy", || {
+        busy.cgroup.pids().unwrap().len() == spinning.len()
+    });
+    // What CRI gives a pause container, and kubelet a pod that asks for no processor.
+    let starved = Cgroup::open(own.host(), own.parent()).unwrap();
+    let two = resources(r#"{"cpu": {"shares": 2}}"#);
+    starved.update(&two).unwrap();
+    let killed = starved.kill();
+    busy.cgroup.kill().unwrap();
+    killed.unwrap();
+    let shares = own.dir("cpu").join("../cpu.shares");
+    assert_eq!(std::fs::read_to_string(shares).unwrap(), "1024\n");
+    for child in spinning.into_iter().chain([child]) {
+        assert_eq!(signal(child), Some(9));
+    }
+}
+
+#[test]
 fn a_path_that_names_no_cgroup_is_refused() {
     let own = own!("path");
     let cases = [
