@@ -93,6 +93,26 @@ fn a_container_that_never_started_is_deleted() {
 }
 
 #[test]
+fn a_container_whose_process_is_killed_before_its_start_is_stopped() {
+    with(async |mut rig| {
+        let pid = rig.bundle("web", &["true"]).create().await.unwrap();
+        // As the kernel does when memory is short.
+        let pidfd = duet_linux::process::pidfd_open(pid).unwrap();
+        duet_linux::process::send_signal(&pidfd, 9).unwrap();
+        assert_eq!(rig.pod.wait("web", None).await.unwrap().code, 137);
+        let state = rig.pod.state("web", None).await.unwrap();
+        assert_eq!((state.pid, state.phase), (pid, Phase::Stopped));
+        let why = denied(rig.pod.start("web", None).await.unwrap_err());
+        assert!(matches!(why, Denied::WrongState { .. }), "{why}");
+        assert_eq!(rig.pod.delete("web", None).await.unwrap().exit.code, 137);
+        assert_eq!(
+            rig.facts(),
+            ["created web", "exited web 137", "deleted web"]
+        );
+    });
+}
+
+#[test]
 fn a_program_that_is_missing_fails_and_leaves_nothing() {
     with(async |mut rig| {
         let error = rig
