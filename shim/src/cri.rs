@@ -6,7 +6,7 @@
 use std::path::PathBuf;
 
 use containerd_shim_protos::sandbox_api::CreateSandboxRequest;
-use duet_pod::{Dns, Sandbox, Scope};
+use duet_pod::{Dns, IdMappings, IdRange, Sandbox, Scope, SelinuxLabel};
 use prost::Message;
 use protobuf::well_known_types::any::Any;
 
@@ -72,6 +72,20 @@ struct NamespaceOption {
 struct UserNamespace {
     #[prost(enumeration = "NamespaceMode", tag = "1")]
     mode: i32,
+    #[prost(message, repeated, tag = "2")]
+    uids: Vec<IdMapping>,
+    #[prost(message, repeated, tag = "3")]
+    gids: Vec<IdMapping>,
+}
+
+#[derive(Clone, Copy, PartialEq, Message)]
+struct IdMapping {
+    #[prost(uint32, tag = "1")]
+    host_id: u32,
+    #[prost(uint32, tag = "2")]
+    container_id: u32,
+    #[prost(uint32, tag = "3")]
+    length: u32,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -116,13 +130,9 @@ pub(crate) fn sandbox(request: CreateSandboxRequest) -> Result<Sandbox, Refusal>
         field: "PodSandboxConfig.linux",
     })?;
     let security = linux.security_context.unwrap_or_default();
-    if let Some(label) = security.selinux_options {
-        check_label(label)?;
-    }
+    let label = security.selinux_options.unwrap_or_default();
     let namespaces = security.namespace_options.unwrap_or_default();
-    if let Some(user) = namespaces.userns_options {
-        check_user(user)?;
-    }
+    let users = namespaces.userns_options.map(users).transpose()?.flatten();
     if let Some(mount) = request.rootfs.first() {
         return Err(Refusal::NotOffered {
             field: "rootfs[0].source",
@@ -152,6 +162,13 @@ pub(crate) fn sandbox(request: CreateSandboxRequest) -> Result<Sandbox, Refusal>
             }
         },
         ipc: scope("ipc", namespaces.ipc)?,
+        users,
+        label: SelinuxLabel {
+            user: label.user,
+            role: label.role,
+            r#type: label.r#type,
+            level: label.level,
+        },
     })
 }
 
@@ -189,30 +206,39 @@ fn scope(field: &'static str, mode: i32) -> Result<Scope, Refusal> {
     }
 }
 
-/// `hostUsers: false`, which asks for a user namespace of the pod.
-fn check_user(user: UserNamespace) -> Result<(), Refusal> {
-    match NamespaceMode::try_from(user.mode) {
-        Ok(NamespaceMode::Node) => Ok(()),
-        mode @ (Ok(NamespaceMode::Pod | NamespaceMode::Container | NamespaceMode::Target)
-        | Err(_)) => Err(Refusal::NotOffered {
-            field: "PodSandboxConfig.linux.security_context.namespace_options.userns_options.mode",
-            value: mode.map_or(user.mode.to_string(), |mode| mode.name().to_owned()),
-            why: "a pod of the shim's own has no user namespace yet",
-        }),
+/// The ids of `hostUsers: false`, which asks for a user namespace of the pod.
+fn users(wanted: UserNamespace) -> Result<Option<IdMappings>, Refusal> {
+    let read = |field, list: Vec<IdMapping>| {
+        let range = |id: IdMapping| IdRange {
+            container: id.container_id,
+            host: id.host_id,
+            size: id.length,
+        };
+        match list.is_empty() {
+            true => Err(Refusal::Missing { field }),
+            false => Ok(list.into_iter().map(range).collect()),
+        }
+    };
+    match NamespaceMode::try_from(wanted.mode) {
+        Ok(NamespaceMode::Node) => Ok(None),
+        Ok(NamespaceMode::Pod) => Ok(Some(IdMappings {
+            uids: read(
+                "PodSandboxConfig.linux.security_context.namespace_options.userns_options.uids",
+                wanted.uids,
+            )?,
+            gids: read(
+                "PodSandboxConfig.linux.security_context.namespace_options.userns_options.gids",
+                wanted.gids,
+            )?,
+        })),
+        mode @ (Ok(NamespaceMode::Container | NamespaceMode::Target) | Err(_)) => {
+            Err(Refusal::NotOffered {
+                field: "PodSandboxConfig.linux.security_context.namespace_options.userns_options.mode",
+                value: mode.map_or(wanted.mode.to_string(), |mode| mode.name().to_owned()),
+                why: "is none that a pod can have",
+            })
+        }
     }
-}
-
-/// What it asks for beyond its containers' own labels is the label of a pause process.
-fn check_label(label: SelinuxOption) -> Result<(), Refusal> {
-    let parts = [label.user, label.role, label.r#type, label.level];
-    if parts.iter().all(String::is_empty) {
-        return Ok(());
-    }
-    Err(Refusal::NotOffered {
-        field: "PodSandboxConfig.linux.security_context.selinux_options",
-        value: parts.join(":"),
-        why: "a pod of the shim's own has no label of its own",
-    })
 }
 
 #[cfg(test)]
@@ -278,6 +304,33 @@ mod tests {
         );
     }
 
+    #[test]
+    fn a_pods_users_are_read() {
+        use NamespaceMode::{Node, Pod};
+        let users = |mode: NamespaceMode| {
+            let id = IdMapping {
+                host_id: 300_000,
+                container_id: 0,
+                length: 65_536,
+            };
+            let options = NamespaceOption {
+                userns_options: Some(UserNamespace {
+                    mode: mode.into(),
+                    uids: vec![id],
+                    gids: vec![id],
+                }),
+                ..NamespaceOption::default()
+            };
+            sandbox(request(&config(options))).unwrap().users
+        };
+        assert_eq!(users(Node), None);
+        let ids = users(Pod).unwrap();
+        assert_eq!(
+            (ids.host_uid(0), ids.host_gid(9)),
+            (Some(300_000), Some(300_009))
+        );
+    }
+
     /// What a kubelet sends besides must not be in the way.
     #[test]
     fn fields_that_are_not_about_the_pods_maker_are_passed_over() {
@@ -303,10 +356,6 @@ mod tests {
         garbage.options.as_mut().unwrap().value = vec![0x42, 0x7f];
         let mut stranger = request(&PodSandboxConfig::default());
         stranger.options.as_mut().unwrap().type_url = "a.b.Config".to_owned();
-        let label = SelinuxOption {
-            level: "s0:c1".to_owned(),
-            ..SelinuxOption::default()
-        };
         for (request, text) in [
             (CreateSandboxRequest::default(), "options is missing"),
             (
@@ -321,15 +370,23 @@ mod tests {
             (
                 with(&|context| {
                     context.namespace_options = Some(NamespaceOption {
+                        userns_options: Some(UserNamespace {
+                            mode: Target.into(),
+                            ..UserNamespace::default()
+                        }),
+                        ..NamespaceOption::default()
+                    });
+                }),
+                "userns_options.mode \"TARGET\"",
+            ),
+            (
+                with(&|context| {
+                    context.namespace_options = Some(NamespaceOption {
                         userns_options: Some(UserNamespace::default()),
                         ..NamespaceOption::default()
                     });
                 }),
-                "userns_options.mode \"POD\"",
-            ),
-            (
-                with(&|context| context.selinux_options = Some(label.clone())),
-                "selinux_options \":::s0:c1\"",
+                "userns_options.uids is missing",
             ),
             (
                 with(&|context| context.namespace_options = Some(modes(Container, Pod, Pod))),

@@ -247,6 +247,21 @@ fn a_pod_that_cannot_be_is_refused_by_name() {
         })
         .expect_err("that is the node's");
     assert!(error.message().contains("kernel/panic"), "{error}");
+
+    if Path::new("/sys/fs/selinux/enforce").exists() {
+        eprintln!("a policy of SELinux is loaded: such a pod would run");
+        return;
+    }
+    let error = cri
+        .try_pod("labelled", |config| {
+            let linux = config.linux.as_mut().expect("the harness sets it");
+            let security = linux.security_context.as_mut().expect("this, too");
+            let label = security.selinux_options.get_or_insert_default();
+            "s0:c1,c2".clone_into(&mut label.level);
+        })
+        .expect_err("nobody would enforce it");
+    let words = "selinux_options \":::s0:c1,c2\": SELinux is not enabled in this kernel";
+    assert!(error.message().replace('\\', "").contains(words), "{error}");
 }
 
 /// A shim that was started for a sandbox, and the bundle of that.

@@ -5,7 +5,6 @@ use std::os::unix::fs::{MetadataExt, chown};
 
 use duet_tests::Node;
 use duet_tests::cri::Wish;
-use duet_tests::machine::Sandboxer;
 
 const FOREVER: &str = "echo ready; exec sleep 1000";
 /// The host's number of the pod's root.
@@ -18,15 +17,7 @@ fn a_pod_of_its_own_users_is_a_pod_like_any_other() {
     };
     let cri = node.cri();
     let pod = cri.pod_of_its_own_users("users", ROOT);
-    if node.sandboxer() == Sandboxer::Shim {
-        let refused = pod.expect_err("the shim's own pods have the host's users");
-        assert!(
-            refused.message().contains("userns_options.mode"),
-            "{refused}"
-        );
-        return;
-    }
-    let pod = pod.expect("containerd's pods may have users of their own");
+    let pod = pod.expect("pods may have users of their own");
     let volume = node.scratch().join("volume");
     fs::create_dir(&volume).expect("our own folder");
     // containerd 1.6 does not know the field, and makes a pod of the host's users.
@@ -59,6 +50,27 @@ fn a_pod_of_its_own_users_is_a_pod_like_any_other() {
         "id -u; ls -ld /proc/1 | cut -d' ' -f1; echo x > /dev/null && echo fine",
     ];
     assert_eq!(native.exec(&script).1, "0\ndr-xr-xr-x\nfine\n");
+    if node.daemon().version().starts_with("2.") {
+        // The pod's files are its root's, and its members share its memory and its network.
+        let script = "stat -c '%u %g %n' /etc/hosts /etc/hostname /etc/resolv.conf; \
+            stat -c '%a' /dev/shm; echo x > /dev/shm/x";
+        assert_eq!(
+            native.exec(&["/bin/sh", "-c", script]),
+            (
+                0,
+                "0 0 /etc/hosts\n0 0 /etc/hostname\n0 0 /etc/resolv.conf\n1777\n".to_owned(),
+                String::new()
+            )
+        );
+        assert_eq!(other.exec(&["/bin/cat", "/dev/shm/x"]).1, "x\n");
+        let port = "/proc/sys/net/ipv4/ip_unprivileged_port_start";
+        assert_eq!(native.exec(&["/bin/cat", port]).1, "0\n");
+        let admin = ["/bin/sh", "-c", "ls /sys/class/net"];
+        assert!(
+            native.exec(&admin).1.contains("eth0"),
+            "its network's sysfs"
+        );
+    }
     let reader =
         pod.start(&Wish::wasm("reader", &["cat", "/data/native"]).volume(&volume, "/data"));
     reader.says("from native");

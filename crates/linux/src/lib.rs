@@ -9,6 +9,7 @@
 //! | `bpf.rs` | `bpf(2)`: load, attach, detach, query | not wrapped | Linux 4.15 |
 //! | `pidfd_signal.rs` | `pidfd_send_signal(2)` | rustix takes no real-time signals | Linux 5.1 |
 //! | `dispositions.rs` | `rt_sigaction(2)`, to ask | nix and rustix only set, libc hides two signals | – |
+//! | `owner.rs` | `ioctl_ns(2)`: the user namespace of another | not wrapped | Linux 4.9 |
 //! | `text.rs` | `madvise(2)` on the program itself | unsafe in both | – |
 //!
 //! The other `unsafe` code of the workspace is the child half of a birth (`duet-child`), which
@@ -33,6 +34,8 @@ pub mod mount;
 mod mount_attr;
 pub mod namespace;
 pub mod net;
+#[expect(unsafe_code, reason = "ioctl_ns(2) has no safe wrapper")]
+pub mod owner;
 #[expect(
     unsafe_code,
     reason = "pidfd_send_signal(2) has no wrapper for every signal"

@@ -12,10 +12,16 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use duet_container::{Create, RootfsMount, Stdio};
-use duet_spec::{PodFiles, annotations};
+use duet_spec::{IdMappings, PodFiles, annotations};
 use serde_json::{Value, json};
 
 use crate::error::Error;
+
+mod selinux;
+mod users;
+
+pub use selinux::SelinuxLabel;
+use users::Users;
 
 /// Who the holder is: nobody, as in Kubernetes' pause image.
 const NOBODY: u32 = 65535;
@@ -34,8 +40,11 @@ const PROGRAM: &str = "/duet-holder";
 /// pod says otherwise (`enable_unprivileged_ports`, `enable_unprivileged_icmp`).
 const NETWORK_DEFAULTS: [(&str, &str); 2] = [
     ("net.ipv4.ip_unprivileged_port_start", "0"),
-    ("net.ipv4.ping_group_range", "0 2147483647"),
+    (PING_GROUPS, "0 2147483647"),
 ];
+
+/// The groups that may ping.
+const PING_GROUPS: &str = "net.ipv4.ping_group_range";
 
 /// Whose namespace a pod is in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,6 +89,10 @@ pub struct Sandbox {
     pub pid: Scope,
     /// Whose IPC objects it sees.
     pub ipc: Scope,
+    /// The ids of its users; none if they are the node's.
+    pub users: Option<IdMappings>,
+    /// The label of its holder.
+    pub label: SelinuxLabel,
 }
 
 /// A holder that can be born, and what it keeps.
@@ -95,6 +108,7 @@ pub(crate) struct Furnished {
     hostname: String,
     dns: Dns,
     own_ipc: bool,
+    users: Option<Users>,
 }
 
 // === impl Sandbox ===
@@ -104,10 +118,16 @@ impl Sandbox {
     ///
     /// # Errors
     ///
-    /// [`Error::Wish`], naming the field, if there is no such network.
+    /// [`Error::Wish`], naming the field, if there is no such network, or none for such users.
     pub(crate) fn furnish(self, program: &Path) -> Result<Furnished, Error> {
         self.check_network()?;
-        let config = self.config(program).to_string();
+        let users = self.users()?;
+        let label = self.label.whole()?;
+        let mut config = self.config(program, users.as_ref());
+        if let Some(label) = label {
+            config["process"]["selinuxLabel"] = label.into();
+        }
+        let config = config.to_string();
         let own_ipc = self.ipc == Scope::Pod;
         let rootfs = self.bundle.join("rootfs");
         let files = PodFiles {
@@ -127,7 +147,9 @@ impl Sandbox {
             // Not nodev: the holder's /dev/null is here.
             options: ["nosuid", "noexec", "mode=755", SIZE]
                 .map(str::to_owned)
-                .into(),
+                .into_iter()
+                .chain(users.iter().flat_map(Users::options))
+                .collect(),
         };
         Ok(Furnished {
             request: Create {
@@ -142,6 +164,7 @@ impl Sandbox {
             hostname: self.hostname,
             dns: self.dns,
             own_ipc,
+            users,
         })
     }
 
@@ -164,7 +187,16 @@ impl Sandbox {
         }
     }
 
-    fn config(&self, program: &Path) -> Value {
+    fn users(&self) -> Result<Option<Users>, Error> {
+        let network = match self.network {
+            Scope::Pod => Some(self.netns.as_path()),
+            Scope::Node => None,
+        };
+        let users = self.users.clone();
+        users.map(|ids| Users::new(ids, network)).transpose()
+    }
+
+    fn config(&self, program: &Path, users: Option<&Users>) -> Value {
         let mut namespaces = vec![json!({ "type": "mount" })];
         let mut sysctls = self.sysctls.clone();
         if self.network == Scope::Pod {
@@ -172,6 +204,10 @@ impl Sandbox {
             // As under containerd: whose network it is, its name is.
             namespaces.push(json!({ "type": "uts" }));
             for (key, value) in NETWORK_DEFAULTS {
+                // Of groups that the pod does not have; containerd leaves it out, too.
+                if key == PING_GROUPS && users.is_some() {
+                    continue;
+                }
                 let given = sysctls.contains_key(key) || sysctls.contains_key(&slashed(key));
                 if !given {
                     sysctls.insert(key.to_owned(), value.to_owned());
@@ -184,6 +220,9 @@ impl Sandbox {
         if self.ipc == Scope::Pod {
             namespaces.push(json!({ "type": "ipc" }));
         }
+        namespaces.extend(users.map(Users::namespace));
+        let [uids, gids] = users.map_or_else(|| [json!([]), json!([])], Users::mappings);
+        let (uid, gid) = users.map_or((NOBODY, NOBODY), Users::nobody);
         let hostname = match self.network {
             Scope::Pod => self.hostname.as_str(),
             Scope::Node => "",
@@ -195,7 +234,7 @@ impl Sandbox {
             "process": {
                 "args": [PROGRAM],
                 "cwd": "/",
-                "user": { "uid": NOBODY, "gid": NOBODY },
+                "user": { "uid": uid, "gid": gid },
                 "noNewPrivileges": true,
             },
             "mounts": [{
@@ -213,6 +252,8 @@ impl Sandbox {
                 "cgroupsPath": self.cgroups_path(),
                 "resources": { "cpu": { "shares": CPU_SHARES } },
                 "sysctl": sysctls,
+                "uidMappings": uids,
+                "gidMappings": gids,
             },
         })
     }
@@ -236,6 +277,14 @@ impl Sandbox {
 // === impl Furnished ===
 
 impl Furnished {
+    /// The spec, as others than the one who gives birth may read it.
+    pub(crate) fn told(self, holder: i32) -> String {
+        match self.users {
+            None => self.config,
+            Some(users) => users.told(self.config, holder),
+        }
+    }
+
     /// Writes what the pod's containers share into its tmpfs, once that is mounted.
     pub(crate) fn write(&self) -> Result<(), Error> {
         let failed = |step| {
@@ -272,6 +321,16 @@ impl Furnished {
             fs::create_dir(&files.shm)
                 .and_then(|()| fs::set_permissions(&files.shm, open))
                 .map_err(failed("make /dev/shm"))?;
+        }
+        let Some(users) = &self.users else {
+            return Ok(());
+        };
+        let shm = self.own_ipc.then_some(&files.shm);
+        for file in [&files.hostname, &files.hosts, &files.resolv_conf]
+            .into_iter()
+            .chain(shm)
+        {
+            users.give(file).map_err(failed("give its files away"))?;
         }
         Ok(())
     }
@@ -326,6 +385,8 @@ mod tests {
             network: Scope::Pod,
             pid: Scope::Pod,
             ipc: Scope::Pod,
+            users: None,
+            label: SelinuxLabel::default(),
         }
     }
 

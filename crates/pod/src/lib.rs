@@ -5,6 +5,8 @@
 //! | `registry` | who lives here, and the way to them |
 //! | `registry/served` | the pod as the Sandbox service knows it |
 //! | `holder` | what the Sandbox service asks for: a holder's spec and the pod's files |
+//! | `holder/selinux` | the label of the holder |
+//! | `holder/users` | users of the pod that are not the node's |
 //! | `sandbox` | what a pod shares when no CRI made it |
 //! | `record` | who lives here, on disk |
 //! | `reaper` | reaps what containers leave to the shim |
@@ -23,6 +25,7 @@ pub use duet_container::{
     Create, Deleted, Denied, Error as ContainerError, Exit, Fact, HookError, IoOwner, LoggerError,
     Phase, RootfsMount, Status, Stdio, WasmError,
 };
+pub use duet_spec::{IdMappings, IdRange};
 pub use error::Error;
-pub use holder::{Dns, Sandbox, Scope};
+pub use holder::{Dns, Sandbox, Scope, SelinuxLabel};
 pub use registry::{Config, Pod, SandboxStatus, Standing};

@@ -69,7 +69,7 @@ impl Pod {
         }
         let cgroup_parent = sandbox.cgroup_parent.clone();
         let furnished = sandbox.furnish(&self.inner.holder)?;
-        let (config, files) = (furnished.config.clone(), furnished.files.clone());
+        let (told, files) = (furnished.clone(), furnished.files.clone());
         let pid = self.admit(Asked::Holder(Box::new(furnished))).await?;
         let holder = self.find(&id)?;
         let status = SandboxStatus {
@@ -77,7 +77,7 @@ impl Pod {
             pid,
             standing: Standing::Created,
             created_at: SystemTime::now(),
-            config,
+            config: told.told(pid),
         };
         self.inner.served.send_replace(Some(Served {
             status,
