@@ -13,6 +13,7 @@ use containerd_shim_protos::sandbox_api as api;
 use containerd_shim_protos::sandbox_async::Sandbox;
 use containerd_shim_protos::types::platform::Platform;
 use duet_pod::{Pod, SandboxStatus, Standing};
+use protobuf::well_known_types::any::Any;
 use protobuf::well_known_types::timestamp::Timestamp;
 use tokio::sync::oneshot;
 use tracing::warn;
@@ -24,6 +25,9 @@ use crate::events::{exited_at, unsigned};
 use crate::metrics::metrics;
 use crate::request::Request;
 use crate::status::Refusal;
+
+/// OCI's specification of a container in JSON, as containerd's `typeurl` names it.
+const SPEC: &str = "types.containerd.io/opencontainers/runtime-spec/1/Spec";
 
 /// The machine's architecture, as OCI's image specification spells it.
 const ARCHITECTURE: &str = if cfg!(target_arch = "aarch64") {
@@ -108,6 +112,13 @@ impl Sandbox for Sandboxes {
                 Ok(api::StartSandboxResponse {
                     pid: unsigned(status.pid),
                     created_at: Some(Timestamp::from(status.created_at)).into(),
+                    // containerd 2.3 shows it to NRI's plugins.
+                    spec: Some(Any {
+                        type_url: SPEC.to_owned(),
+                        value: status.config.into_bytes(),
+                        ..Any::default()
+                    })
+                    .into(),
                     ..Default::default()
                 })
             })

@@ -329,6 +329,9 @@ fn a_sandbox_of_the_node_is_kept_in_the_nodes_namespaces_from_create_to_shutdown
         .sandbox("StartSandbox", &about!(StartSandboxRequest, "nodes"))
         .expect("Start");
     let pid = i32::try_from(started.pid).expect("a pid is small");
+    let spec: serde_json::Value =
+        serde_json::from_slice(&started.spec.value).expect("its spec is JSON");
+    assert_eq!(spec["annotations"]["io.kubernetes.cri.sandbox-id"], "nodes");
     for kind in ["net", "ipc", "uts", "pid"] {
         let of = |pid: &str| fs::read_link(format!("/proc/{pid}/ns/{kind}")).expect("it runs");
         assert_eq!(of(&pid.to_string()), of("self"), "{kind}");
