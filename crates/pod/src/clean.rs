@@ -62,19 +62,27 @@ impl Cleaned {
 pub fn clean(bundle: &Path, only: Option<&str>) -> Result<Vec<Cleaned>, Error> {
     let mut members = BTreeMap::new();
     let mut unread = Ok(());
-    let mut bundles = vec![bundle.to_owned()];
+    let mut bundles = vec![(bundle.to_owned(), None)];
     if only.is_none() {
-        match record::bundles(bundle) {
+        match record::listed(bundle) {
             Ok(others) => bundles.extend(others),
             Err(error) => unread = Err(error),
         }
     }
-    for bundle in bundles {
+    for (bundle, cgroup) in bundles {
         match Member::read(&bundle) {
             Ok(Some(member)) if only.is_none_or(|only| only == member.id) => {
                 members.insert(bundle, member);
             }
-            Ok(_) => {}
+            Ok(None) => {
+                // containerd may remove the bundle of a member before it has the sandbox cleaned
+                // (version 3). In one that is there, the member itself was cleaned.
+                if let Some(cgroup) = cgroup.filter(|_| !bundle.exists()) {
+                    let lost = Member::of_lost(&bundle, cgroup);
+                    members.insert(bundle, lost);
+                }
+            }
+            Ok(Some(_)) => {}
             // What one file fails to say is no reason to leave the others' containers behind.
             Err(error) => unread = unread.and(Err(error)),
         }

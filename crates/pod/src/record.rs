@@ -1,15 +1,17 @@
 //! What lives in the pod, on disk, so that a shim that was killed can be cleaned up after.
 //!
 //! ```text
-//!   <bundle of the shim>/duet-pod.json     the bundles of all members
+//!   <bundle of the shim>/duet-pod.json     the bundles and cgroups of all members
 //!   <bundle of a member>/duet.json         its cgroup, rootfs and init
 //! ```
 //!
 //! Two files, because containerd removes the shim's own bundle with its first container, which
-//! need not be the last. Each is replaced as a whole, so that a reader sees the old or the new
+//! need not be the last; and under version 3 it removes a member's bundle without having it cleaned when
+//! the shim was killed, so that the list must do for that. Each is replaced as a whole, so that a reader sees the old or the new
 //! one; bundles are on a tmpfs, which a power cut takes away with everything recorded, so
 //! nothing is flushed. A member is written before anything of it exists.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -67,13 +69,16 @@ pub(crate) struct Init {
 struct List {
     version: u32,
     bundles: Vec<PathBuf>,
+    /// The cgroup of the member with each bundle.
+    #[serde(default)]
+    cgroups: BTreeMap<PathBuf, PathBuf>,
 }
 
 /// The record of a pod that is served.
 #[derive(Debug)]
 pub(crate) struct Record {
     path: PathBuf,
-    bundles: Mutex<Vec<PathBuf>>,
+    list: Mutex<List>,
 }
 
 /// A member's file, while it is served.
@@ -90,31 +95,38 @@ impl Record {
     pub(crate) fn new(bundle: &Path) -> Self {
         Record {
             path: bundle.join(LIST),
-            bundles: Mutex::default(),
+            list: Mutex::new(List {
+                version: VERSION,
+                bundles: Vec::new(),
+                cgroups: BTreeMap::new(),
+            }),
         }
     }
 
     /// Adds a member whose first process does not exist yet.
     pub(crate) fn add(&self, bundle: &Path, member: &Member) -> Result<(), Error> {
         member.write(bundle)?;
-        self.change(|bundles| bundles.push(bundle.to_owned()))
+        self.change(|list| {
+            list.bundles.push(bundle.to_owned());
+            let cgroup = member.cgroup.clone();
+            list.cgroups.insert(bundle.to_owned(), cgroup);
+        })
     }
 
     /// Forgets a member of which nothing is left.
     pub(crate) fn remove(&self, bundle: &Path) -> Result<(), Error> {
-        self.change(|bundles| bundles.retain(|known| known != bundle))?;
+        self.change(|list| {
+            list.bundles.retain(|known| known != bundle);
+            list.cgroups.remove(bundle);
+        })?;
         forget(bundle)
     }
 
-    fn change(&self, change: impl FnOnce(&mut Vec<PathBuf>)) -> Result<(), Error> {
-        // A list of paths is whole after every step, so also after a panic.
-        let mut bundles = self.bundles.lock().unwrap_or_else(PoisonError::into_inner);
-        change(&mut bundles);
-        let list = List {
-            version: VERSION,
-            bundles: bundles.clone(),
-        };
-        match write(&self.path, &list) {
+    fn change(&self, change: impl FnOnce(&mut List)) -> Result<(), Error> {
+        // A list that lacks a cgroup is still of use, so also after a panic.
+        let mut list = self.list.lock().unwrap_or_else(PoisonError::into_inner);
+        change(&mut list);
+        match write(&self.path, &*list) {
             // containerd removed the shim's bundle with its first container: from now on each
             // member is cleaned by its own file alone.
             Err(Error::Record { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -142,6 +154,12 @@ impl Member {
     /// Replaces what is written in its bundle.
     pub(crate) fn write(&self, bundle: &Path) -> Result<(), Error> {
         write(&bundle.join(MEMBER), self)
+    }
+
+    /// The member whose bundle was removed and whose cgroup is on the list.
+    pub(crate) fn of_lost(bundle: &Path, cgroup: PathBuf) -> Self {
+        let id = bundle.file_name().unwrap_or_default();
+        Self::new(id.to_string_lossy().into_owned(), cgroup, None)
     }
 
     /// The member of a bundle; `None` if there is none (any more).
@@ -207,14 +225,20 @@ impl Init {
     }
 }
 
-/// The bundles of every member of the pod whose shim had this one.
-pub(crate) fn bundles(shim: &Path) -> Result<Vec<PathBuf>, Error> {
+/// The bundle of every member of the pod whose shim had this one, and the member's cgroup.
+pub(crate) fn listed(shim: &Path) -> Result<Vec<(PathBuf, Option<PathBuf>)>, Error> {
     let path = shim.join(LIST);
-    let Some(list) = read::<List>(&path)? else {
+    let Some(mut list) = read::<List>(&path)? else {
         return Ok(Vec::new());
     };
     check(&path, list.version)?;
-    Ok(list.bundles)
+    let bundles = list.bundles.into_iter();
+    Ok(bundles
+        .map(|bundle| {
+            let cgroup = list.cgroups.remove(&bundle);
+            (bundle, cgroup)
+        })
+        .collect())
 }
 
 /// Removes the file of a member.
@@ -301,10 +325,14 @@ mod tests {
         let record = Record::new(&shim);
         record.add(&shim, &member("a")).unwrap();
         record.add(&other, &member("b")).unwrap();
-        assert_eq!(bundles(&shim).unwrap(), [shim.clone(), other.clone()]);
+        let cgroup = |id: &str| Some(Path::new("/ns").join(id));
+        assert_eq!(
+            listed(&shim).unwrap(),
+            [(shim.clone(), cgroup("a")), (other.clone(), cgroup("b"))]
+        );
         assert_eq!(Member::read(&other).unwrap(), Some(member("b")));
         record.remove(&shim).unwrap();
-        assert_eq!(bundles(&shim).unwrap(), std::slice::from_ref(&other));
+        assert_eq!(listed(&shim).unwrap(), [(other.clone(), cgroup("b"))]);
         assert_eq!(Member::read(&shim).unwrap(), None);
         fs::remove_dir_all(&shim).unwrap();
         record
@@ -316,7 +344,7 @@ mod tests {
     fn a_bundle_without_a_record_is_clean() {
         let dir = tempfile::tempdir().unwrap();
         assert_eq!(Member::read(dir.path()).unwrap(), None);
-        assert_eq!(bundles(dir.path()).unwrap(), Vec::<PathBuf>::new());
+        assert_eq!(listed(dir.path()).unwrap(), []);
         forget(dir.path()).unwrap();
     }
 
@@ -324,7 +352,7 @@ mod tests {
     fn what_is_not_understood_is_left_alone() {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join(LIST), r#"{"version":2,"bundles":[]}"#).unwrap();
-        let error = bundles(dir.path()).unwrap_err();
+        let error = listed(dir.path()).unwrap_err();
         assert!(error.to_string().starts_with("understand "), "{error}");
         fs::write(dir.path().join(MEMBER), "{").unwrap();
         let error = Member::read(dir.path()).unwrap_err();

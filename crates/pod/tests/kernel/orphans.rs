@@ -60,6 +60,26 @@ fn a_killed_shim_is_cleaned_up_after_from_its_record() {
     });
 }
 
+/// Under version 3 containerd may remove a member's bundle before it has the sandbox cleaned.
+#[test]
+fn a_member_whose_bundle_is_gone_is_cleaned_from_the_list() {
+    with(async |rig| {
+        rig.bundle("one", &["sleep", "1000"]).start().await;
+        rig.bundle("two", &["sleep", "1000"]).start().await;
+        let (bundles, aside) = (rig.path().join("bundles"), rig.path().join("aside"));
+        std::fs::rename(bundles.join("two"), &aside).unwrap();
+        let shim = rig.shim();
+        let cleaned = tokio::task::spawn_blocking(move || clean(&shim, None)).await;
+        let cleaned = cleaned.unwrap().unwrap();
+        let ids: Vec<_> = cleaned.iter().map(|cleaned| cleaned.id.as_str()).collect();
+        assert_eq!(ids, ["one", "two"]);
+        std::fs::rename(&aside, bundles.join("two")).unwrap();
+        for id in ["one", "two"] {
+            assert_eq!(rig.finish(id).await.code, 137);
+        }
+    });
+}
+
 #[test]
 fn a_single_member_is_cleaned_by_its_own_bundle() {
     with(async |rig| {
