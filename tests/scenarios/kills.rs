@@ -1,16 +1,17 @@
-//! SIGKILL to the shim, to containerd and to a pod's holder, at the points of a pod's life: what is
-//! left is gone once containerd has cleaned up.
+//! SIGKILL to the shim, to containerd and to a pod's holder, at the points of a life: what is left is gone
+//! a second after containerd has cleaned up.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::thread;
 use std::time::Instant;
 
 use duet_tests::command::{self, Running};
-use duet_tests::cri::Wish;
 use duet_tests::{Node, leaks, wait};
 use nix::sys::signal::{self, Signal};
 use nix::unistd::Pid;
+
+mod pods;
 
 /// Where a container's life is interrupted, in its order.
 #[derive(Debug, Clone, Copy)]
@@ -229,7 +230,7 @@ fn a_shim_that_is_killed_at_any_point_leaves_nothing() {
             let again = node.container("start").args(&["/bin/true"]);
             let _ran = again.run().ok();
         }
-        node.expect_nothing_left(&format!("the shim was killed at {point:?}"));
+        node.expect_nothing_left_after_cleanup(&format!("the shim was killed at {point:?}"));
     }
 }
 
@@ -248,43 +249,6 @@ fn a_containerd_that_is_killed_at_any_point_leaves_nothing() {
             life.end_unused_shim();
         }
         life.forget();
-        node.expect_nothing_left(&format!("containerd was killed at {point:?}"));
+        node.expect_nothing_left_after_cleanup(&format!("containerd was killed at {point:?}"));
     }
-}
-
-/// The holder of a pod's namespaces is the pause container's program, or Duet's own.
-#[test]
-fn a_pod_whose_holder_or_shim_is_killed_is_removed_with_all_its_members() {
-    let Some(node) = Node::enter_with_duet() else {
-        return;
-    };
-    let cri = node.cri();
-    for victim in ["holder", "shim"] {
-        let pod = cri.pod(victim);
-        let native = pod.start(&Wish::native("native", "echo ready; exec sleep 1000"));
-        native.says("ready");
-        let wasm = pod.start(&Wish::wasm("wasm", &["idle"]));
-        wasm.says("idle");
-        let pid = match victim {
-            "holder" => pod.holder(),
-            _ => parent_of(native.pid()),
-        };
-        signal::kill(Pid::from_raw(pid), Signal::SIGKILL).expect("it runs");
-        if victim == "holder" {
-            // Without its shim, CRI has nobody to ask.
-            wait::until("the pod to be not ready", || {
-                (!pod.is_ready()).then_some(())
-            });
-        }
-        pod.remove_insistently();
-        node.expect_nothing_left(&format!("the {victim} was killed"));
-    }
-}
-
-fn parent_of(pid: i32) -> i32 {
-    let stat = fs::read_to_string(Path::new("/proc").join(pid.to_string()).join("stat"));
-    let stat = stat.expect("it runs");
-    let fields = stat.rsplit_once(')').expect("a name in brackets").1;
-    let parent = fields.split_whitespace().nth(1).expect("a parent");
-    parent.parse().expect("a pid")
 }

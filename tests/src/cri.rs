@@ -13,11 +13,6 @@ use crate::node::Node;
 use crate::wait::{self, PATIENCE};
 use crate::{image, stream};
 
-mod users;
-mod wish;
-
-pub use wish::Wish;
-
 /// A blocking CRI client.
 #[derive(Debug)]
 pub struct Cri<'n> {
@@ -54,6 +49,13 @@ macro_rules! call {
         $cri.runtime.block_on(call).map(tonic::Response::into_inner)
     }};
 }
+
+mod starting;
+mod users;
+mod wish;
+
+pub use starting::Starting;
+pub use wish::Wish;
 
 // === impl Cri ===
 
@@ -122,6 +124,27 @@ impl<'n> Cri<'n> {
         name: &str,
         change: impl FnOnce(&mut api::PodSandboxConfig),
     ) -> Result<Pod<'_>, tonic::Status> {
+        let (request, logs) = self.request(name, change);
+        let config = request.config.clone().expect("it was just set");
+        let id = call!(self, run_pod_sandbox, request)?.pod_sandbox_id;
+        let pod = Pod {
+            cri: self,
+            config,
+            logs,
+            id,
+        };
+        if let Some(path) = pod.netns() {
+            self.node.remember_netns(path);
+        }
+        Ok(pod)
+    }
+
+    /// What asks for a pod, and the folder of its logs.
+    fn request(
+        &self,
+        name: &str,
+        change: impl FnOnce(&mut api::PodSandboxConfig),
+    ) -> (api::RunPodSandboxRequest, PathBuf) {
         let logs = self.node.scratch().join(format!("logs-{name}"));
         std::fs::create_dir_all(&logs).expect("our own folder");
         let mut config = api::PodSandboxConfig {
@@ -145,20 +168,10 @@ impl<'n> Cri<'n> {
         };
         change(&mut config);
         let request = api::RunPodSandboxRequest {
-            config: Some(config.clone()),
+            config: Some(config),
             runtime_handler: self.node.handler().to_owned(),
         };
-        let id = call!(self, run_pod_sandbox, request)?.pod_sandbox_id;
-        let pod = Pod {
-            cri: self,
-            config,
-            logs,
-            id,
-        };
-        if let Some(path) = pod.netns() {
-            self.node.remember_netns(path);
-        }
-        Ok(pod)
+        (request, logs)
     }
 
     fn is_ready(&self) -> bool {
@@ -281,14 +294,23 @@ impl Pod<'_> {
     ///
     /// When CRI refuses.
     pub fn remove(self) {
-        let request = api::StopPodSandboxRequest {
-            pod_sandbox_id: self.id.clone(),
-        };
-        let _done = call!(self.cri, stop_pod_sandbox, request).expect("StopPodSandbox");
+        self.stop();
         let request = api::RemovePodSandboxRequest {
             pod_sandbox_id: self.id.clone(),
         };
         let _done = call!(self.cri, remove_pod_sandbox, request).expect("RemovePodSandbox");
+    }
+
+    /// Stops the pod and all that is in it.
+    ///
+    /// # Panics
+    ///
+    /// When CRI refuses.
+    pub fn stop(&self) {
+        let request = api::StopPodSandboxRequest {
+            pod_sandbox_id: self.id.clone(),
+        };
+        let _done = call!(self.cri, stop_pod_sandbox, request).expect("StopPodSandbox");
     }
 
     /// Stops the pod and removes it, as a kubelet does: again, until CRI has heard of every end.
@@ -297,18 +319,7 @@ impl Pod<'_> {
     ///
     /// When CRI goes on refusing.
     pub fn remove_insistently(self) {
-        let request = || api::StopPodSandboxRequest {
-            pod_sandbox_id: self.id.clone(),
-        };
-        wait::until("StopPodSandbox", || {
-            call!(self.cri, stop_pod_sandbox, request()).ok()
-        });
-        let request = || api::RemovePodSandboxRequest {
-            pod_sandbox_id: self.id.clone(),
-        };
-        wait::until("RemovePodSandbox", || {
-            call!(self.cri, remove_pod_sandbox, request()).ok()
-        });
+        self.cri.remove_insistently(&self.id);
     }
 
     /// Whether CRI calls it ready.
@@ -372,6 +383,12 @@ impl Drop for Pod<'_> {
 // === impl Member ===
 
 impl Member<'_> {
+    /// CRI's name for it, which is containerd's too.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
     /// Starts it.
     ///
     /// # Errors

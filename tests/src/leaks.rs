@@ -253,19 +253,22 @@ fn of_duet_run() -> Vec<String> {
     found
 }
 
+/// What containerd keeps of tasks and sandboxes.
+pub(crate) fn bundles(daemon: &Containerd, namespaces: &[&str]) -> Vec<String> {
+    let dirs = namespaces
+        .iter()
+        .flat_map(|namespace| daemon.task_dirs(namespace));
+    dirs.flat_map(|dir| entries(&dir).map(move |name| format!("state {}/{name}", dir.display())))
+        .collect()
+}
+
 fn state_files(scope: &Scope<'_>) -> Vec<String> {
-    let mut found = Vec::new();
     let namespaces = scope
         .namespaces
         .iter()
         .map(String::as_str)
         .chain(["k8s.io"]);
-    for namespace in namespaces {
-        for dir in scope.daemon.task_dirs(namespace) {
-            let tasks = entries(&dir).map(|name| format!("state {}/{name}", dir.display()));
-            found.extend(tasks);
-        }
-    }
+    let mut found = bundles(scope.daemon, &namespaces.collect::<Vec<_>>());
     let records = Path::new(RECORD_DIR);
     let ours = entries(records).filter(|name| scope.namespaces.iter().any(|n| name.contains(n)));
     found.extend(ours.map(|name| format!("record {RECORD_DIR}/{name}")));

@@ -19,6 +19,12 @@ use crate::{image, wait};
 /// How long containerd may take to clean up after the test's last request.
 const CLEANUP: Duration = wait::PATIENCE;
 
+/// The command line of a shim that serves.
+const SHIM: &str = "containerd-shim-duet-v1 -namespace";
+
+/// How long what Duet has left may outlast containerd's own cleaning.
+const AFTERWARDS: Duration = Duration::from_secs(1);
+
 /// One test at a time: a leak check that sees the whole machine needs it.
 static ALONE: Mutex<()> = Mutex::new(());
 static DAEMON: OnceLock<Containerd> = OnceLock::new();
@@ -186,12 +192,35 @@ impl Node {
     ///
     /// When something is.
     pub fn expect_nothing_left(&self, after: &str) {
-        let left = self.leftovers();
+        let left = self.leftovers(self.cleanup, |_| true);
         assert!(
             left.is_empty(),
             "left behind after {after}:\n{}",
             left.join("\n")
         );
+    }
+
+    /// Waits until containerd has cleaned up, which ends with the removal of a bundle, and then for
+    /// as long as Duet may still take until nothing is left: a second.
+    ///
+    /// # Panics
+    ///
+    /// When something is.
+    pub fn expect_nothing_left_after_cleanup(&self, after: &str) {
+        let namespaces = [self.namespace.as_str(), "k8s.io"];
+        wait::until(&format!("containerd to clean up after {after}"), || {
+            leaks::bundles(self.daemon, &namespaces)
+                .is_empty()
+                .then_some(())
+        });
+        // The shim's own end may wait for containerd to take its last events.
+        let left = self.leftovers(AFTERWARDS, |sentence| !sentence.contains(SHIM));
+        assert!(
+            left.is_empty(),
+            "left behind a second after containerd's cleanup after {after}:\n{}",
+            left.join("\n")
+        );
+        self.expect_nothing_left(after);
     }
 
     /// Remembers a network namespace that must be gone when the test ends.
@@ -232,14 +261,15 @@ impl Node {
         }
     }
 
-    /// Waits until nothing is left; returns what still is.
-    fn leftovers(&self) -> Vec<String> {
+    /// Waits until nothing that is `judged` is left; returns what still is.
+    fn leftovers(&self, limit: Duration, judged: impl Fn(&str) -> bool) -> Vec<String> {
         let (netns, namespaces) = (self.netns.borrow().clone(), self.namespaces());
         let scope = self.scope(&netns, &namespaces);
         let mut left = Vec::new();
-        let _clean = wait::within(self.cleanup, || {
+        let _clean = wait::within(limit, || {
             leaks::remove_empty_parents(&scope);
             left = Snapshot::take(&scope).since(&self.before);
+            left.retain(|sentence| judged(sentence));
             left.is_empty().then_some(())
         });
         if !left.is_empty() {
@@ -261,7 +291,7 @@ impl Node {
 impl Drop for Node {
     fn drop(&mut self) {
         self.daemon.revive();
-        let left = self.leftovers();
+        let left = self.leftovers(self.cleanup, |_| true);
         if thread::panicking() || !left.is_empty() {
             SPOILT.fetch_add(1, Ordering::Relaxed);
         }
