@@ -3,7 +3,8 @@
 //! | containerd | on standard input | answer |
 //! | --- | --- | --- |
 //! | 1.6 | options (`Any`) or nothing | the bare address |
-//! | 1.7 to 2.2 | options (`Any`) or nothing | JSON, version 2 (1.7 refuses version 3) |
+//! | 1.7 | options (`Any`) or nothing | JSON, version 2 (it refuses version 3) |
+//! | 2.0 to 2.2 | options (`Any`) or nothing | JSON, version 3 (see [`crate::daemon`]) |
 //! | 2.3 and newer | `BootstrapParams` | `BootstrapResult`, version 3 |
 //!
 //! An `Any` also parses as `BootstrapParams` (type URL as id, value as namespace), so the
@@ -31,8 +32,8 @@ const INPUT_LIMIT_BYTES: u64 = 1 << 20;
 pub(crate) enum Reply {
     /// Only the address, taken as version 2 over ttrpc.
     Address,
-    /// A JSON object that says version 2.
-    Json,
+    /// A JSON object that says this version.
+    Json(u8),
     /// A `BootstrapResult` that says version 3.
     Proto,
 }
@@ -115,7 +116,7 @@ impl Bootstrap {
         if told.ttrpc_address.is_empty() {
             return Err(Error::NoEvents(match told.reply {
                 Reply::Proto => "BootstrapParams.containerd_ttrpc_address",
-                Reply::Address | Reply::Json => "TTRPC_ADDRESS",
+                Reply::Address | Reply::Json(_) => "TTRPC_ADDRESS",
             }));
         }
         Ok(told)
@@ -158,10 +159,9 @@ impl Bootstrap {
         };
         let options = Options::read(any.as_ref()).map_err(|source| Error::Options { source })?;
         Ok(Self {
-            reply: if environment.max_version.is_some() {
-                Reply::Json
-            } else {
-                Reply::Address
+            reply: match environment.max_version {
+                Some(max) => Reply::Json(version(max)?),
+                None => Reply::Address,
             },
             ttrpc_address: environment.ttrpc_address,
             grpc_address: if flags.address.is_empty() {
@@ -173,6 +173,15 @@ impl Bootstrap {
             debug: flags.debug,
             options,
         })
+    }
+}
+
+/// The version that is surely understood under this `MAX_SHIM_VERSION`.
+fn version(max: String) -> Result<u8, Error> {
+    match max.parse::<u8>() {
+        Ok(2) => Ok(2),
+        Ok(max) if max > 2 => Ok(3),
+        Ok(_) | Err(_) => Err(Error::MaxVersion(max)),
     }
 }
 
@@ -208,8 +217,8 @@ impl Reply {
     pub(crate) fn encode(self, address: &str) -> Result<Vec<u8>, Error> {
         match self {
             Self::Address => Ok(address.as_bytes().to_vec()),
-            Self::Json => serde_json::to_vec(&serde_json::json!({
-                "version": 2,
+            Self::Json(version) => serde_json::to_vec(&serde_json::json!({
+                "version": version,
                 "address": address,
                 "protocol": "ttrpc",
             }))
@@ -283,6 +292,30 @@ mod tests {
     }
 
     #[test]
+    fn a_version_that_is_not_spoken_is_named() {
+        for (max, version) in [
+            ("2", Some(2)),
+            ("3", Some(3)),
+            ("4", Some(3)),
+            ("1", None),
+            ("two", None),
+        ] {
+            let environment = Environment {
+                max_version: Some(max.to_owned()),
+                ..environment()
+            };
+            match (Bootstrap::understand(&[], &flags(), environment), version) {
+                (Ok(told), Some(version)) => assert_eq!(told.reply, Reply::Json(version)),
+                (Err(error), None) => assert_eq!(
+                    error.to_string(),
+                    format!("MAX_SHIM_VERSION {max:?}: Duet speaks versions 2 and 3")
+                ),
+                (told, _) => panic!("{max}: {told:?}"),
+            }
+        }
+    }
+
+    #[test]
     fn nothing_on_stdin_and_no_max_version_is_1_6() {
         let environment = Environment {
             max_version: None,
@@ -297,7 +330,7 @@ mod tests {
     #[test]
     fn nothing_on_stdin_and_a_max_version_is_1_7_and_gets_version_2() {
         let told = Bootstrap::understand(&[], &flags(), environment()).unwrap();
-        assert_eq!(told.reply, Reply::Json);
+        assert_eq!(told.reply, Reply::Json(2));
         let reply: serde_json::Value =
             serde_json::from_slice(&told.reply.encode("unix:///a").unwrap()).unwrap();
         assert_eq!(
@@ -315,7 +348,7 @@ mod tests {
                 "the trap is real"
             );
             let told = Bootstrap::understand(&input, &flags(), environment()).unwrap();
-            assert_eq!(told.reply, Reply::Json);
+            assert_eq!(told.reply, Reply::Json(2));
             assert_eq!(told.options.systemd_cgroup, systemd);
         }
     }

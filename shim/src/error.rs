@@ -51,6 +51,9 @@ pub(crate) enum Error {
         /// The id on the command line.
         expected_id: String,
     },
+    /// containerd understands no version that Duet speaks.
+    #[error("MAX_SHIM_VERSION {0:?}: Duet speaks versions 2 and 3")]
+    MaxVersion(String),
     /// The runtime options cannot be understood.
     #[error("runtime options")]
     Options {

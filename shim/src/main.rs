@@ -17,6 +17,7 @@
 mod bootstrap;
 mod connections;
 mod cri;
+mod daemon;
 mod delete;
 mod end;
 mod error;

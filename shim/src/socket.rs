@@ -201,7 +201,7 @@ mod tests {
 
     fn told(socket_dir: Option<&str>) -> Bootstrap {
         Bootstrap {
-            reply: Reply::Json,
+            reply: Reply::Json(2),
             ttrpc_address: String::new(),
             grpc_address: "/run/containerd/containerd.sock".to_owned(),
             socket_dir: socket_dir.map(ToOwned::to_owned),

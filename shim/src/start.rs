@@ -18,7 +18,8 @@ use duet_cgroup::{Cgroup, Host};
 use duet_linux::program::Guarded;
 use serde::Deserialize;
 
-use crate::bootstrap::{self, Bootstrap, Environment};
+use crate::bootstrap::{self, Bootstrap, Environment, Reply};
+use crate::daemon;
 use crate::error::Error;
 use crate::options::Options;
 use crate::socket::{Claim, Socket};
@@ -48,7 +49,11 @@ pub(crate) fn run(flags: &Flags) -> Result<Vec<u8>, Error> {
         Claim::Ours(listener) => hand_over(listener, flags, &key, &told, &socket, &bundle)?,
         Claim::Served => tell_address(&bundle, &socket)?,
     }
-    told.reply.encode(&socket.address())
+    let reply = match told.reply {
+        Reply::Json(_) if daemon::is_containerd_2() => Reply::Json(3),
+        reply @ (Reply::Address | Reply::Json(_) | Reply::Proto) => reply,
+    };
+    reply.encode(&socket.address())
 }
 
 /// The name of the pod that the bundle's container belongs to: the first grouping

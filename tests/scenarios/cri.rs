@@ -268,3 +268,18 @@ fn why_a_guest_was_not_started_is_in_its_log() {
     }
     pod.remove();
 }
+
+/// `start` leaves its answer in the bundle that it is run in.
+#[test]
+fn a_container_of_a_pod_costs_no_start_of_its_own() {
+    let Some(node) = Node::enter_with_duet() else {
+        return;
+    };
+    let cri = node.cri();
+    let pod = cri.pod("cheap");
+    let main = pod.start(&Wish::native("main", FOREVER));
+    let [tasks, ..] = node.daemon().task_dirs("k8s.io");
+    let was_started = tasks.join(main.id()).join("address").exists();
+    assert_eq!(was_started, !node.daemon().is_2());
+    pod.remove();
+}
