@@ -20,6 +20,8 @@ const RUNC: &str = "containerd.runc.v1.Options";
 /// What clients of containerd 1 send to any runtime but runc's when a container has a user
 /// namespace: the options of a shim that is no more.
 const LINUX: &str = "containerd.linux.runc.CreateOptions";
+/// No message.
+const EMPTY: &str = "google.protobuf.Empty";
 /// The message for every other runtime; the same one under CRI's older package name.
 const RUNTIME: [&str; 2] = ["runtimeoptions.v1.Options", "cri.runtimeoptions.v1.Options"];
 
@@ -120,7 +122,8 @@ impl Options {
 
     /// Reads the options that came with a request; defaults if none came.
     pub(crate) fn read(any: Option<&Any>) -> Result<Self, Error> {
-        let Some(any) = any.filter(|any| !any.type_url.is_empty()) else {
+        // Go's client writes an empty message where there are none (`WithSandboxRuntime`).
+        let Some(any) = any.filter(|any| !["", EMPTY].contains(&name(any))) else {
             return Ok(Self::default());
         };
         if name(any) == RUNC {
@@ -271,6 +274,11 @@ mod tests {
             Options::read(Some(&Any::default())).unwrap(),
             Options::default()
         );
+        let empty = Any {
+            type_url: EMPTY.to_owned(),
+            ..Any::default()
+        };
+        assert_eq!(Options::read(Some(&empty)).unwrap(), Options::default());
         assert_eq!(
             Options::read(Some(&runtime("", ""))).unwrap(),
             Options::default()

@@ -82,6 +82,24 @@ fn a_wasm_file_that_does_not_exist_is_named() {
 }
 
 #[test]
+fn options_that_are_not_toml_or_unknown_are_named() {
+    let Some(node) = Node::enter_with_duet() else {
+        return;
+    };
+    let file = node.scratch().join("duet.toml");
+    let path = file.display().to_string();
+    for (text, word) in [("SystemdCgroup = [", "duet.toml"), ("Speed = 9", "Speed")] {
+        std::fs::write(&file, text).expect("our own folder");
+        let outcome = node
+            .container("optional")
+            .with(&["--runtime-config-path", &path])
+            .args(&["/bin/true"])
+            .run();
+        says(&outcome, &[word]);
+    }
+}
+
+#[test]
 fn a_bundle_without_a_readable_config_is_refused_with_the_files_name() {
     let Some(node) = Node::enter_with_duet() else {
         return;
