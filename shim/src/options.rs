@@ -38,6 +38,8 @@ pub(crate) struct Options {
     /// The cgroup the shim itself belongs in, below each hierarchy's root; the one it was
     /// started in if empty.
     pub(crate) shim_cgroup: String,
+    /// How many bytes the node's compiled wasm code may take, if it is said.
+    pub(crate) wasm_cache: Option<u64>,
 }
 
 /// Why options are refused.
@@ -75,6 +77,14 @@ pub(crate) enum Error {
         /// What the kernel said.
         source: io::Error,
     },
+    /// A number that is too large to be meant.
+    #[error("{key} = {value}: more bytes than can be counted")]
+    TooLarge {
+        /// Its name in TOML.
+        key: &'static str,
+        /// What it was.
+        value: u64,
+    },
     /// A known option that Duet does not offer.
     #[error("{key}: not offered by Duet")]
     Unsupported {
@@ -95,6 +105,9 @@ struct Written {
     no_pivot_root: bool,
     // Duet makes no session keyring, so this is always true.
     no_new_keyring: bool,
+    // Duet's own: how much of the disk compiled wasm code may take, in MiB.
+    #[serde(rename = "WasmCacheMiB")]
+    wasm_cache_mib: Option<u64>,
     // Where runc's and CRIU's own files are. They say nothing about the container, and
     // sections that are shared with runc have them.
     binary_name: String,
@@ -208,11 +221,18 @@ impl Written {
         if self.no_pivot_root {
             return Err(Error::Unsupported { key: "NoPivotRoot" });
         }
+        let bytes = |value: u64| {
+            value.checked_mul(1 << 20).ok_or(Error::TooLarge {
+                key: "WasmCacheMiB",
+                value,
+            })
+        };
         Ok(Options {
             systemd_cgroup: self.systemd_cgroup,
             io_uid: self.io_uid,
             io_gid: self.io_gid,
             shim_cgroup: self.shim_cgroup,
+            wasm_cache: self.wasm_cache_mib.map(bytes).transpose()?,
         })
     }
 }
@@ -307,6 +327,7 @@ mod tests {
             io_uid: 1000,
             io_gid: 1001,
             shim_cgroup: "/shims".to_owned(),
+            wasm_cache: None,
         };
         assert_eq!(Options::read(Some(&runc)).unwrap(), expected);
         assert_eq!(Options::read(Some(&runtime("", toml))).unwrap(), expected);
@@ -315,6 +336,12 @@ mod tests {
         fs::write(file.path(), toml).unwrap();
         let by_path = runtime(file.path().to_str().unwrap(), "");
         assert_eq!(Options::read(Some(&by_path)).unwrap(), expected);
+    }
+
+    #[test]
+    fn duets_own_options_are_read() {
+        let options = Options::read(Some(&runtime("", "WasmCacheMiB = 64"))).unwrap();
+        assert_eq!(options.wasm_cache, Some(64 << 20));
     }
 
     #[test]
@@ -357,6 +384,11 @@ mod tests {
             (runtime("", "Foo = 'bar'"), "unknown field `Foo`"),
             (runtime("", "SystemdCgroup = 'yes'"), "SystemdCgroup"),
             (runtime("", "= ="), "config_body"),
+            (runtime("", "WasmCacheMiB = -1"), "WasmCacheMiB"),
+            (
+                runtime("", "WasmCacheMiB = 9223372036854775807"),
+                "WasmCacheMiB = 9223372036854775807",
+            ),
             (
                 runtime("/nonexistent/duet.toml", ""),
                 "config_path /nonexistent/duet.toml",

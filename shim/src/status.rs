@@ -265,6 +265,7 @@ fn cache(error: &duet_wasm::Error) -> Code {
         Error::Broken { .. } | Error::Unloadable { .. } => Code::INTERNAL,
         Error::Directory { source, .. }
         | Error::Compiler { source, .. }
+        | Error::Workshop { source, .. }
         | Error::Module { source, .. }
         | Error::Entry { source, .. } => errno(source),
     }
@@ -466,11 +467,12 @@ mod tests {
         HookError::Late { limit: Duration::ZERO, output: text() } => DEADLINE_EXCEEDED,
     );
 
-    table!(caches, 11, cache,
+    table!(caches, 12, cache,
         duet_wasm::Error::Directory { path: path(), source: scarce() } => RESOURCE_EXHAUSTED,
         duet_wasm::Error::Exposed { path: path(), owner: 1, mode: 0o777 } => FAILED_PRECONDITION,
         duet_wasm::Error::Noexec { path: path() } => FAILED_PRECONDITION,
         duet_wasm::Error::Compiler { path: path(), source: broken() } => INTERNAL,
+        duet_wasm::Error::Workshop { name: text(), source: broken() } => INTERNAL,
         duet_wasm::Error::Module { name: text(), source: broken() } => INTERNAL,
         duet_wasm::Error::TooLarge { name: text(), size: 2, limit: 1 } => INVALID_ARGUMENT,
         duet_wasm::Error::Refused { name: text(), why: text() } => INVALID_ARGUMENT,

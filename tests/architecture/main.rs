@@ -27,7 +27,7 @@ const ARROWS: [(&str, &[&str]); 17] = [
         ],
     ),
     ("duet", &[]),
-    ("duet-compiler", &["duet-linux", "duet-wasm"]),
+    ("duet-compiler", &["duet-linux", "duet-step", "duet-wasm"]),
     ("duet-holder", &["duet-linux"]),
     ("duet-runner", &["duet-linux", "duet-wasm"]),
     (

@@ -5,8 +5,11 @@ use std::io;
 use duet_linux::namespace;
 use nix::unistd::{Gid, Uid, geteuid, setgroups, setresgid, setresuid};
 use rustix::process::{
-    DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, setrlimit,
+    DumpableBehavior, Resource, Rlimit, Signal, getrlimit, set_dumpable_behavior,
+    set_parent_process_death_signal, setrlimit,
 };
+
+use crate::filter;
 
 /// How much address space a compilation may use: 8 GiB.
 ///
@@ -27,8 +30,11 @@ const CODE: u64 = 2 << 30;
 /// The user and group that own nothing.
 const NOBODY: u32 = 65534;
 
-/// Enters the jail. To be called while there is one thread.
+/// Enters the jail. To be called while there is one thread, and before a stranger's byte is read.
 pub(crate) fn enter() -> io::Result<()> {
+    duet_wasm::enter_room()?;
+    // The shim's score is containerd's, which the kernel kills last: a compiler is to go first.
+    std::fs::write("/proc/self/oom_score_adj", "1000")?;
     set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
     rustix::thread::set_no_new_privs(true)?;
     limit(Resource::As, SPACE)?;
@@ -38,7 +44,19 @@ pub(crate) fn enter() -> io::Result<()> {
     limit(Resource::Core, 0)?;
     // Standard input, output and error are all it will ever have open.
     limit(Resource::Nofile, 16)?;
-    become_nobody()
+    become_nobody()?;
+    // After the change of user, which would forget it. A compiler is of no use without its shim.
+    set_parent_process_death_signal(Some(Signal::KILL))?;
+    confine()
+}
+
+/// Takes from itself every system call that compiling does not need, and sees that it has.
+fn confine() -> io::Result<()> {
+    duet_linux::seccomp::install(&filter::program())?;
+    match std::fs::File::open("/") {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
+        Ok(_) | Err(_) => Err(io::Error::other("the filter of system calls does not hold")),
+    }
 }
 
 /// Leaves the host's namespaces and gives up root, and with it every capability. What is open stays open.

@@ -8,6 +8,7 @@
 //! For people: `duet-compiler < app.wasm > /dev/null` says what is wrong with a module.
 #![forbid(unsafe_code)]
 
+mod filter;
 mod jail;
 mod worlds;
 
@@ -38,6 +39,8 @@ enum Fault {
 }
 
 fn compile() -> Result<(), Fault> {
+    // The jail has no file that says how many there are.
+    let threads = THREADS.min(std::thread::available_parallelism().map_or(1, usize::from));
     jail::enter().map_err(|error| ours("jail", &error))?;
     let mut wasm = Vec::new();
     io::stdin()
@@ -47,7 +50,7 @@ fn compile() -> Result<(), Fault> {
     let format = check(&wasm).map_err(Fault::Module)?;
 
     let pool = rayon::ThreadPoolBuilder::new()
-        .num_threads(THREADS.min(std::thread::available_parallelism().map_or(1, usize::from)))
+        .num_threads(threads)
         .build()
         .map_err(|error| ours("threads", &error))?;
     let engine = Engine::new(&engine_config()).map_err(|error| ours("engine", &error))?;

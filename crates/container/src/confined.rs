@@ -1,9 +1,9 @@
 //! A container's cgroup, from its birth to its removal.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use duet_cgroup::Cgroup;
+use duet_cgroup::{Cgroup, Host, Mode};
 use duet_plan::{CgroupFacts, Hierarchy};
 
 use crate::error::Error;
@@ -21,12 +21,25 @@ pub(crate) struct Confined {
 impl Confined {
     /// Makes it.
     pub(crate) fn create(ground: &Ground, path: &Path) -> Result<Self, Error> {
-        let cgroup =
-            Cgroup::create(ground.host(), path).map_err(Error::cgroup("create the cgroup"))?;
+        Self::at(ground.host(), path).map_err(Error::cgroup("create the cgroup"))
+    }
+
+    /// As [`Confined::create`], for what is no container.
+    pub(crate) fn at(host: &Host, path: &Path) -> Result<Self, duet_cgroup::Error> {
         Ok(Confined {
-            cgroup,
+            cgroup: Cgroup::create(host, path)?,
             removed: AtomicBool::new(false),
         })
+    }
+
+    /// The files by which a process of one thread enters it, writing `0` to each.
+    pub(crate) fn entrances(&self) -> impl Iterator<Item = PathBuf> {
+        let file = match self.cgroup.mode() {
+            Mode::V1 | Mode::Hybrid => "tasks",
+            Mode::V2 => "cgroup.procs",
+        };
+        let dirs = self.cgroup.own_dirs().into_iter();
+        dirs.map(move |own| own.path.join(file))
     }
 
     /// What a plan must know of it.

@@ -8,30 +8,27 @@
 //!
 //! All of it blocks and belongs on a blocking thread, but for `begin`.
 
-use std::fs::File;
-use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::time::{Duration, Instant};
 
 use duet_cgroup::{OomWatch, Stats};
 use duet_launch::{Ask, Attach, Newborn, Stop, Supplies, spawn_with};
-use duet_plan::{Facts, Program};
+use duet_plan::Program;
 use duet_spec::{
     CgroupsPath, Container as Spec, LinuxResources, Moment, Namespace, PodFiles, Process,
 };
-use duet_wasm::{Handoff, Http};
+use duet_wasm::Compiled;
 use tokio::sync::mpsc::UnboundedSender;
 
 use crate::body::{Body, Born, PidNamespace};
 use crate::confined::Confined;
-use crate::error::{Error, WasmError};
+use crate::error::Error;
 use crate::exec::bury;
 use crate::ground::Ground;
 use crate::handle::{Container, Label};
-use crate::kind::{self, Guest, Kind};
+use crate::kind::{self, Kind};
 use crate::ledger::Ledger;
 use crate::plumbing::Plumbing;
 use crate::rootfs::Rootfs;
@@ -41,11 +38,7 @@ use crate::words::{Create, Fact, IoOwner, Stdio};
 
 mod further;
 mod hooked;
-
-/// How long a birth may wait for its module to be compiled: 100 s.
-///
-/// kubelet gives a Create two minutes; what is compiled later than that is for the next try.
-const COMPILE_LIMIT: Duration = Duration::from_secs(100);
+mod supplied;
 
 /// A request whose bundle was read; nothing was changed yet.
 #[derive(Debug)]
@@ -71,6 +64,10 @@ struct Linux {
     ground: Arc<Ground>,
     ledger: Arc<dyn Ledger>,
     io_owner: Option<IoOwner>,
+    /// How much space the node's compiled code may take, if the request says so.
+    cache_size: Option<u64>,
+    /// The compiled code that its guests run: in the cache as long as the container is there.
+    compiled: Mutex<Vec<Compiled>>,
     /// Its first process, and the number of that.
     init: OnceLock<(i32, OwnedFd)>,
     /// Whether it came so far that its poststop hooks must run.
@@ -78,12 +75,6 @@ struct Linux {
     // In the order in which they must go.
     confined: Confined,
     rootfs: Mutex<Rootfs>,
-}
-
-/// What a wasm guest's birth needs besides.
-struct Supplied {
-    module: OwnedFd,
-    handoff: File,
 }
 
 // === impl Prepared ===
@@ -178,6 +169,7 @@ impl Prepared {
             rootfs: mounts,
             stdio,
             io_owner,
+            cache_size,
         } = request;
         let uid = spec.host_uid(&spec.process);
         let served = ground.served(&id, &ledger);
@@ -205,6 +197,8 @@ impl Prepared {
             ground,
             ledger,
             io_owner,
+            cache_size,
+            compiled: Mutex::default(),
             init: OnceLock::new(),
             begun: AtomicBool::new(false),
             confined,
@@ -356,49 +350,6 @@ impl Linux {
             plumbing,
             gate: Box::new(move || gate.open_with(answered)),
         }
-    }
-
-    /// What the runner of `guest` is given; `listen` says where it finds sockets.
-    fn supply(
-        &self,
-        guest: Guest,
-        process: &Process,
-        listen: Vec<SocketAddr>,
-        facts: &Facts,
-    ) -> Result<Supplied, Error> {
-        let options = &self.spec.options;
-        let Guest { name, file, format } = guest;
-        let deadline = Instant::now() + COMPILE_LIMIT;
-        let compiled = self
-            .ground
-            .cache()?
-            .compiled(&file, &name, deadline)
-            .map_err(WasmError::from)?;
-        tracing::info!(container = %self.id, key = %compiled.key, source = ?compiled.source, unshared = ?compiled.unshared, "compiled");
-        let mut http = Http::default();
-        http.address = options.http_listen.map(|address| address.to_string());
-        http.reuse = options
-            .http_reuse
-            .map_or(http.reuse, std::num::NonZeroU32::get);
-        let handoff = Handoff {
-            name: name.clone(),
-            format,
-            argv: process.args.clone(),
-            env: duet_plan::guest_environment(process, facts.home.as_deref()),
-            cwd: process.cwd.clone(),
-            http,
-            listen,
-        };
-        let failed = |step| {
-            let path = PathBuf::from(&name);
-            move |source| WasmError::File { step, path, source }
-        };
-        Ok(Supplied {
-            module: compiled
-                .tree()
-                .map_err(failed("open the compiled code of"))?,
-            handoff: handoff.seal().map_err(failed("write the handoff of"))?,
-        })
     }
 
     /// The directory of the container's cgroup to be born in, and the files to enter it by.

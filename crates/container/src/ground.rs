@@ -2,7 +2,7 @@
 
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use std::os::fd::AsFd;
@@ -18,6 +18,7 @@ use crate::helper::Served;
 use crate::kind::Guest;
 use crate::ledger::Ledger;
 use crate::tools;
+use crate::workshop::{Tenancy, Workshop};
 
 /// What every birth in a pod stands on.
 #[derive(Debug)]
@@ -36,6 +37,7 @@ struct Wasm {
     compiler_path: PathBuf,
     tools_path: PathBuf,
     cache_path: PathBuf,
+    workshop: Arc<Workshop>,
     runner: OnceLock<OwnedFd>,
     cache: OnceLock<Cache>,
 }
@@ -55,12 +57,16 @@ impl Ground {
         tools: PathBuf,
         cache: PathBuf,
     ) -> Result<Self, Error> {
+        let host = Host::detect().map_err(Error::cgroup("find the host's cgroups"))?;
+        let children: Arc<Children> = Arc::default();
+        let workshop = Workshop::new(host.clone(), Arc::clone(&children));
         Ok(Ground {
             namespace,
-            host: Host::detect().map_err(Error::cgroup("find the host's cgroups"))?,
-            children: Arc::default(),
+            host,
+            children,
             namespaces: OnceLock::new(),
             wasm: Wasm {
+                workshop: Arc::new(workshop),
                 runner_path: runner,
                 compiler_path: compiler,
                 tools_path: tools,
@@ -141,17 +147,35 @@ impl Ground {
         tools::open(&self.wasm.tools_path, name)
     }
 
-    /// The node's compiled code.
-    pub(crate) fn cache(&self) -> Result<&Cache, WasmError> {
+    /// The cgroup in which wasm is compiled while it is, below the root of each hierarchy.
+    pub fn workshop(&self) -> &Path {
+        self.wasm.workshop.path()
+    }
+
+    /// The node's compiled code, of which there is `size` at most: what the pod's first guest was
+    /// created with, for the options of a runtime are the same for all of a pod.
+    pub(crate) fn cache(&self, size: Option<u64>) -> Result<&Cache, WasmError> {
         let Wasm {
             cache_path,
             compiler_path,
             runner_path,
+            workshop,
             ..
         } = &self.wasm;
         open_once(&self.wasm.cache, || {
-            Ok(Cache::open(cache_path, compiler_path)?.with_runner(runner_path))
+            let cache = Cache::open(cache_path, compiler_path)?;
+            Ok(cache
+                .with_runner(runner_path)
+                .with_workshop(Arc::new(Tenancy(Arc::clone(workshop))))
+                .with_size(size.unwrap_or(Cache::SIZE)))
         })
+    }
+}
+
+impl Drop for Ground {
+    fn drop(&mut self) {
+        // The pod is over: who still compiles does it for nobody, and would leave its cgroup behind.
+        self.wasm.workshop.close();
     }
 }
 

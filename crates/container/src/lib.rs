@@ -10,6 +10,7 @@
 //! | --- | --- |
 //! | `words`, `error` | the nouns that callers and events share; why something could not be done |
 //! | `create`, `confined`, `rootfs`, `kind`, `ground` | the birth of a container, and what it stands on |
+//! | `workshop` | the cgroup in which wasm is compiled |
 //! | `lifecycle` | what is allowed when: a pure function |
 //! | `actor`, `exec`, `process`, `handle` | who owns the container, and the way to it |
 //! | `target`, `outputs`, `stdio`, `terminal`, `plumbing`, `copy` | where bytes go |
@@ -49,6 +50,7 @@ mod target;
 mod terminal;
 mod tools;
 mod words;
+mod workshop;
 
 pub use children::{Children, Round};
 pub use create::{Birth, Prepared};

@@ -101,6 +101,8 @@ pub struct Create {
     pub stdio: Stdio,
     /// Who owns the pipes.
     pub io_owner: Option<IoOwner>,
+    /// How many bytes the node's compiled wasm code may take; without it, what the cache says.
+    pub cache_size: Option<u64>,
 }
 
 /// What a process is doing.

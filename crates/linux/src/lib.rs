@@ -8,6 +8,7 @@
 //! | `mount_attr.rs` | `mount_setattr(2)` | not wrapped | Linux 5.12 |
 //! | `bpf.rs` | `bpf(2)`: load, attach, detach, query | not wrapped | Linux 4.15 |
 //! | `pidfd_signal.rs` | `pidfd_send_signal(2)` | rustix takes no real-time signals | Linux 5.1 |
+//! | `seccomp.rs` | `seccomp(2)` | not wrapped | Linux 3.17 |
 //! | `dispositions.rs` | `rt_sigaction(2)`, to ask | nix and rustix only set, libc hides two signals | – |
 //! | `owner.rs` | `ioctl_ns(2)`: the user namespace of another | not wrapped | Linux 4.9 |
 //! | `text.rs` | `madvise(2)` on the program itself | unsafe in both | – |
@@ -43,6 +44,8 @@ pub mod owner;
 mod pidfd_signal;
 pub mod process;
 pub mod program;
+#[expect(unsafe_code, reason = "seccomp(2) has no safe wrapper")]
+pub mod seccomp;
 pub mod signals;
 #[expect(unsafe_code, reason = "madvise(2) has no safe wrapper")]
 pub mod text;

@@ -126,6 +126,16 @@ pub fn leave_the_host() -> io::Result<()> {
     )?)
 }
 
+/// Puts the next child of the calling thread into a new PID namespace, as its process 1; when that one
+/// ends, the kernel ends all others in it. For a thread that makes no other child: [`aside`].
+///
+/// # Errors
+///
+/// The kernel's: `EPERM` without `CAP_SYS_ADMIN`, `EINVAL` the second time.
+pub fn set_children_apart() -> io::Result<()> {
+    Ok(unshare(CloneFlags::CLONE_NEWPID)?)
+}
+
 /// Runs `work` in a thread that ends with it, so that what the thread changes of itself ends too.
 ///
 /// # Errors

@@ -108,6 +108,10 @@ pub fn clean(bundle: &Path, only: Option<&str>) -> Result<Vec<Cleaned>, Error> {
     }
     let mut forgotten = Ok(());
     if only.is_none() {
+        // The shim was one process, and so all members name the same.
+        if let Some(path) = members.values().find_map(|m| m.workshop.as_ref()) {
+            cgroup_or_warn(&host, path);
+        }
         let pods: Vec<&PathBuf> = members
             .values()
             .filter_map(|m| m.pod_cgroup.as_ref())

@@ -158,6 +158,7 @@ impl Sandbox {
                 rootfs: vec![tmpfs],
                 stdio: Stdio::default(),
                 io_owner: None,
+                cache_size: None,
             },
             config,
             files,

@@ -44,6 +44,9 @@ pub(crate) struct Member {
     pub(crate) cgroup: PathBuf,
     /// The pod's, if the shim made it.
     pub(crate) pod_cgroup: Option<PathBuf>,
+    /// That in which the shim compiles wasm, while it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) workshop: Option<PathBuf>,
     /// What was mounted for it, if anything was.
     pub(crate) rootfs: Option<PathBuf>,
     /// Its first process, once there is one.
@@ -145,6 +148,7 @@ impl Member {
             id,
             cgroup,
             pod_cgroup: None,
+            workshop: None,
             rootfs,
             init: None,
             helpers: Vec::new(),

@@ -458,6 +458,7 @@ impl Inner {
         let rootfs = mounted.then(|| prepared.rootfs());
         let mut member = Member::new(id.clone(), prepared.cgroup().to_owned(), rootfs);
         member.pod_cgroup.clone_from(pod_cgroup);
+        member.workshop = Some(self.ground.workshop().to_owned());
         self.record.add(&bundle, &member)?;
         let page = Arc::new(Page::new(&bundle, member));
         let ledger = Arc::<Page>::clone(&page);

@@ -33,7 +33,10 @@ use std::io;
 use std::process::ExitCode;
 
 use duet_wasm::{Blocks, Format, Http, Inherited, WRITE_BLOCKS};
-use rustix::process::{DumpableBehavior, Gid, Uid, geteuid, set_dumpable_behavior};
+use rustix::process::{
+    DumpableBehavior, Gid, Signal, Uid, geteuid, set_dumpable_behavior,
+    set_parent_process_death_signal,
+};
 use rustix::thread::{set_no_new_privs, set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 
 use crate::end::End;
@@ -98,13 +101,17 @@ fn give_up_root() -> io::Result<()> {
     /// The user and group that own nothing.
     const NOBODY: u32 = 65534;
     set_no_new_privs(true)?;
+    duet_wasm::enter_room()?;
     if !geteuid().is_root() {
         return Ok(());
     }
+    std::fs::write("/proc/self/oom_score_adj", "1000")?;
     duet_linux::namespace::leave_the_host()?;
     // There is one thread.
     let (user, group) = (Uid::from_raw(NOBODY), Gid::from_raw(NOBODY));
     set_thread_groups(&[])?;
     set_thread_res_gid(group, group, group)?;
-    Ok(set_thread_res_uid(user, user, user)?)
+    set_thread_res_uid(user, user, user)?;
+    // After the change of user, which would forget it.
+    Ok(set_parent_process_death_signal(Some(Signal::KILL))?)
 }

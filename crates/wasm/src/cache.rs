@@ -5,18 +5,22 @@
 //! /var/lib/duet/cache/          0700, ours
 //!   <key>/code                  0444 in 0755: machine code and a trailer (entry.rs)
 //!   <key>/blocks                0444: what loading it fills, for all to share (blocks.rs)
-//!   <key>.lock                  who compiles; and when the entry was last seen to be whole
+//!   <key>.lock                  who compiles; when the entry was last used and seen to be whole
 //!   <key>.new/                  being written by the holder of the lock
 //! ```
 //!
 //! The key is the sha256 of the module together with the compiler's build id and this CPU's
 //! features (`identity.rs`). An entry is written whole, synced, and renamed into place. On the way
 //! out it is checked (`entry.rs`); one that is truncated, changed or not ours is thrown away and
-//! compiled again, never run.
+//! compiled again, never run. What has not been used for longest goes when the cache outgrows its
+//! size, but nothing that is in use (`store.rs`).
 
+mod build;
 mod compile;
 mod entry;
+mod error;
 mod identity;
+mod store;
 
 use std::fmt;
 use std::fs::File;
@@ -24,25 +28,28 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use duet_linux::mount;
-use rustix::fs::{
-    AtFlags, FlockOperation, Mode, OFlags, flock, mkdirat, openat, renameat, unlinkat,
-};
-use rustix::io::Errno;
 use sha2::{Digest as _, Sha256};
 
+use crate::Workshop;
 use crate::handoff::{freeze, memory_file};
-use crate::{BLOCKS, CODE, Format, HEAD, detect};
+use build::Build;
+pub use error::Error;
+use store::Store;
 
 /// The cache of compiled code on this node.
 #[derive(Debug)]
 pub struct Cache {
-    directory: OwnedFd,
-    path: PathBuf,
+    store: Arc<Store>,
     compiler: PathBuf,
     runner: Option<PathBuf>,
+    workshop: Option<Arc<dyn Workshop>>,
+    size: u64,
+    patience: Duration,
     identity: identity::Identity,
 }
 
@@ -50,10 +57,10 @@ pub struct Cache {
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Key([u8; 32]);
 
-/// A module that is ready to be mapped.
+/// A module that is ready to be mapped. As long as it lives, the entry is not removed from the cache.
 #[derive(Debug)]
 pub struct Compiled {
-    /// The entry's directory, opened as a path only.
+    /// The entry's directory, locked for use.
     directory: OwnedFd,
     /// Names the entry in logs.
     pub key: Key,
@@ -62,6 +69,8 @@ pub struct Compiled {
     /// Why what loading it fills is not shared, if it was compiled now and is not: each container
     /// of it will take more memory.
     pub unshared: Option<Error>,
+    /// Why the cache may be larger than it should be, if it could not be made smaller now.
+    pub crowded: Option<Error>,
 }
 
 /// Where compiled code came from.
@@ -75,103 +84,6 @@ pub enum Source {
     Fresh(Duration),
 }
 
-/// Why there is no compiled code.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// The cache's directory cannot be made, opened or read.
-    #[error("wasm cache {path}")]
-    Directory {
-        /// The cache's directory.
-        path: PathBuf,
-        /// What the kernel said.
-        source: io::Error,
-    },
-    /// The cache's directory is open to others: what is in it could be anybody's.
-    #[error("wasm cache {path}: owner {owner}, mode {mode:o}, expected our own and 700")]
-    Exposed {
-        /// The cache's directory.
-        path: PathBuf,
-        /// Its owner.
-        owner: u32,
-        /// Its permission bits.
-        mode: u32,
-    },
-    /// Code cannot be run from the cache's file system.
-    #[error("wasm cache {path}: its file system is mounted noexec")]
-    Noexec {
-        /// The cache's directory.
-        path: PathBuf,
-    },
-    /// The compiler is missing or cannot be started.
-    #[error("wasm compiler {path}")]
-    Compiler {
-        /// The compiler's binary.
-        path: PathBuf,
-        /// What the kernel said.
-        source: io::Error,
-    },
-    /// The module cannot be read.
-    #[error("{name}")]
-    Module {
-        /// The module.
-        name: String,
-        /// What the kernel said.
-        source: io::Error,
-    },
-    /// The module is larger than Duet compiles.
-    #[error("{name}: {size} bytes of WebAssembly, and at most {limit} are compiled")]
-    TooLarge {
-        /// The module.
-        name: String,
-        /// Its size in bytes.
-        size: u64,
-        /// The limit in bytes.
-        limit: u64,
-    },
-    /// The compiler refused the module; the text says why.
-    #[error("{name}: {why}")]
-    Refused {
-        /// The module.
-        name: String,
-        /// The compiler's sentence.
-        why: String,
-    },
-    /// The compiler itself failed or ran into one of its limits.
-    #[error("{name}: the compiler {how}")]
-    Broken {
-        /// The module.
-        name: String,
-        /// How it ended.
-        how: String,
-    },
-    /// The runner could not load what was compiled.
-    #[error("{name}: the runner {how}")]
-    Unloadable {
-        /// The module.
-        name: String,
-        /// How it ended.
-        how: String,
-    },
-    /// The deadline passed.
-    #[error("{name}: not compiled after {waited:.1?}, {what}")]
-    Late {
-        /// The module.
-        name: String,
-        /// How long it was given.
-        waited: Duration,
-        /// What was going on.
-        what: &'static str,
-    },
-    /// An entry cannot be read or written.
-    #[error("wasm cache entry {path}")]
-    Entry {
-        /// The entry.
-        path: PathBuf,
-        /// What the kernel said.
-        source: io::Error,
-    },
-}
-
 // === impl Cache ===
 
 impl Cache {
@@ -183,6 +95,16 @@ impl Cache {
     /// The largest module that is compiled: 256 MiB.
     pub const LIMIT: u64 = 256 << 20;
 
+    /// How much space the entries of a node may take unless the runtime's options say otherwise: 1 GiB.
+    ///
+    /// The machine code of a large program, a Python with its library, is 30 MB.
+    pub const SIZE: u64 = 1 << 30;
+
+    /// How long one compilation may take, whoever still waits for it: 10 minutes.
+    ///
+    /// The compiler's limit on processor time, 4 minutes, comes first unless the node is busy.
+    const PATIENCE: Duration = Duration::from_secs(600);
+
     /// Opens the cache in `directory`, making it if it is missing; `compiler` fills it.
     ///
     /// # Errors
@@ -190,41 +112,18 @@ impl Cache {
     /// [`Error::Exposed`] if others may write there, [`Error::Noexec`] if nothing can be run from
     /// there, [`Error::Compiler`] if the compiler is not there.
     pub fn open(directory: &Path, compiler: &Path) -> Result<Self, Error> {
-        let failed = |source| Error::Directory {
-            path: directory.to_owned(),
-            source,
-        };
-        make_private(directory).map_err(failed)?;
-        let opened = rustix::fs::open(
-            directory,
-            OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC,
-            Mode::empty(),
-        )
-        .map_err(|e| failed(e.into()))?;
-        let stat = rustix::fs::fstat(&opened).map_err(|e| failed(e.into()))?;
-        let mode = stat.st_mode & 0o7777;
-        if stat.st_uid != rustix::process::geteuid().as_raw() || mode & 0o077 != 0 {
-            return Err(Error::Exposed {
-                path: directory.to_owned(),
-                owner: stat.st_uid,
-                mode,
-            });
-        }
-        let volume = rustix::fs::fstatvfs(&opened).map_err(|e| failed(e.into()))?;
-        if volume.f_flag.bits() & NOEXEC != 0 {
-            return Err(Error::Noexec {
-                path: directory.to_owned(),
-            });
-        }
+        let store = Store::open(directory)?;
         let identity = identity::Identity::of(compiler).map_err(|source| Error::Compiler {
             path: compiler.to_owned(),
             source,
         })?;
         Ok(Self {
-            directory: opened,
-            path: directory.to_owned(),
+            store: Arc::new(store),
             compiler: compiler.to_owned(),
             runner: None,
+            workshop: None,
+            size: Self::SIZE,
+            patience: Self::PATIENCE,
             identity,
         })
     }
@@ -236,11 +135,26 @@ impl Cache {
         self
     }
 
+    /// Has the compiler work there, and not where its caller is.
+    #[must_use]
+    pub fn with_workshop(mut self, workshop: Arc<dyn Workshop>) -> Self {
+        self.workshop = Some(workshop);
+        self
+    }
+
+    /// Lets all entries together take `bytes`, those in use apart. It is seen to when one is added.
+    #[must_use]
+    pub fn with_size(mut self, bytes: u64) -> Self {
+        self.size = bytes;
+        self
+    }
+
     /// Returns `module` compiled, from the cache or by compiling it now.
     ///
     /// Blocks: for as long as hashing takes if the entry is there (about 1 ms per MB), otherwise
-    /// for the compiler, or for somebody else's, but not beyond `deadline`. The position of `module` does
-    /// not matter and is left alone. `name` is the module as its user knows it.
+    /// for the compiler, or for somebody else's, but not beyond `deadline`. A compiler that is still at
+    /// it then goes on in a thread of its own, and a later call finds what it made. The position of
+    /// `module` does not matter and is left alone. `name` is the module as its user knows it.
     ///
     /// # Errors
     ///
@@ -265,13 +179,8 @@ impl Cache {
             });
         }
         let key = self.key(module, None).map_err(unread)?;
-        if let Some(directory) = self.entry(key)? {
-            return Ok(Compiled {
-                directory,
-                key,
-                source: Source::Cached,
-                unshared: None,
-            });
+        if let Some(directory) = self.store.find(key)? {
+            return Ok(Compiled::found(directory, key, Source::Cached));
         }
 
         // What is compiled under a key must be what the key was made of, even if somebody writes to
@@ -281,21 +190,51 @@ impl Cache {
         freeze(&copy).map_err(unread)?;
 
         let began = Instant::now();
-        let lock = self.lock(key, name, began, deadline)?;
-        if let Some(directory) = self.entry(key)? {
-            return Ok(Compiled {
-                directory,
-                key,
-                source: Source::Awaited(began.elapsed()),
-                unshared: None,
-            });
+        let late = |what| Error::Late {
+            name: name.to_owned(),
+            waited: began.elapsed(),
+            what,
+        };
+        let Some(lock) = self.store.lock(key, deadline)? else {
+            return Err(late(
+                "another container's start is still compiling it: try again later",
+            ));
+        };
+        if let Some(directory) = self.store.find(key)? {
+            let source = Source::Awaited(began.elapsed());
+            return Ok(Compiled::found(directory, key, source));
         }
-        let (directory, unshared) = self.build(key, copy, name, deadline, &lock)?;
+        let build = Build {
+            store: Arc::clone(&self.store),
+            compiler: self.compiler.clone(),
+            runner: self.runner.clone(),
+            workshop: self.workshop.clone(),
+            limit: self.size,
+            key,
+            module: copy,
+            name: name.to_owned(),
+            lock,
+        };
+        let built = match aside(build, began + self.patience, deadline) {
+            Ok(Some(built)) => built?,
+            Ok(None) => {
+                return Err(late(
+                    "the compiler goes on while the pod is there: try again later",
+                ));
+            }
+            Err(source) => {
+                return Err(Error::Compiler {
+                    path: self.compiler.clone(),
+                    source,
+                });
+            }
+        };
         Ok(Compiled {
-            directory,
+            directory: built.directory,
             key,
             source: Source::Fresh(began.elapsed()),
-            unshared,
+            unshared: built.unshared,
+            crowded: built.crowded,
         })
     }
 
@@ -320,171 +259,39 @@ impl Cache {
         }
         Ok(Key(self.identity.with(&content.finalize())))
     }
+}
 
-    /// Opens the entry if there is one and it is whole; throws away one that is not.
-    fn entry(&self, key: Key) -> Result<Option<OwnedFd>, Error> {
-        let failed = |e: Errno| self.failed(&key.to_string(), e);
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let directory = match openat(&self.directory, key.to_string(), flags, Mode::empty()) {
-            Ok(directory) => directory,
-            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(None),
-            Err(e) => return Err(failed(e)),
-        };
-        let stamp = self.open_lock(key)?;
-        match entry::check(&directory, key, &stamp) {
-            Ok(()) => Ok(Some(directory)),
-            // Whatever is wrong with it, and whether or not we can tell: it will be made anew.
-            Err(_) => Ok(None),
-        }
-    }
-
-    /// Waits for the right to compile `key`.
-    fn lock(&self, key: Key, name: &str, began: Instant, deadline: Instant) -> Result<File, Error> {
-        let lock = self.open_lock(key)?;
-        let mut pause = Duration::from_millis(1);
-        loop {
-            match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-                Ok(()) => return Ok(lock),
-                Err(Errno::WOULDBLOCK | Errno::INTR) => {}
-                Err(e) => return Err(self.failed(&format!("{key}.lock"), e)),
-            }
-            // flock has no deadline of its own, and a holder that is killed leaves no trace to wait for.
-            if Instant::now() >= deadline {
-                return Err(Error::Late {
-                    name: name.to_owned(),
-                    waited: began.elapsed(),
-                    what: "another container's start is still compiling it",
-                });
-            }
-            std::thread::sleep(pause);
-            pause = (pause * 2).min(Duration::from_millis(20));
-        }
-    }
-
-    fn open_lock(&self, key: Key) -> Result<File, Error> {
-        let name = format!("{key}.lock");
-        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        match openat(&self.directory, &name, flags, Mode::from_raw_mode(0o600)) {
-            Ok(lock) => Ok(lock.into()),
-            Err(e) => Err(self.failed(&name, e)),
-        }
-    }
-
-    /// Compiles `copy` and puts the result in place. The caller holds the lock.
-    fn build(
-        &self,
-        key: Key,
-        copy: File,
-        name: &str,
-        deadline: Instant,
-        lock: &File,
-    ) -> Result<(OwnedFd, Option<Error>), Error> {
-        let (fresh, place) = (format!("{key}.new"), key.to_string());
-        let failed = |e: Errno| self.failed(&fresh, e);
-        let broken = |source| Error::Entry {
-            path: self.path.join(&fresh),
-            source,
-        };
-
-        self.discard(&fresh)?;
-        mkdirat(&self.directory, &fresh, Mode::from_raw_mode(0o700)).map_err(failed)?;
-        let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let directory = openat(&self.directory, &fresh, flags, Mode::empty()).map_err(failed)?;
-        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-        let code: File = openat(&directory, CODE, flags, Mode::from_raw_mode(0o600))
-            .map_err(failed)?
-            .into();
-
-        let mut head = [0; HEAD];
-        let format = match copy.read_exact_at(&mut head, 0) {
-            Ok(()) => detect(&head),
-            Err(_) => None,
-        };
-        let ended = code
-            .try_clone()
-            .map_err(broken)
-            .and_then(|out| compile::run(&self.compiler, copy, out, name, deadline))
-            .and_then(|()| entry::seal(&code, key).map_err(broken));
-        if let Err(error) = ended {
-            self.discard(&fresh)?;
-            return Err(error);
-        }
-        // The runner has its container's user, who is not us.
-        rustix::fs::fchmod(&code, Mode::from_raw_mode(0o444)).map_err(failed)?;
-        rustix::fs::fchmod(&directory, Mode::from_raw_mode(0o755)).map_err(failed)?;
-        let unshared = match (&self.runner, format) {
-            (Some(runner), Some(format)) => {
-                self.add_blocks(runner, format, &directory, name, deadline)
-            }
-            (None, _) | (_, None) => Ok(()),
-        };
-        rustix::fs::fsync(&code).map_err(failed)?;
-        rustix::fs::fsync(&directory).map_err(failed)?;
-        // A directory can only replace an empty one: what was found unfit goes first.
-        self.discard(&place)?;
-        renameat(&self.directory, &fresh, &self.directory, &place).map_err(failed)?;
-        rustix::fs::fsync(&self.directory).map_err(failed)?;
-        entry::stamp(&code, lock).map_err(broken)?;
-        Ok((directory, unshared.err()))
-    }
-
-    /// Adds the blocks to an entry that is being made; without them it is as good, but dearer.
-    fn add_blocks(
-        &self,
-        runner: &Path,
-        format: Format,
-        directory: &OwnedFd,
-        name: &str,
-        deadline: Instant,
-    ) -> Result<(), Error> {
-        let failed = |e: Errno| self.failed(BLOCKS, e);
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-        let blocks =
-            openat(directory, BLOCKS, flags, Mode::from_raw_mode(0o600)).map_err(failed)?;
-        let out = rustix::io::fcntl_dupfd_cloexec(&blocks, 0).map_err(failed)?;
-        let entry = rustix::io::fcntl_dupfd_cloexec(directory, 0).map_err(failed)?;
-        if let Err(error) = compile::blocks(runner, format, entry, out, name, deadline) {
-            unlinkat(directory, BLOCKS, AtFlags::empty()).map_err(failed)?;
-            return Err(error);
-        }
-        rustix::fs::fchmod(&blocks, Mode::from_raw_mode(0o444)).map_err(failed)?;
-        rustix::fs::fsync(&blocks).map_err(failed)
-    }
-
-    /// Removes an entry, or whatever has its name.
-    fn discard(&self, name: &str) -> Result<(), Error> {
-        let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let gone = |e: Errno| {
-            if e == Errno::NOENT {
-                Ok(())
-            } else {
-                Err(self.failed(name, e))
-            }
-        };
-        match openat(&self.directory, name, flags, Mode::empty()) {
-            Ok(directory) => {
-                unlinkat(&directory, CODE, AtFlags::empty()).or_else(gone)?;
-                unlinkat(&directory, BLOCKS, AtFlags::empty()).or_else(gone)?;
-                unlinkat(&self.directory, name, AtFlags::REMOVEDIR).or_else(gone)
-            }
-            Err(Errno::NOTDIR | Errno::LOOP) => {
-                unlinkat(&self.directory, name, AtFlags::empty()).or_else(gone)
-            }
-            Err(e) => gone(e),
-        }
-    }
-
-    fn failed(&self, name: &str, e: Errno) -> Error {
-        Error::Entry {
-            path: self.path.join(name),
-            source: e.into(),
-        }
+/// Builds until `end` in a thread of its own, and waits for it until `deadline`: `None` if it takes longer.
+fn aside(
+    build: Build,
+    end: Instant,
+    deadline: Instant,
+) -> io::Result<Option<Result<build::Built, Error>>> {
+    let (sender, built) = mpsc::channel();
+    std::thread::Builder::new()
+        .name("compile".to_owned())
+        // Nobody takes it if it comes too late; it is in the cache then.
+        .spawn(move || drop(sender.send(build.run(end))))?;
+    match built.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+        Ok(built) => Ok(Some(built)),
+        Err(RecvTimeoutError::Timeout) => Ok(None),
+        Err(RecvTimeoutError::Disconnected) => Err(io::Error::other("its thread panicked")),
     }
 }
 
 // === impl Compiled ===
 
 impl Compiled {
+    fn found(directory: OwnedFd, key: Key, source: Source) -> Self {
+        Self {
+            directory,
+            key,
+            source,
+            unshared: None,
+            crowded: None,
+        }
+    }
+
     /// The entry as a read-only mount of its own, attached nowhere: descriptor 3 of the runner.
     ///
     /// A plain descriptor of a directory would lead its holder to every file of the host through
@@ -508,6 +315,25 @@ impl Compiled {
 
 // === impl Key ===
 
+impl Key {
+    /// Reads a key from the beginning of a name; what follows it is the second.
+    fn parse(name: &str) -> Option<(Self, &str)> {
+        let (digits, rest) = name.split_at_checked(64)?;
+        let mut key = [0; 32];
+        for (byte, pair) in key.iter_mut().zip(digits.as_bytes().chunks(2)) {
+            // Only as we write them: `+f` is a number too.
+            if !pair
+                .iter()
+                .all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'))
+            {
+                return None;
+            }
+            *byte = u8::from_str_radix(str::from_utf8(pair).ok()?, 16).ok()?;
+        }
+        Some((Self(key), rest))
+    }
+}
+
 impl fmt::Display for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
@@ -517,21 +343,6 @@ impl fmt::Display for Key {
 impl fmt::Debug for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Key({self})")
-    }
-}
-
-/// `ST_NOEXEC` of statvfs(3), which rustix does not name.
-const NOEXEC: u64 = 8;
-
-/// Makes `directory` for us alone; its parents, if they are missing, for everybody to pass.
-fn make_private(directory: &Path) -> io::Result<()> {
-    use std::os::unix::fs::DirBuilderExt as _;
-    if let Some(parent) = directory.parent() {
-        std::fs::create_dir_all(parent)?;
-    }
-    match std::fs::DirBuilder::new().mode(0o700).create(directory) {
-        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-        made => made,
     }
 }
 

@@ -5,6 +5,7 @@
 //! | `detect.rs` | is this file WebAssembly, and which kind |
 //! | `handoff.rs` | what the shim tells the runner: a sealed file at descriptor 4 |
 //! | `cache.rs`, `cache/` | each module is compiled once per node, and only what our compiler wrote is ever run |
+//! | `workshop.rs` | where the compiler works, and how it gets there |
 //! | `engine.rs` | the one engine configuration (feature `engine`) |
 //! | `inherited.rs` | the runner's end of descriptors 3 and 4 (feature `load`) |
 //! | `blocks.rs` | large blocks of memory that all runners of the same code share (feature `load`) |
@@ -26,6 +27,7 @@
 mod cache;
 mod detect;
 mod handoff;
+mod workshop;
 
 #[cfg(feature = "load")]
 mod blocks;
@@ -39,6 +41,7 @@ pub use detect::{Format, HEAD, detect};
 #[cfg(feature = "engine")]
 pub use engine::engine_config;
 pub use handoff::{Handoff, Http};
+pub use workshop::{Room, Workshop, enter_room};
 #[cfg(feature = "load")]
 pub use {blocks::Blocks, inherited::Inherited};
 

@@ -17,3 +17,4 @@ mod notify;
 mod orphans;
 mod plain_pods;
 mod streams;
+mod workshop;

@@ -85,6 +85,9 @@ impl Rig {
         ] {
             std::os::unix::fs::symlink("busybox", lower.join("bin").join(name)).unwrap();
         }
+        // A test may put another in its place.
+        let compiler = dir.path().join("compiler");
+        std::os::unix::fs::symlink(binary("duet-compiler"), &compiler).unwrap();
         let (sender, facts) = unbounded_channel();
         let shim = dir.path().join("shim");
         fs::create_dir(&shim).unwrap();
@@ -94,7 +97,7 @@ impl Rig {
             bundle: shim,
             holder: binary("duet-holder"),
             runner: binary("duet-runner"),
-            compiler: binary("duet-compiler"),
+            compiler,
             tools: Path::new(env!("CARGO_MANIFEST_DIR")).join("../wasm/tools/tools.wasm"),
             cache: dir.path().join("cache"),
         };
@@ -293,6 +296,7 @@ impl Bundle<'_> {
             rootfs: vec![overlay],
             stdio: self.stdio,
             io_owner: None,
+            cache_size: None,
         };
         self.rig.pod.create(request).await
     }

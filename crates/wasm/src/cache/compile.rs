@@ -8,89 +8,122 @@ use std::path::Path;
 use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
+use duet_linux::namespace;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use rustix::process::{Pid, PidfdFlags, geteuid, pidfd_open};
 
 use super::Error;
+use crate::workshop::{Room, TASKS};
 use crate::{Format, WRITE_BLOCKS};
 
 /// How much of what the compiler says is repeated: 4 KiB.
 const SENTENCE: usize = 4096;
 
-/// Compiles `module` into `code`. The compiler is gone when this returns.
-pub(super) fn run(
-    compiler: &Path,
-    mut module: File,
-    code: File,
-    name: &str,
-    deadline: Instant,
-) -> Result<(), Error> {
-    let failed = |source| Error::Compiler {
-        path: compiler.to_owned(),
-        source,
-    };
-    module.rewind().map_err(failed)?;
-    let mut command = Command::new(compiler);
-    command.stdin(module).stdout(code).env_clear();
-    match supervise(command, deadline).map_err(failed)? {
-        Run::Ended(status, text) => judge(status, &text, name),
-        Run::Late(waited) => Err(Error::Late {
-            name: name.to_owned(),
-            waited,
-            what: "the compiler is still at it",
-        }),
-    }
-}
-
-/// Has `runner` load the code in `entry` and write what that fills into `blocks`.
-pub(super) fn blocks(
-    runner: &Path,
-    format: Format,
-    entry: OwnedFd,
-    blocks: OwnedFd,
-    name: &str,
-    deadline: Instant,
-) -> Result<(), Error> {
-    let mut command = Command::new(runner);
-    command.stdin(entry).stdout(blocks).env_clear();
-    command.env(WRITE_BLOCKS, format.as_str());
-    let how = match supervise(command, deadline) {
-        Ok(Run::Ended(status, _)) if status.success() => return Ok(()),
-        Ok(Run::Ended(status, text)) => format!("ended with {status}: {}", first(&text)),
-        Ok(Run::Late(waited)) => format!("is still at it after {waited:.1?}"),
-        Err(error) => format!("at {} cannot be run: {error}", runner.display()),
-    };
-    Err(Error::Unloadable {
-        name: name.to_owned(),
-        how,
-    })
+/// What the two programs that make an entry have in common.
+#[derive(Clone, Copy)]
+pub(super) struct Run<'a> {
+    /// Where they work.
+    pub(super) room: Option<&'a Room>,
+    /// The module, as its user knows it.
+    pub(super) name: &'a str,
+    /// When they must have ended.
+    pub(super) deadline: Instant,
 }
 
 /// What became of a program.
-enum Run {
+enum Outcome {
     Ended(ExitStatus, String),
     Late(Duration),
 }
 
-/// Runs a program to its end or to the deadline. It is gone when this returns.
-fn supervise(mut command: Command, deadline: Instant) -> io::Result<Run> {
-    let began = Instant::now();
-    let mut child = command.current_dir("/").stderr(Stdio::piped()).spawn()?;
-    let stderr = child.stderr.take();
-    let waited = match stderr {
-        Some(stderr) => listen(&child, stderr, deadline),
-        None => Err(io::Error::other("no pipe")),
-    };
-    if waited.as_ref().map_or(true, Option::is_none) {
-        // It may have ended just now, which is as good.
-        child.kill()?;
+// === impl Run ===
+
+impl Run<'_> {
+    /// Compiles `module` into `code`. The compiler is gone when this returns.
+    pub(super) fn compiler(
+        self,
+        compiler: &Path,
+        mut module: File,
+        code: File,
+    ) -> Result<(), Error> {
+        let failed = |source| Error::Compiler {
+            path: compiler.to_owned(),
+            source,
+        };
+        module.rewind().map_err(failed)?;
+        let mut command = Command::new(compiler);
+        command.stdin(module).stdout(code).env_clear();
+        match self.supervise(command).map_err(failed)? {
+            Outcome::Ended(status, text) => judge(status, &text, self.name),
+            Outcome::Late(waited) => Err(Error::Late {
+                name: self.name.to_owned(),
+                waited,
+                what: "the compiler was stopped",
+            }),
+        }
     }
-    let status = child.wait()?;
-    Ok(match waited? {
-        Some(text) => Run::Ended(status, text),
-        None => Run::Late(began.elapsed()),
-    })
+
+    /// Has `runner` load the code in `entry` and write what that fills into `blocks`.
+    pub(super) fn runner(
+        self,
+        runner: &Path,
+        format: Format,
+        entry: OwnedFd,
+        blocks: OwnedFd,
+    ) -> Result<(), Error> {
+        let mut command = Command::new(runner);
+        command.stdin(entry).stdout(blocks).env_clear();
+        command.env(WRITE_BLOCKS, format.as_str());
+        let how = match self.supervise(command) {
+            Ok(Outcome::Ended(status, _)) if status.success() => return Ok(()),
+            Ok(Outcome::Ended(status, text)) => format!("ended with {status}: {}", first(&text)),
+            Ok(Outcome::Late(waited)) => format!("is still at it after {waited:.1?}"),
+            Err(error) => format!("at {} cannot be run: {error}", runner.display()),
+        };
+        Err(Error::Unloadable {
+            name: self.name.to_owned(),
+            how,
+        })
+    }
+
+    /// Runs a program to its end or to the deadline, as process 1 of a PID namespace. It is gone
+    /// when this returns, and all that it may have started.
+    fn supervise(self, mut command: Command) -> io::Result<Outcome> {
+        command.current_dir("/").stderr(Stdio::piped());
+        if let Some(room) = self.room {
+            command.env(TASKS, room.told());
+        }
+        // Only root can make a namespace; whoever is not has less to lose.
+        if !geteuid().is_root() {
+            return self.watch(command);
+        }
+        namespace::aside(|| {
+            namespace::set_children_apart()?;
+            // Not only spawned in this thread: a program that is to die with its parent dies with the
+            // thread that made it.
+            self.watch(command)
+        })
+    }
+
+    fn watch(self, mut command: Command) -> io::Result<Outcome> {
+        let began = Instant::now();
+        let mut child = command.spawn()?;
+        let stderr = child.stderr.take();
+        let waited = match stderr {
+            Some(stderr) => listen(&child, stderr, self.deadline),
+            None => Err(io::Error::other("no pipe")),
+        };
+        if waited.as_ref().map_or(true, Option::is_none) {
+            // It may have ended just now, which is as good.
+            child.kill()?;
+        }
+        let status = child.wait()?;
+        Ok(match waited? {
+            Some(text) => Outcome::Ended(status, text),
+            None => Outcome::Late(began.elapsed()),
+        })
+    }
 }
 
 /// Collects what the program says until it ends; `None` if the deadline comes first.
@@ -145,6 +178,8 @@ fn judge(status: ExitStatus, text: &str, name: &str) -> Result<(), Error> {
         (None, signal) => {
             let signal = signal.unwrap_or_default();
             let hint = match signal {
+                // Its last words are an instruction that traps: `abort` alone does not end process 1.
+                6 | 11 => " (it broke down)",
                 9 | 24 => " (out of time or memory)",
                 25 => " (too much code)",
                 _ => "",
@@ -160,4 +195,25 @@ fn first(text: &str) -> &str {
         .next()
         .filter(|line| !line.is_empty())
         .unwrap_or("it said nothing")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_compiler_that_is_killed_is_told_from_one_that_broke_down() {
+        let table = [
+            (6, "signal 6 (it broke down): it said nothing"),
+            (9, "signal 9 (out of time or memory): it said nothing"),
+            (11, "signal 11 (it broke down): it said nothing"),
+            (24, "signal 24 (out of time or memory): it said nothing"),
+            (31, "signal 31: it said nothing"),
+        ];
+        for (signal, expected) in table {
+            let error = judge(ExitStatus::from_raw(signal), "", "/app.wasm").unwrap_err();
+            let expected = format!("/app.wasm: the compiler was ended by {expected}");
+            assert_eq!(error.to_string(), expected);
+        }
+    }
 }

@@ -18,14 +18,13 @@ fn the_compiler_has_nothing_but_its_streams() {
         .unwrap();
     let own = |file: &str| format!("/proc/{}/{file}", compiler.id());
     let status = || std::fs::read_to_string(own("status")).unwrap();
-    // Giving up root is the last thing it does before it reads.
-    eventually("the compiler to be nobody", || {
-        status()
-            .contains("Uid:\t65534\t65534\t65534\t65534")
-            .then_some(())
+    // The filter is the last thing before it reads.
+    eventually("the compiler to have a filter", || {
+        status().contains("Seccomp:\t2").then_some(())
     });
     let status = status();
     for line in [
+        "Uid:\t65534\t65534\t65534\t65534",
         "Gid:\t65534\t65534\t65534\t65534",
         "Groups:\t ",
         "CapPrm:\t0000000000000000",
@@ -51,10 +50,37 @@ fn the_compiler_has_nothing_but_its_streams() {
         let soft = line[limit.len()..].split_ascii_whitespace().next();
         assert_eq!(soft, Some(value), "{line}");
     }
+    let score = std::fs::read_to_string(own("oom_score_adj")).unwrap();
+    assert_eq!(score, "1000\n", "the first to go when memory runs out");
     drop(compiler.stdin.take());
     assert_eq!(
         compiler.wait().unwrap().code(),
         Some(1),
         "nothing is no module"
+    );
+}
+
+#[test]
+fn the_compiler_enters_its_cgroup_first_or_does_not_work() {
+    let directory = tempfile::tempdir().unwrap();
+    let tasks = directory.path().join("tasks");
+    std::fs::write(&tasks, "").unwrap();
+    let run = |told: String| {
+        Command::new(binary("duet-compiler"))
+            .env_clear()
+            .env("DUET_TASKS", told)
+            .stdin(Stdio::null())
+            .output()
+            .unwrap()
+    };
+    let entered = run(tasks.display().to_string());
+    assert_eq!(entered.status.code(), Some(1), "nothing is no module");
+    assert_eq!(std::fs::read_to_string(&tasks).unwrap(), "0");
+    let lost = run(format!("{}\n/gone/tasks", tasks.display()));
+    assert_eq!(lost.status.code(), Some(2));
+    let text = String::from_utf8(lost.stderr).unwrap();
+    assert!(
+        text.starts_with("jail: /gone/tasks: No such file"),
+        "{text}"
     );
 }
