@@ -13,6 +13,8 @@
  *   probe.wasm spin               says "spinning", then never ends
  *   probe.wasm idle               says "idle", then waits in poll
  *   probe.wasm grow MIB           touches that much memory, then says "grown"
+ *   probe.wasm ask MIB            the same at each line of stdin; says "grown" or why not
+ *   probe.wasm fill FILE MIB      writes that much into the file, then says "filled"
  *
  * An error ends with 1 and its reason on stderr.
  */
@@ -85,6 +87,37 @@ static int grow(size_t mib)
     return 0;
 }
 
+static int ask(size_t mib)
+{
+    char line[8];
+
+    puts("ready");
+    while (fgets(line, sizeof line, stdin)) {
+        char *memory = malloc(mib << 20);
+
+        /* A compiler knows malloc, and that nobody would miss it. */
+        if (memory)
+            *(volatile char *)memory = 1;
+        puts(memory ? "grown" : strerror(errno));
+        free(memory);
+    }
+    return 0;
+}
+
+static int fill(const char *path, size_t mib)
+{
+    static char some[1 << 16];
+    FILE *file = fopen(path, "w");
+
+    if (!file)
+        return fail(path);
+    for (size_t written = 0; written < mib << 20; written += sizeof some)
+        if (fwrite(some, 1, sizeof some, file) != sizeof some)
+            return fail(path);
+    puts("filled");
+    return 0;
+}
+
 int main(int argc, char **argv)
 {
     const char *job = argc > 1 ? argv[1] : "hello";
@@ -130,6 +163,10 @@ int main(int argc, char **argv)
             sleep(3600);
     } else if (strcmp(job, "grow") == 0 && argc == 3) {
         return grow((size_t)atoi(argv[2]));
+    } else if (strcmp(job, "ask") == 0 && argc == 3) {
+        return ask((size_t)atoi(argv[2]));
+    } else if (strcmp(job, "fill") == 0 && argc == 4) {
+        return fill(argv[2], (size_t)atoi(argv[3]));
     } else {
         fprintf(stderr, "probe: unknown job %s\n", job);
         return 2;

@@ -1,5 +1,6 @@
 //! Sets a container's limits at its birth and changes them while it lives: what v1 and v2 share.
 
+use std::fs::File;
 use std::path::Path;
 
 use cgroups_rs::fs::MaxValue;
@@ -57,6 +58,28 @@ impl Cgroup {
     /// As [`Cgroup::limit`], and [`Error::InUse`] for a memory limit below what is in use.
     pub fn update(&self, resources: &LinuxResources) -> Result<(), Error> {
         self.set_limits(resources, Occasion::Update)
+    }
+
+    /// The file that holds its memory limit, for whoever is in it to read: the way to it is open only to us.
+    ///
+    /// `/dev/null` if this host has no such limit.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Call`] if it cannot be opened.
+    pub fn memory_limit(&self) -> Result<File, Error> {
+        let name = match self.mode() {
+            Mode::V1 | Mode::Hybrid => "memory.limit_in_bytes",
+            Mode::V2 => "memory.max",
+        };
+        let path = self.controller("memory").map(|dir| dir.join(name));
+        let path = path.filter(|path| path.exists());
+        let path = path.unwrap_or_else(|| "/dev/null".into());
+        File::open(&path).map_err(|error| Error::Call {
+            action: "open",
+            source: Errno::from_raw(error.raw_os_error().unwrap_or_default()),
+            path,
+        })
     }
 
     fn set_limits(&self, resources: &LinuxResources, occasion: Occasion) -> Result<(), Error> {

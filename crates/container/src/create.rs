@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use duet_cgroup::{OomWatch, Stats};
 use duet_launch::{Ask, Attach, Newborn, Stop, Supplies, spawn_with};
-use duet_plan::Program;
+use duet_plan::{Descriptor, Given, Program};
 use duet_spec::{
     CgroupsPath, Container as Spec, LinuxResources, Moment, Namespace, PodFiles, Process,
 };
@@ -387,7 +387,14 @@ impl Linux {
         let cgroup = &self.confined.cgroup;
         let dirs: Vec<PathBuf> = cgroup.own_dirs().into_iter().map(|own| own.path).collect();
         let namespaces = self.ground.given();
+        let limit = if plan.slots.contains(&Descriptor::Given(Given::MemoryLimit)) {
+            let limit = cgroup.memory_limit();
+            Some(limit.map_err(Error::cgroup("read the memory limit"))?)
+        } else {
+            None
+        };
         let supplies = Supplies {
+            memory_limit: limit.as_ref().map(AsFd::as_fd),
             stdin: ends.stdin.as_ref().map(AsFd::as_fd),
             stdout: ends.stdout.as_ref().map(AsFd::as_fd),
             stderr: ends.stderr.as_ref().map(AsFd::as_fd),

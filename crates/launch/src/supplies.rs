@@ -34,6 +34,8 @@ pub struct Supplies<'a> {
     pub module: Option<BorrowedFd<'a>>,
     /// The runner's orders.
     pub handoff: Option<BorrowedFd<'a>>,
+    /// For a wasm guest, the file of its memory limit.
+    pub memory_limit: Option<BorrowedFd<'a>>,
     /// What a helper is passed, in the order of its descriptors.
     pub passed: &'a [BorrowedFd<'a>],
 }
@@ -179,6 +181,7 @@ impl<'a> Supplies<'a> {
             Given::Runner => self.runner,
             Given::Module => self.module,
             Given::Handoff => self.handoff,
+            Given::MemoryLimit => self.memory_limit,
             Given::Passed(index) => self.passed.get(usize::from(index)).copied(),
         }
     }

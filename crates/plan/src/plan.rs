@@ -81,6 +81,8 @@ pub enum Given {
     Module,
     /// What the runner has to know, in a sealed memfd.
     Handoff,
+    /// The file of the container's memory limit.
+    MemoryLimit,
     /// The n-th descriptor of a [`Helper`](crate::Helper).
     Passed(u8),
 }

@@ -170,8 +170,10 @@ fn descriptors(writer: &mut Writer, kind: Program) {
             let module = writer.slot(Descriptor::Given(Given::Module));
             let handoff = writer.slot(Descriptor::Given(Given::Handoff));
             writer.step(Step::Dup(module, 3));
+            let limit = writer.slot(Descriptor::Given(Given::MemoryLimit));
             writer.step(Step::Dup(handoff, 4));
-            writer.step(Step::CloseFrom(5));
+            writer.step(Step::Dup(limit, 5));
+            writer.step(Step::CloseFrom(6));
         }
     }
 }

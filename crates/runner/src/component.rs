@@ -87,6 +87,7 @@ async fn command(pre: &CommandPre<Guest>, handoff: &Handoff) -> End {
         Ok(guest) => Store::new(pre.engine(), guest),
         Err(error) => return unfit(&error),
     };
+    store.limiter(Guest::limiter);
     let command = match pre.instantiate_async(&mut store).await {
         Ok(command) => command,
         Err(error) => return End::of_instantiation(&error),

@@ -9,8 +9,10 @@ use wasmtime_wasi::random::WasiRandomCtx;
 use wasmtime_wasi::{FsPerms, WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
+use wasmtime::ResourceLimiter;
 use wasmtime::component::ResourceTable;
 
+use crate::limits::Limiter;
 use crate::outgoing::Outgoing;
 
 /// How much native stack the fiber of a guest has: its own 1 MiB and as much for host calls below.
@@ -22,6 +24,7 @@ pub(crate) struct Guest {
     http: WasiHttpCtx,
     outgoing: Outgoing,
     table: ResourceTable,
+    limiter: Limiter,
 }
 
 /// The part of the world that previews 1 and 2 share.
@@ -56,7 +59,13 @@ impl Guest {
             http: WasiHttpCtx::new(),
             outgoing: Outgoing,
             table: ResourceTable::new(),
+            limiter: Limiter::default(),
         })
+    }
+
+    /// What may become of its memory.
+    pub(crate) fn limiter(&mut self) -> &mut dyn ResourceLimiter {
+        &mut self.limiter
     }
 
     pub(crate) fn table(&mut self) -> &mut ResourceTable {

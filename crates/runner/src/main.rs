@@ -2,7 +2,7 @@
 //!
 //! It is exec'd inside the container, at the end of the same plan as a native program: root changed,
 //! user, capabilities and seccomp as the spec says. Descriptor 3 is the compiled code, 4 the
-//! [handoff](duet_wasm::Handoff). Its arguments are the guest's, so that `ps` shows the guest; its
+//! [handoff](duet_wasm::Handoff), 5 the file of the container's memory limit. Its arguments are the guest's, so that `ps` shows the guest; its
 //! environment is nobody's. No compiler is linked in.
 //!
 //! | File | What for |
@@ -14,6 +14,7 @@
 //! | `preview1.rs`, `preview1/` | what they can call |
 //! | `component.rs` | WASI preview 2: commands; and which components are servers |
 //! | `imports.rs` | what components can be linked with |
+//! | `limits.rs` | growing memory past the container's limit |
 //! | `serve.rs`, `serve/` | `wasi:http` servers |
 //! | `outgoing.rs` | the guest's own http requests |
 #![forbid(unsafe_code)]
@@ -22,6 +23,7 @@ mod component;
 mod end;
 mod guest;
 mod imports;
+mod limits;
 mod module;
 mod outgoing;
 mod preview1;
@@ -54,9 +56,10 @@ fn main() -> ExitCode {
     if let Some(format) = std::env::var_os(WRITE_BLOCKS) {
         return for_the_cache(&format);
     }
-    let Some(inherited) = Inherited::take() else {
-        return End::Unfit("descriptors 3 and 4 are taken".into()).report("duet-runner");
+    let Some((inherited, limit)) = Inherited::take() else {
+        return End::Unfit("descriptors 3 to 5 are taken".into()).report("duet-runner");
     };
+    limits::follow(limit);
     let handoff = match inherited.handoff() {
         Ok(handoff) => handoff,
         Err(error) => {

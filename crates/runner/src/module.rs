@@ -43,6 +43,7 @@ pub(crate) fn load(inherited: &Inherited) -> wasmtime::Result<Module> {
 }
 
 async fn call(mut store: Store<Preview1>, linker: &Linker<Preview1>, module: &Module) -> End {
+    store.limiter(Preview1::limiter);
     let instance = match linker.instantiate_async(&mut store, module).await {
         Ok(instance) => instance,
         Err(error) => return End::of_instantiation(&error),

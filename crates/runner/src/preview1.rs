@@ -20,7 +20,7 @@ mod streams;
 use std::net::TcpListener;
 
 use duet_wasm::Handoff;
-use wasmtime::{Caller, Engine, Extern, Linker};
+use wasmtime::{Caller, Engine, Extern, Linker, ResourceLimiter};
 use wasmtime_wasi::I32Exit;
 use wasmtime_wasi::p1::WasiP1Ctx;
 use wasmtime_wasi::p1::types::{
@@ -34,6 +34,7 @@ pub(crate) use self::listen::listeners;
 
 use self::descriptors::{Descriptor, Descriptors};
 use crate::guest::world;
+use crate::limits::Limiter;
 
 type Result<T> = std::result::Result<T, types::Error>;
 
@@ -42,6 +43,7 @@ pub(crate) struct Preview1 {
     /// Files, clocks, arguments: what wasmtime does well.
     wasmtime: WasiP1Ctx,
     descriptors: Descriptors,
+    limiter: Limiter,
 }
 
 /// A linker with all of preview 1.
@@ -93,7 +95,13 @@ impl Preview1 {
         Ok(Self {
             wasmtime: world.build_p1(),
             descriptors: Descriptors::new(listeners),
+            limiter: Limiter::default(),
         })
+    }
+
+    /// What may become of its memory.
+    pub(crate) fn limiter(&mut self) -> &mut dyn ResourceLimiter {
+        &mut self.limiter
     }
 
     /// wasmtime's number of a file or directory; `otherwise` if it is a socket.

@@ -1,4 +1,4 @@
-//! The runner's end of descriptors 3 and 4: an entry of the cache, and the handoff.
+//! The runner's end of descriptors 3 to 5: an entry of the cache, the handoff, and the container's limit.
 #![expect(
     unsafe_code,
     reason = "descriptors by number, and machine code from a file"
@@ -25,12 +25,12 @@ pub struct Inherited {
 // === impl Inherited ===
 
 impl Inherited {
-    /// Takes descriptors 3 and 4, once; `None` the second time.
+    /// Takes descriptors 3 and 4, and 5, the file of the container's memory limit, once; `None` the second time.
     ///
-    /// To be called before anything else opens a file, by a program that is exec'd with the two
-    /// open, which is what being Duet's runner means. If they are not, reading the handoff fails.
+    /// To be called before anything else opens a file, by a program that is exec'd with the
+    /// three open, which is what being Duet's runner means. If they are not, reading the handoff fails.
     #[must_use]
-    pub fn take() -> Option<Self> {
+    pub fn take() -> Option<(Self, File)> {
         static TAKEN: AtomicBool = AtomicBool::new(false);
         if TAKEN.swap(true, Ordering::Relaxed) {
             return None;
@@ -39,10 +39,13 @@ impl Inherited {
         let entry = unsafe { OwnedFd::from_raw_fd(3) };
         // SAFETY: the same for 4.
         let handoff = unsafe { File::from_raw_fd(4) };
-        Some(Self {
+        // SAFETY: the same for 5.
+        let limit = unsafe { File::from_raw_fd(5) };
+        let inherited = Self {
             entry,
             handoff: Some(handoff),
-        })
+        };
+        Some((inherited, limit))
     }
 
     /// What the cache leaves open for a runner that has no guest: the entry, as standard input.

@@ -376,14 +376,18 @@ fn an_exec_has_a_console_of_the_containers() {
 }
 
 #[test]
-fn a_wasm_container_ends_in_the_runner_with_its_two_descriptors() {
+fn a_wasm_container_ends_in_the_runner_with_its_three_descriptors() {
     stage(|stage| {
-        let spec = stage.spec(["sh", "-c", "cat <&3; cat <&4; ls -1 /dev; umask; exit 9"]);
+        let spec = stage.spec([
+            "sh",
+            "-c",
+            "cat <&3; cat <&4; cat <&5; ls -1 /dev; umask; exit 9",
+        ]);
         let outcome = stage.run_as_guest(&spec);
         let dev = "full\nnull\nrandom\nurandom\nzero\n";
         assert_eq!(
             outcome.out,
-            format!("module\nhandoff\n{dev}0022\n"),
+            format!("module\nhandoff\nlimit\n{dev}0022\n"),
             "{outcome:?}"
         );
         assert_eq!(outcome.code, 9);

@@ -204,7 +204,9 @@ impl Stage {
         let runner = duet_linux::mount::clone_read_only(&self.root().join("bin/busybox")).unwrap();
         let module = duet_linux::memfd::sealed("module", b"module\n").unwrap();
         let handoff = duet_linux::memfd::sealed("handoff", b"handoff\n").unwrap();
+        let limit = duet_linux::memfd::sealed("limit", b"limit\n").unwrap();
         let supplies = Supplies {
+            memory_limit: Some(limit.as_fd()),
             root: Some(tree.as_fd()),
             runner: Some(runner.as_fd()),
             module: Some(module.as_fd()),

@@ -518,12 +518,12 @@ fn a_first_process_that_cannot_tell_of_the_second_says_so_and_ends_it() {
 #[test]
 fn a_wasm_container_ends_in_the_runner_there_too() {
     stage(|stage| {
-        let script = "cat <&3; cat <&4; ls -1 /dev; id -u; echo x > /dev/null; exit 9";
+        let script = "cat <&3; cat <&4; cat <&5; ls -1 /dev; id -u; echo x > /dev/null; exit 9";
         let outcome = stage.run_as_guest(&spec(stage, ["sh", "-c", script]));
         let dev = "full\nnull\nrandom\nurandom\nzero\n";
         assert_eq!(
             outcome.out,
-            format!("module\nhandoff\n{dev}0\n"),
+            format!("module\nhandoff\nlimit\n{dev}0\n"),
             "{outcome:?}"
         );
         assert_eq!(outcome.code, 9);

@@ -96,6 +96,7 @@ impl Instances {
 
     async fn make(&self) -> wasmtime::Result<Instance> {
         let mut store = Store::new(self.pre.engine(), Guest::new(&self.handoff)?);
+        store.limiter(Guest::limiter);
         let proxy = self.pre.instantiate_async(&mut store).await?;
         Ok(Instance {
             store,

@@ -19,6 +19,8 @@ pub(crate) struct Guest {
     wasm: Vec<u8>,
     pub(crate) handoff: Handoff,
     stdin: Vec<u8>,
+    /// The file with its memory limit.
+    limit: PathBuf,
     /// Whether somebody goes on typing.
     typing: bool,
 }
@@ -159,6 +161,7 @@ impl Guest {
             wasm: wasm.to_owned(),
             handoff,
             stdin: Vec::new(),
+            limit: "/dev/null".into(),
             typing: false,
         }
     }
@@ -177,6 +180,12 @@ impl Guest {
 
     pub(crate) fn stdin(mut self, bytes: &[u8]) -> Self {
         self.stdin = bytes.to_owned();
+        self
+    }
+
+    /// Has `file` say how much memory there is.
+    pub(crate) fn limit(mut self, file: &Path) -> Self {
+        file.clone_into(&mut self.limit);
         self
     }
 
@@ -207,12 +216,17 @@ impl Guest {
         let handoff = self.handoff.seal().unwrap();
         let path = |fd: i32| format!("/proc/{}/fd/{fd}", std::process::id());
         let mut child = Command::new("sh")
-            .args(["-c", "exec \"$@\" 3<\"$ENTRY\" 4<\"$HANDOFF\"", "sh"])
+            .args([
+                "-c",
+                "exec \"$@\" 3<\"$ENTRY\" 4<\"$HANDOFF\" 5<\"$LIMIT\"",
+                "sh",
+            ])
             .arg(runner())
             .args(self.handoff.argv.iter().skip(1))
             .env_clear()
             .env("ENTRY", path(entry.as_raw_fd()))
             .env("HANDOFF", path(handoff.as_raw_fd()))
+            .env("LIMIT", &self.limit)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

@@ -8,6 +8,7 @@ mod calls;
 mod commands;
 mod harness;
 mod jail;
+mod limits;
 mod memory;
 mod refusals;
 mod servers;

@@ -1,0 +1,137 @@
+//! The container's memory limit, seen from inside: growing past it fails, instead of ending the container.
+//!
+//! Memory that a guest asks for costs nothing until it is touched, so the kernel has no way to say no but to
+//! kill. A `memory.grow` can be answered with -1, and every language's allocator knows what that means. The
+//! limit is read from the cgroup's own file each time: it can change while the guest runs.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt as _;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use wasmtime::ResourceLimiter;
+
+use crate::end::say;
+
+/// What all instances of this process have, in bytes.
+static HELD: AtomicU64 = AtomicU64::new(0);
+/// The limit that was last spoken of: a guest that asks again and again fills no log.
+static SAID: AtomicU64 = AtomicU64::new(0);
+/// Where the container's limit is written.
+static LIMIT: OnceLock<File> = OnceLock::new();
+
+/// How much of a limit is not the guest's: the runner's own 0.3 MiB, stacks, and kernel memory.
+const OWN: u64 = 1 << 20;
+
+/// How many bytes an element of a table takes.
+const ELEMENT: u64 = 8;
+
+/// Remembers where the limit is written. Without it there is none.
+pub(crate) fn follow(limit: File) {
+    drop(LIMIT.set(limit));
+}
+
+/// Counts what one instance has, and lets it have no more than fits.
+#[derive(Debug, Default)]
+pub(crate) struct Limiter {
+    held: u64,
+}
+
+// === impl Limiter ===
+
+impl Limiter {
+    fn grow(&mut self, current: u64, desired: u64) -> bool {
+        let more = desired.saturating_sub(current);
+        let held = HELD.load(Ordering::Relaxed).saturating_add(more);
+        // What a module is born with it may never touch; with 0 it is being born.
+        if current > 0
+            && let Some(limit) = limit()
+            && held > room(limit)
+        {
+            if SAID.swap(limit, Ordering::Relaxed) != limit {
+                say(&format!(
+                    "duet: a growth of the guest's memory to {} KiB is refused: \
+                     the container's limit is {} KiB",
+                    held >> 10,
+                    limit >> 10
+                ));
+            }
+            return false;
+        }
+        HELD.fetch_add(more, Ordering::Relaxed);
+        self.held = self.held.saturating_add(more);
+        true
+    }
+}
+
+impl Drop for Limiter {
+    fn drop(&mut self) {
+        HELD.fetch_sub(self.held, Ordering::Relaxed);
+    }
+}
+
+impl ResourceLimiter for Limiter {
+    fn memory_growing(
+        &mut self,
+        current: usize,
+        desired: usize,
+        _: Option<usize>,
+    ) -> wasmtime::Result<bool> {
+        Ok(self.grow(bytes(current), bytes(desired)))
+    }
+
+    fn table_growing(
+        &mut self,
+        current: usize,
+        desired: usize,
+        _: Option<usize>,
+    ) -> wasmtime::Result<bool> {
+        let size = |elements| bytes(elements).saturating_mul(ELEMENT);
+        Ok(self.grow(size(current), size(desired)))
+    }
+}
+
+fn bytes(count: usize) -> u64 {
+    u64::try_from(count).unwrap_or(u64::MAX)
+}
+
+/// The limit as it is now.
+fn limit() -> Option<u64> {
+    let mut text = [0; 32];
+    let read = LIMIT.get()?.read_at(&mut text, 0).ok()?;
+    parse(text.get(..read)?)
+}
+
+/// `max`, or a number; v1 writes a number that no machine has.
+fn parse(text: &[u8]) -> Option<u64> {
+    let limit = std::str::from_utf8(text).ok()?.trim().parse().ok()?;
+    (limit < 1 << 62).then_some(limit)
+}
+
+/// How much of `limit` a guest may have. Of a small one, the runner needs less than usual; of a large
+/// one, the kernel needs a page of tables for each 512.
+fn room(limit: u64) -> u64 {
+    limit
+        .saturating_sub(OWN.min(limit / 8))
+        .saturating_sub(limit / 512)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits_are_read_as_both_versions_write_them() {
+        assert_eq!(parse(b"max\n"), None);
+        assert_eq!(parse(b"9223372036854771712\n"), None);
+        assert_eq!(parse(b"33554432\n"), Some(32 << 20));
+        assert_eq!(parse(b""), None);
+    }
+
+    #[test]
+    fn a_part_of_each_limit_is_the_runners() {
+        assert_eq!(room(32 << 20), (31 << 20) - (64 << 10));
+        assert_eq!(room(4 << 20), (4 << 20) - (512 << 10) - (8 << 10));
+        assert_eq!(room(0), 0);
+    }
+}
