@@ -245,6 +245,27 @@ fn a_wasm_member_is_measured_and_stopped_like_any_other() {
 }
 
 #[test]
+fn a_guest_is_typed_to_and_interrupted_on_its_terminal() {
+    let Some(node) = Node::enter_with_duet() else {
+        return;
+    };
+    let cri = node.cri();
+    let pod = cri.pod("typed");
+    let member = pod.start(&Wish::wasm("idle", &["idle"]));
+    member.says("idle");
+    // Previews 1 and 2; the end of input is typed too.
+    for program in [&["/probe.wasm", "copy"][..], &["cat"]] {
+        let ended = member.exec_streaming(program, "a line\n\u{4}", true);
+        // Once the terminal's echo, once the guest's.
+        let lines = ended.stdout.matches("a line\r\n").count();
+        assert_eq!((lines, ended.code), (2, 0), "{program:?}: {ended:?}");
+    }
+    let ended = member.exec_streaming(&["/probe.wasm", "spin"], "\u{3}", true);
+    assert_eq!(ended.code, 130, "{ended:?}");
+    pod.remove();
+}
+
+#[test]
 fn why_a_guest_was_not_started_is_in_its_log() {
     let Some(node) = Node::enter_with_duet() else {
         return;
