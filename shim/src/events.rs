@@ -22,7 +22,7 @@ use tokio::time;
 use tracing::{debug, warn};
 use ttrpc::context;
 
-use crate::status;
+use crate::{rest, status};
 
 /// How long containerd may take over one event: 5 s, as containerd's own shim gives it.
 const FORWARD_LIMIT: Duration = Duration::from_secs(5);
@@ -72,7 +72,7 @@ impl Publisher {
 
     /// Publishes facts until nobody can state another.
     pub(crate) async fn run(mut self, mut facts: UnboundedReceiver<Fact>) {
-        while let Some(fact) = facts.recv().await {
+        while let Some(fact) = rest::until_next(&mut facts).await {
             let envelope = self.envelope(fact);
             let mut pauses = PAUSES.iter();
             while let Err(error) = self.forward(&envelope).await {

@@ -27,6 +27,7 @@ mod logging;
 mod metrics;
 mod options;
 mod request;
+mod rest;
 mod sandbox;
 mod serve;
 mod socket;

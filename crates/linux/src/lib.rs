@@ -10,6 +10,7 @@
 //! | `pidfd_signal.rs` | `pidfd_send_signal(2)` | rustix takes no real-time signals | Linux 5.1 |
 //! | `seccomp.rs` | `seccomp(2)` | not wrapped | Linux 3.17 |
 //! | `dispositions.rs` | `rt_sigaction(2)`, to ask | nix and rustix only set, libc hides two signals | – |
+//! | `heap.rs` | `malloc_trim(3)` | not wrapped | – |
 //! | `owner.rs` | `ioctl_ns(2)`: the user namespace of another | not wrapped | Linux 4.9 |
 //! | `text.rs` | `madvise(2)` on the program itself | unsafe in both | – |
 //!
@@ -28,6 +29,8 @@ pub mod clone;
 )]
 mod dispositions;
 pub mod file;
+#[expect(unsafe_code, reason = "malloc_trim(3) has no safe wrapper")]
+pub mod heap;
 pub mod kernel;
 pub mod memfd;
 pub mod mount;
