@@ -145,6 +145,7 @@ impl Task for Tasks {
                     stdout: request.stdout,
                     stderr: request.stderr,
                     terminal: request.terminal,
+                    given: None,
                 };
                 if request.exec_id.is_empty() {
                     return Err(Refusal::Missing { field: "exec_id" });
@@ -389,6 +390,7 @@ fn creation(request: api::CreateTaskRequest) -> Result<Create, Refusal> {
             stdout: request.stdout,
             stderr: request.stderr,
             terminal: request.terminal,
+            given: None,
         },
         // 0 is the wire's word for "not said".
         io_owner: (owner.uid != 0 || owner.gid != 0).then_some(owner),

@@ -12,7 +12,7 @@ use duet_tests::{command, guests};
 use serde_json::Value;
 
 /// The arrows of the design, downwards only: a package and what it may use of ours.
-const ARROWS: [(&str, &[&str]); 17] = [
+const ARROWS: [(&str, &[&str]); 18] = [
     (
         "containerd-shim-duet-v1",
         &[
@@ -29,6 +29,7 @@ const ARROWS: [(&str, &[&str]); 17] = [
     ("duet", &[]),
     ("duet-compiler", &["duet-linux", "duet-step", "duet-wasm"]),
     ("duet-holder", &["duet-linux"]),
+    ("duet-oci", &["duet-linux", "duet-pod", "duet-wasm"]),
     ("duet-runner", &["duet-linux", "duet-wasm"]),
     (
         "duet-pod",
@@ -76,10 +77,11 @@ const ARROWS: [(&str, &[&str]); 17] = [
 ];
 
 /// The packages that may use tokio: those that serve many at once.
-const ASYNC: [&str; 6] = [
+const ASYNC: [&str; 7] = [
     "containerd-shim-duet-v1",
     "duet",
     "duet-container",
+    "duet-oci",
     "duet-pod",
     "duet-runner",
     "duet-tests",

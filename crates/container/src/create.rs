@@ -167,13 +167,15 @@ impl Prepared {
             id,
             bundle,
             rootfs: mounts,
-            stdio,
+            mut stdio,
             io_owner,
             cache_size,
         } = request;
         let uid = spec.host_uid(&spec.process);
         let served = ground.served(&id, &ledger);
         let (plumbing, ends) = Plumbing::open(&stdio, uid, io_owner, served)?;
+        // What was given is the process's: whoever reads it must see its end.
+        stdio.given = None;
         let rootfs = {
             // A mount with ids of its own has a child for a moment.
             let _labour = ground.children().labour();

@@ -90,6 +90,8 @@ impl Actor {
         };
         process.state = state;
         let (stdio, body) = (process.stdio.clone(), Arc::clone(&self.body));
+        // What was given is the process's: whoever reads it must see its end.
+        process.stdio.given = None;
         self.jobs.spawn_blocking(move || {
             let result = body.bear(&exec, &asked, &stdio).and_then(|born| {
                 let Born {

@@ -13,7 +13,7 @@
 //! | `workshop` | the cgroup in which wasm is compiled |
 //! | `lifecycle` | what is allowed when: a pure function |
 //! | `actor`, `exec`, `process`, `handle` | who owns the container, and the way to it |
-//! | `target`, `outputs`, `stdio`, `terminal`, `plumbing`, `copy` | where bytes go |
+//! | `target`, `outputs`, `stdio`, `terminal`, `given`, `plumbing`, `copy` | where bytes go |
 //! | `logger`, `hooks`, `notify`, `helper`, `ledger` | programs of the host's that serve a container |
 //! | `exit`, `children`, `oom` | how ends are seen |
 //! | `body` | the seam between the rules and the kernel |
@@ -28,6 +28,7 @@ mod create;
 mod error;
 mod exec;
 mod exit;
+mod given;
 mod ground;
 mod handle;
 mod helper;
@@ -55,6 +56,7 @@ mod workshop;
 pub use children::{Children, Round};
 pub use create::{Birth, Prepared};
 pub use error::{Error, HookError, LoggerError, WasmError};
+pub use given::Given;
 pub use ground::Ground;
 pub use handle::Container;
 pub use hooks::poststop;

@@ -1,12 +1,14 @@
 //! A process's stdio from the shim's side: opened before the birth, connected after it.
 
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::error::Error;
+use crate::given;
 use crate::helper::Served;
 use crate::logger::{Attended, Logger};
 use crate::outputs::{Outputs, Writes};
@@ -28,6 +30,8 @@ pub(crate) enum Plumbing {
     Pipes(Pipes),
     /// A terminal, whose master comes with the birth.
     Terminal(terminal::Ends),
+    /// One whose master somebody else wants.
+    Console(Arc<OwnedFd>),
 }
 
 /// What is open while there is one.
@@ -61,6 +65,9 @@ impl Plumbing {
         owner: Option<IoOwner>,
         served: Served<'_>,
     ) -> Result<(Self, Ends), Error> {
+        if let Some(given) = &stdio.given {
+            return given.open();
+        }
         if stdio.terminal {
             let outputs = Outputs::open(stdio, Writes::Poll, served)?;
             return Ok((
@@ -104,7 +111,14 @@ impl Plumbing {
                 io.holds = holds;
                 Ok((io, Drain(Some(complete))))
             }
-            (Plumbing::Terminal(_), None) => Err(Error::NoTerminal),
+            (Plumbing::Console(socket), Some(console)) => {
+                given::send(&socket, &console).map_err(|source| Error::Terminal {
+                    step: "send the master",
+                    source,
+                })?;
+                Ok((io, Drain(None)))
+            }
+            (Plumbing::Terminal(_) | Plumbing::Console(_), None) => Err(Error::NoTerminal),
         }
     }
 }

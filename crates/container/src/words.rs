@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::SystemTime;
 
 use crate::error::Error;
+use crate::given::Given;
 
 /// How a process ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,6 +48,8 @@ pub struct Stdio {
     pub stderr: String,
     /// Whether the process gets a terminal.
     pub terminal: bool,
+    /// Descriptors instead of all three.
+    pub given: Option<Given>,
 }
 
 // === impl Stdio ===

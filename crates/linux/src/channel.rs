@@ -2,15 +2,15 @@
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType, connect, recvmsg,
-    send, sendmsg, socket_with, socketpair,
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
+    SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType,
+    connect, recvmsg, send, sendmsg, socket_with, socketpair,
     sockopt::{Timeout, set_socket_timeout},
 };
 
@@ -94,6 +94,9 @@ pub fn send_byte(socket: impl AsFd, byte: u8) -> io::Result<()> {
     Ok(())
 }
 
+/// The most descriptors that go with a message of [`pass`].
+const MOST: usize = 3;
+
 /// Connects to the stream socket at `path` and sends `bytes`, the descriptor with the first of
 /// them. Waits for the other side for `limit` at most, at each step.
 ///
@@ -105,16 +108,63 @@ pub fn deliver(path: &Path, bytes: &[u8], file: impl AsFd, limit: Duration) -> i
     let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
     set_socket_timeout(&socket, Timeout::Send, Some(limit))?;
     connect(&socket, &SocketAddrUnix::new(path)?)?;
-    let files = [file.as_fd()];
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    pass(&socket, bytes, &[file.as_fd()])
+}
+
+/// Sends `bytes` through a connected stream socket, up to three descriptors with the first of
+/// them.
+///
+/// # Errors
+///
+/// The kernel's: `EPIPE` when nobody is there; `InvalidInput` for more descriptors.
+pub fn pass(socket: impl AsFd, bytes: &[u8], files: &[BorrowedFd<'_>]) -> io::Result<()> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST))];
     let mut control = SendAncillaryBuffer::new(&mut space);
-    control.push(SendAncillaryMessage::ScmRights(&files));
+    if !files.is_empty() && !control.push(SendAncillaryMessage::ScmRights(files)) {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
     let first = [IoSlice::new(bytes)];
     let mut sent = sendmsg(&socket, &first, &mut control, SendFlags::NOSIGNAL)?;
     while let Some(rest) = bytes.get(sent..).filter(|rest| !rest.is_empty()) {
         sent += send(&socket, rest, SendFlags::NOSIGNAL)?;
     }
     Ok(())
+}
+
+/// Receives what [`pass`] sends, to the end of the stream; the descriptors close on exec.
+///
+/// # Errors
+///
+/// The kernel's, `EMFILE` when there is no room for the descriptors, and `InvalidData` when more
+/// than `limit` bytes come.
+pub fn take(socket: impl AsFd, limit: usize) -> io::Result<(Vec<u8>, Vec<OwnedFd>)> {
+    let (mut taken, mut files) = (Vec::new(), Vec::new());
+    let mut bytes = vec![0; 16 * 1024];
+    loop {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let message = recvmsg(
+            &socket,
+            &mut [IoSliceMut::new(&mut bytes)],
+            &mut control,
+            RecvFlags::CMSG_CLOEXEC,
+        )?;
+        for message in control.drain() {
+            if let RecvAncillaryMessage::ScmRights(sent) = message {
+                files.extend(sent);
+            }
+        }
+        if message.flags.contains(ReturnFlags::CTRUNC) {
+            return Err(rustix::io::Errno::MFILE.into());
+        }
+        if message.bytes == 0 {
+            return Ok((taken, files));
+        }
+        taken.extend(bytes.iter().take(message.bytes));
+        if taken.len() > limit {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+    }
 }
 
 /// Waits until there is something to read, or an end, or the deadline has passed.

@@ -22,10 +22,11 @@ mod registry;
 mod sandbox;
 
 pub use duet_container::{
-    Create, Deleted, Denied, Error as ContainerError, Exit, Fact, HookError, IoOwner, LoggerError,
-    Phase, RootfsMount, Status, Stdio, WasmError,
+    Create, Deleted, Denied, Error as ContainerError, Exit, Fact, Given, HookError, IoOwner,
+    LoggerError, Phase, RootfsMount, Status, Stdio, WasmError,
 };
 pub use duet_spec::{IdMappings, IdRange};
 pub use error::Error;
 pub use holder::{Dns, Sandbox, Scope, SelinuxLabel};
 pub use registry::{Config, Pod, SandboxStatus, Standing};
+pub use sandbox::check_id;

@@ -58,7 +58,11 @@ fn below(cgroup: &Path, pod: &str) -> (PathBuf, PathBuf) {
 }
 
 /// containerd's own rule for names (`pkg/identifiers`): they become directories here too.
-pub(crate) fn check_id(id: &str) -> Result<(), Error> {
+///
+/// # Errors
+///
+/// [`Error::BadId`].
+pub fn check_id(id: &str) -> Result<(), Error> {
     let word = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
     let begins = id
         .bytes()

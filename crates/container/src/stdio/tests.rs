@@ -29,6 +29,7 @@ fn with(stdin: &str, stdout: &str, stderr: &str) -> Stdio {
         stdout: stdout.to_owned(),
         stderr: stderr.to_owned(),
         terminal: false,
+        given: None,
     }
 }
 

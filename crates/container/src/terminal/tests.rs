@@ -57,6 +57,7 @@ impl Rig {
             stdout: self.stdout.to_str().unwrap().to_owned(),
             stderr: String::new(),
             terminal: true,
+            given: None,
         }
     }
 }
