@@ -78,6 +78,7 @@ const MOUNT_OPTIONS: &[&str] = &[
     "suid",
     "symfollow",
     "sync",
+    "tmpcopyup",
     "unbindable",
 ];
 
@@ -126,7 +127,7 @@ fn features() -> Value {
         ],
         "mountOptions": MOUNT_OPTIONS,
         "linux": {
-            "namespaces": ["cgroup", "ipc", "mount", "network", "pid", "user", "uts"],
+            "namespaces": ["cgroup", "ipc", "mount", "network", "pid", "time", "user", "uts"],
             "capabilities": capabilities(),
             "cgroup": {
                 "v1": true,
@@ -264,7 +265,7 @@ mod tests {
     fn the_features_are_what_the_runtime_spec_calls_features() {
         let features: Features = serde_json::from_value(features()).unwrap();
         let linux = features.linux().as_ref().unwrap();
-        assert_eq!(linux.namespaces().as_ref().unwrap().len(), 7);
+        assert_eq!(linux.namespaces().as_ref().unwrap().len(), 8);
         assert_eq!(
             linux
                 .seccomp()
@@ -338,7 +339,7 @@ mod tests {
             let kind = if about_a_bind { "bind" } else { "tmpfs" };
             assert_eq!(is_taken(kind, option), Ok(()), "{option}");
         }
-        for option in ["remount", "mand", "iversion", "tmpcopyup"] {
+        for option in ["remount", "mand", "iversion"] {
             assert!(!MOUNT_OPTIONS.contains(&option));
             assert!(is_taken("tmpfs", option).unwrap_err().contains(option));
         }

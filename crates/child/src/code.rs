@@ -18,7 +18,7 @@ pub struct Code<'a> {
     pub texts: &'a [Text],
     /// The buffer that every [`Program`] points into.
     pub programs: &'a [Insn],
-    /// The table of [`Step::Groups`].
+    /// The table of [`Step::Groups`] and [`Step::Affinity`].
     pub groups: &'a [u32],
     /// The descriptor of each [`Slot`], numbers above [`Code::FIRST_OWN`].
     pub slots: &'a [c_int],

@@ -30,6 +30,7 @@
 #[expect(unsafe_code, reason = "argv and envp are pointers by nature")]
 mod code;
 mod console;
+mod copy_up;
 mod devices;
 mod fault;
 mod masks;

@@ -4,6 +4,7 @@ use core::ffi::CStr;
 
 use duet_step::{Destination, Mount, Op, Reg, Slot, Source, Text, Texts};
 
+use crate::copy_up::copy_up;
 use crate::fault::{Fault, unless};
 use crate::paths::{Owner, ensure, resolve};
 use crate::run::Child;
@@ -98,6 +99,9 @@ impl Child<'_> {
                 let (mode, _) = syscalls::fstat(covered.number())?;
                 syscalls::fchmodat(tree, c".", mode & PERMISSIONS)?;
             }
+        }
+        if mount.copy_up {
+            copy_up(root, target, tree)?;
         }
         let target = ensure(root, target, mount.kind, Owner::ROOT)?;
         syscalls::attach(tree, target.number())?;

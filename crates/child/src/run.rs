@@ -120,6 +120,7 @@ impl Child<'_> {
             Step::JoinCgroup(slot) => syscalls::write(self.code.slot(slot)?, b"0"),
             Step::Setns(slot, flags) => syscalls::setns(self.code.slot(slot)?, flags),
             Step::Unshare(flags) => syscalls::unshare(flags),
+            Step::TimeNamespace(offsets) => self.time_namespace(offsets),
             Step::Detached(ref source, attributes, register) => {
                 self.detached(source, attributes, register)
             }
@@ -163,6 +164,10 @@ impl Child<'_> {
                 const WHO_PROCESS: u32 = 1;
                 let args = [WHO_PROCESS, 0, value.cast_unsigned()];
                 plain(Op::Step, PlainCall::IoprioSet, args).map(|_| ())
+            }
+            Step::Scheduler(ref scheduler) => syscalls::sched_setattr(scheduler),
+            Step::Affinity { first, len } => {
+                syscalls::sched_setaffinity(self.code.groups(first, len)?)
             }
             Step::ControllingTerminal => self.controlling_terminal(),
             Step::Dup(slot, number) => syscalls::dup_to(self.code.slot(slot)?, number),

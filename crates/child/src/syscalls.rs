@@ -9,6 +9,7 @@ mod mounts;
 mod network;
 mod privileges;
 mod process;
+mod trees;
 
 use core::ffi::c_int;
 
@@ -23,6 +24,7 @@ pub(crate) use mounts::*;
 pub(crate) use network::*;
 pub(crate) use privileges::*;
 pub(crate) use process::*;
+pub(crate) use trees::*;
 
 /// A descriptor that is closed when its owner is done with it.
 pub(crate) struct Fd(c_int);

@@ -111,6 +111,7 @@ fn v1(writer: &mut Writer, spec: &Container, facts: &Facts, mount: &Mount) {
             },
             propagation: None,
             id_map: None,
+            copy_up: false,
         };
         let step = mounts::step(writer, source, &below, below.attributes, propagation);
         writer.step(Step::Mount(MountStep { cut, ..step }));

@@ -14,7 +14,7 @@ use crate::{
     Error, Facts, Plan, Program, dev, labels, mounts, mounts::ms, namespaces, privileges, program,
     user_namespace, view, wasm, writer::Writer,
 };
-use duet_spec::{Container, Moment, PropagationKind};
+use duet_spec::{Container, Moment, Namespace, PropagationKind};
 use duet_step::Step;
 
 /// The hooks that run at [`Step::Pause`].
@@ -45,7 +45,9 @@ pub fn container(spec: &Container, facts: &Facts, kind: Program) -> Result<Plan,
     };
     user_namespace::check(&spec.process.user, facts)?;
     labels::check(&spec.process, facts)?;
+    labels::check_mounts(spec, facts)?;
     privileges::check(spec, &spec.process, facts)?;
+    user_namespace::check_scheduler(spec, &spec.process)?;
     let mut writer = Writer::new();
 
     namespaces::join_cgroup(&mut writer, facts);
@@ -67,9 +69,11 @@ pub fn container(spec: &Container, facts: &Facts, kind: Program) -> Result<Plan,
     if !user_namespace::has_one(spec)
         && (!spec.sysctl.is_empty()
             || spec.process.oom_score_adj.is_some()
+            || spec.namespaces.time == Namespace::New
             || labels::any(&spec.process, facts))
     {
         writer.step(Step::PrivateProc);
+        namespaces::own_time(&mut writer, spec);
     }
     mounts::all(&mut writer, spec, facts, kind)?;
     // While the root can still be written to. As root, like runc: a missing working directory

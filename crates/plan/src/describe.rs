@@ -5,7 +5,7 @@ use duet_step::{Exec, Op, Step};
 use nix::errno::Errno;
 
 /// The operations in the order of their numbers.
-const OPS: [(Op, &str); 35] = [
+const OPS: [(Op, &str); 39] = [
     (Op::Step, ""),
     (Op::Openat2, "openat2"),
     (Op::Fsopen, "fsopen"),
@@ -40,6 +40,10 @@ const OPS: [(Op, &str); 35] = [
     (Op::Read, "read"),
     (Op::Fstat, "fstat"),
     (Op::Clone3, "clone3"),
+    (Op::Getdents64, "getdents64"),
+    (Op::Readlinkat, "readlinkat"),
+    (Op::Utimensat, "utimensat"),
+    (Op::CopyFileRange, "sendfile"),
     (Op::Check, "check"),
 ];
 

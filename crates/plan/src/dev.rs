@@ -3,7 +3,7 @@
 //! Nodes are made relative to the descriptor of the `/dev` that was just mounted, never through
 //! a path of the container, which an image can turn into a link to the host's (CVE-2026-41579).
 
-use crate::{Error, Facts, Program, user_namespace, writer::Writer};
+use crate::{Error, Facts, Program, labels, user_namespace, writer::Writer};
 use duet_spec::{ConsoleSize, Container, Device, DeviceKind, Mount, MountKind, Process, attr};
 use duet_step::{Node, Reg, Source, Step};
 
@@ -125,6 +125,7 @@ pub(crate) fn prepare(
             options.push(format!("{name}{id}"));
         }
     }
+    options.extend(labels::mount(spec, fstype));
     let source = Source::Filesystem {
         fstype: writer.text(fstype),
         source: writer.text(source),

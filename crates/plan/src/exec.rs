@@ -55,9 +55,13 @@ fn further(
     labels::check(process, facts)?;
     privileges::check(container, process, facts)?;
     user_namespace::check(&process.user, facts)?;
+    user_namespace::check_scheduler(container, process)?;
     let view = View::of(container, process, kinds);
     let kind = kinds.process;
     let mut writer = Writer::new();
+    if let Some(initial) = &process.exec_affinity.initial {
+        writer.affinity(initial);
+    }
 
     let joined = Joined {
         process: Some(process),
@@ -65,6 +69,10 @@ fn further(
         kind,
     };
     join(&mut writer, container, facts, joined)?;
+    // A cgroup with processors of its own has put it on those.
+    if let Some(last) = &process.exec_affinity.last {
+        writer.affinity(last);
+    }
     writer.step(Step::Setsid);
     match &view {
         Some(view) => view.make(&mut writer, container, facts)?,
@@ -125,6 +133,7 @@ pub(crate) fn join(
         (&container.namespaces.uts, clone::UTS),
         (&container.namespaces.network, clone::NETWORK),
         (&container.namespaces.cgroup, clone::CGROUP),
+        (&container.namespaces.time, clone::TIME),
     ];
     let joined = own
         .into_iter()

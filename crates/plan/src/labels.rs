@@ -7,7 +7,7 @@
 //! `attach_disconnected`.
 
 use crate::{Error, Facts, writer::Writer};
-use duet_spec::Process;
+use duet_spec::{Container, Process};
 use duet_step::Step;
 
 /// AppArmor's own file: `self/attr/exec` belongs to whichever module the kernel shows first.
@@ -41,6 +41,28 @@ pub(crate) fn check(process: &Process, facts: &Facts) -> Result<(), Error> {
             refuse("selinuxLabel", label, why)
         }
         Some(_) | None => Ok(()),
+    }
+}
+
+/// Refuses a label of mounts that nobody would enforce.
+pub(crate) fn check_mounts(spec: &Container, facts: &Facts) -> Result<(), Error> {
+    match &spec.mount_label {
+        Some(label) if !facts.selinux => Err(Error::Refused {
+            field: "linux.mountLabel".to_owned(),
+            value: label.clone(),
+            why: "SELinux is not enabled in this kernel".to_owned(),
+        }),
+        Some(_) | None => Ok(()),
+    }
+}
+
+/// The option that labels a new file system's files. Those of the kernel's own have labels by the
+/// policy, as under runc.
+pub(crate) fn mount(spec: &Container, fstype: &str) -> Option<String> {
+    let label = spec.mount_label.as_ref()?;
+    match fstype {
+        "proc" | "sysfs" | "mqueue" => None,
+        _ => Some(format!("context={label}")),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use crate::{
     Descriptor, Error, Facts, Filesystem, Given, Program, SourceKind, TreeIdMap, cgroup_mounts,
-    dev, user_namespace, wasm, writer::Writer,
+    dev, labels, user_namespace, wasm, writer::Writer,
 };
 use duet_spec::{Attributes, Container, Mount, MountKind, Propagation, PropagationKind, attr};
 use duet_step::{Destination, Mount as MountStep, Reg, Source, Step};
@@ -109,6 +109,14 @@ pub(crate) fn all(
                     set &= !attr::RDONLY;
                 }
                 let made = keep == Some(Reg::Dev) && dev::is_prepared(spec);
+                let labelled;
+                let options = match labels::mount(spec, fstype) {
+                    Some(label) => {
+                        labelled = [options.as_slice(), &[label]].concat();
+                        &labelled
+                    }
+                    None => options,
+                };
                 let source = if made {
                     set = 0;
                     Source::Made(Reg::Dev)
@@ -132,6 +140,7 @@ pub(crate) fn all(
                     fstype == "tmpfs" && !options.iter().any(|option| option.starts_with("mode="));
                 writer.step(Step::Mount(MountStep {
                     inherit_mode,
+                    copy_up: mount.copy_up,
                     keep,
                     ..step
                 }));
@@ -169,6 +178,7 @@ pub(crate) fn step(
         propagation: propagation.map_or(0, |propagation| bits(propagation.kind)),
         propagation_recursive: propagation.is_some_and(|propagation| propagation.recursive),
         inherit_mode: false,
+        copy_up: false,
         keep: None,
     }
 }

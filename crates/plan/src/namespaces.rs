@@ -15,6 +15,7 @@ pub(crate) mod clone {
     pub(crate) const UTS: u32 = libc::CLONE_NEWUTS.cast_unsigned();
     pub(crate) const CGROUP: u32 = libc::CLONE_NEWCGROUP.cast_unsigned();
     pub(crate) const USER: u32 = libc::CLONE_NEWUSER.cast_unsigned();
+    pub(crate) const TIME: u32 = libc::CLONE_NEWTIME.cast_unsigned();
 }
 
 /// Moves the child into the container's cgroup. On v2 it is born there.
@@ -71,6 +72,10 @@ pub(crate) fn enter(writer: &mut Writer, spec: &Container, facts: &Facts) -> Res
             }
         }
     }
+    if let Namespace::Path(path) = &namespaces.time {
+        let slot = writer.slot(by_path(path, clone::TIME));
+        writer.step(Step::Setns(slot, clone::TIME));
+    }
     if let Namespace::Path(path) = &namespaces.cgroup {
         let slot = writer.slot(by_path(path, clone::CGROUP));
         writer.step(Step::Setns(slot, clone::CGROUP));
@@ -83,6 +88,16 @@ pub(crate) fn enter(writer: &mut Writer, spec: &Container, facts: &Facts) -> Res
 pub(crate) fn loopback(writer: &mut Writer, spec: &Container, facts: &Facts) {
     if spec.namespaces.network == Namespace::New && !facts.pod.network {
         writer.step(Step::Loopback);
+    }
+}
+
+/// A time namespace of the child's own, with clocks that are off. Not by the birth: the offsets
+/// are written while nobody is in it yet. As whoever may set clocks, so before a user namespace is
+/// entered.
+pub(crate) fn own_time(writer: &mut Writer, spec: &Container) {
+    if spec.namespaces.time == Namespace::New {
+        let lines = writer.text(&spec.time_offsets.lines());
+        writer.step(Step::TimeNamespace(lines));
     }
 }
 

@@ -98,7 +98,7 @@ pub struct Plan {
     pub texts: Vec<Text>,
     /// The table behind `duet_step::Program`.
     pub programs: Vec<Insn>,
-    /// The table behind `Step::Groups`.
+    /// The table behind `Step::Groups` and `Step::Affinity`.
     pub groups: Vec<u32>,
     /// What to open, by number of the [`Slot`].
     pub slots: Vec<Descriptor>,

@@ -13,7 +13,7 @@ use crate::{
     Descriptor, Error, Facts, Given, Program, labels, program, user_namespace, writer::Writer,
 };
 use duet_spec::{Container, LinuxSeccomp, Process};
-use duet_step::{Capabilities, Exec, Step};
+use duet_step::{Capabilities, Exec, Scheduler, Step};
 
 /// The file mode creation mask of a process that asks for none; runc's.
 const UMASK: u32 = 0o022;
@@ -159,6 +159,17 @@ pub(crate) fn outranking(writer: &mut Writer, process: &Process, facts: &Facts) 
     }
     if let Some(priority) = process.io_priority {
         writer.step(Step::IoPriority(priority.0));
+    }
+    if let Some(scheduler) = process.scheduler {
+        writer.step(Step::Scheduler(Scheduler {
+            policy: scheduler.policy,
+            flags: scheduler.flags,
+            nice: scheduler.nice,
+            priority: scheduler.priority,
+            runtime: scheduler.runtime,
+            deadline: scheduler.deadline,
+            period: scheduler.period,
+        }));
     }
 }
 

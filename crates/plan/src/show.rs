@@ -57,12 +57,14 @@ impl Plan {
                 labels::SELINUX => format!("process.selinuxLabel: {}", self.text(value)),
                 other => format!("label {other}"),
             },
+            Step::Scheduler(_) => "process.scheduler".to_owned(),
             Step::Console { .. } => "console".to_owned(),
             Step::Capabilities(_) => "capabilities".to_owned(),
             Step::Seccomp(..) => "seccomp".to_owned(),
             Step::JoinCgroup(_)
             | Step::Setns(..)
             | Step::Unshare(_)
+            | Step::TimeNamespace(_)
             | Step::Detached(..)
             | Step::MappedRoot
             | Step::Fork(_)
@@ -82,6 +84,7 @@ impl Plan {
             | Step::Domainname(_)
             | Step::Umask(_)
             | Step::IoPriority(_)
+            | Step::Affinity { .. }
             | Step::ControllingTerminal
             | Step::Dup(..)
             | Step::Null(_)
@@ -107,6 +110,15 @@ impl Plan {
                 format!("join {kinds} of {}", self.slot(slot))
             }
             Step::Unshare(kinds) => format!("new {}", namespaces(u64::from(kinds))),
+            Step::TimeNamespace(offsets) => {
+                let offsets = self.text(offsets);
+                format!(
+                    "new time namespace {}",
+                    offsets.trim_end().replace('\n', ", ")
+                )
+                .trim_end()
+                .to_owned()
+            }
             Step::Detached(source, attributes, register) => {
                 let set = changes("", attributes, 0);
                 format!("make{}{set} as {register:?}", self.source(source))
@@ -158,6 +170,13 @@ impl Plan {
                 )
             }
             Step::IoPriority(value) => format!("I/O priority {:#x}", value),
+            Step::Scheduler(ref scheduler) => format!(
+                "scheduler {} flags {:#x} nice {} priority {}",
+                scheduler.policy, scheduler.flags, scheduler.nice, scheduler.priority
+            ),
+            Step::Affinity { first, len } => {
+                format!("processors {:x?}", self.group_ids(first, len))
+            }
             Step::ControllingTerminal => "controlling terminal on 0 1 2".to_owned(),
             Step::Dup(slot, number) => format!("{} on {number}", self.slot(slot)),
             Step::Null(number) => format!("/dev/null on {number}"),
@@ -212,6 +231,9 @@ impl Plan {
         }
         if mount.inherit_mode {
             text += " mode of what it covers";
+        }
+        if mount.copy_up {
+            text += " with what it covers";
         }
         if let Some(register) = mount.keep {
             text += &format!(" as {register:?}");
@@ -276,6 +298,7 @@ fn namespaces(flags: u64) -> String {
         (clone::UTS, "uts"),
         (clone::CGROUP, "cgroup"),
         (clone::USER, "user"),
+        (clone::TIME, "time"),
     ];
     let known = names
         .into_iter()

@@ -20,7 +20,7 @@ use crate::{
     Descriptor, Error, Facts, Program, dev, namespaces, namespaces::clone, privileges, wasm,
     writer::Writer,
 };
-use duet_spec::{Container, Namespace, Process, User};
+use duet_spec::{Container, Namespace, Process, Scheduler, User};
 use duet_step::{Slot, Step};
 
 /// Whether a container has a user namespace that is not the host's.
@@ -38,6 +38,28 @@ pub(crate) fn check(user: &User, facts: &Facts) -> Result<(), Error> {
         value: id.to_string(),
         why: "is not mapped in the container's user namespace".to_owned(),
     })
+}
+
+/// Refuses what the first of the two processes could not hand on to the second: the kernel lets
+/// nobody fork under a deadline, and the other flag says that a fork begins anew.
+pub(crate) fn check_scheduler(spec: &Container, process: &Process) -> Result<(), Error> {
+    let Some(scheduler) = process.scheduler.filter(|_| has_one(spec)) else {
+        return Ok(());
+    };
+    let refuse = |field: &str, value: &str| {
+        Err(Error::Refused {
+            field: format!("process.scheduler.{field}"),
+            value: value.to_owned(),
+            why: "is not possible in a user namespace".to_owned(),
+        })
+    };
+    if scheduler.policy == Scheduler::DEADLINE {
+        return refuse("policy", "SCHED_DEADLINE");
+    }
+    if scheduler.flags & Scheduler::RESET_ON_FORK != 0 {
+        return refuse("flags", "SCHED_FLAG_RESET_ON_FORK");
+    }
+    Ok(())
 }
 
 /// A spec whose `/dev` is a file system of its own, for no node can be made in the image's.
@@ -60,6 +82,7 @@ pub(crate) fn enter(
 ) -> Result<(), Error> {
     let user = join(writer, spec, facts);
     as_host(writer, &spec.process, facts);
+    namespaces::own_time(writer, spec);
     dev::prepare(writer, spec, facts, kind)?;
     let born = namespaces::enter(writer, spec, facts)?;
     let bundle = writer.path(&spec.root.path);

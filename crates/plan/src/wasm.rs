@@ -117,6 +117,7 @@ pub(crate) fn fresh_dev(index: usize) -> Mount {
         },
         propagation: None,
         id_map: None,
+        copy_up: false,
     }
 }
 

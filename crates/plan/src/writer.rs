@@ -1,7 +1,7 @@
 //! Puts steps, strings and slots into a plan's tables.
 
 use crate::{Descriptor, Error, Plan};
-use duet_spec::IdMappings;
+use duet_spec::{IdMappings, Processors};
 use duet_step::{Insn, Program, Slot, Step, Text, Texts};
 use std::{collections::HashMap, os::unix::ffi::OsStrExt, path::Path};
 
@@ -110,12 +110,20 @@ impl Writer {
     }
 
     pub(crate) fn groups(&mut self, groups: &[u32]) -> Step {
+        let (first, len) = self.words(groups);
+        Step::Groups { first, len }
+    }
+
+    pub(crate) fn affinity(&mut self, processors: &Processors) {
+        let (first, len) = self.words(processors.words());
+        self.step(Step::Affinity { first, len });
+    }
+
+    /// Where these entries of the table of groups begin, and how many they are.
+    fn words(&mut self, words: &[u32]) -> (u32, u32) {
         let first = index(self.plan.groups.len());
-        self.plan.groups.extend_from_slice(groups);
-        Step::Groups {
-            first,
-            len: index(groups.len()),
-        }
+        self.plan.groups.extend_from_slice(words);
+        (first, index(words.len()))
     }
 
     pub(crate) fn finish(self) -> Result<Plan, Error> {

@@ -2,11 +2,11 @@
 
 use crate::{
     CgroupsPath, Device, Error, Hooks, IdMappings, Mount, Namespace, Namespaces, Process,
-    Propagation,
+    Propagation, TimeOffsets,
     annotations::{self, Options},
     document::Document,
     fields,
-    process::LiftedCapabilities,
+    process::Lifted,
 };
 use oci_spec::runtime::{Linux, LinuxResources, LinuxSeccomp, Spec};
 use std::{
@@ -44,6 +44,10 @@ pub struct Container {
     pub process: Process,
     /// Its namespaces.
     pub namespaces: Namespaces,
+    /// How far the clocks of its time namespace are off.
+    pub time_offsets: TimeOffsets,
+    /// The SELinux label of the files of its file systems.
+    pub mount_label: Option<String>,
     /// The ids of its user namespace; empty when it has none, or when that is joined and only
     /// the kernel knows.
     pub id_mappings: IdMappings,
@@ -95,7 +99,7 @@ impl Container {
         let document = Document { name: &file };
         let mut value = document.syntax(json)?;
         document.offered(&value, &fields::CONFIG)?;
-        let lifted = LiftedCapabilities::lift(document, "process.", value.get_mut("process"))?;
+        let lifted = Lifted::lift(document, "process.", value.get_mut("process"))?;
         Self::read(document, bundle, document.typed(value)?, lifted)
     }
 
@@ -110,13 +114,13 @@ impl Container {
         document: Document<'_>,
         bundle: &Path,
         spec: Spec,
-        capabilities: LiftedCapabilities,
+        lifted: Lifted,
     ) -> Result<Self, Error> {
         let process = spec
             .process()
             .as_ref()
             .ok_or_else(|| document.missing("process"))?;
-        let process = Process::read(document, "process.", process, capabilities)?;
+        let process = Process::read(document, "process.", process, lifted)?;
         let linux = spec
             .linux()
             .as_ref()
@@ -156,6 +160,15 @@ impl Container {
             process,
             hostname: name(document, "hostname", spec.hostname())?,
             domainname: name(document, "domainname", spec.domainname())?,
+            time_offsets: TimeOffsets::read(
+                document,
+                linux.time_offsets().as_ref(),
+                &namespaces.time,
+            )?,
+            mount_label: linux
+                .mount_label()
+                .clone()
+                .filter(|label| !label.is_empty()),
             namespaces,
             id_mappings,
             cgroups_path: match linux.cgroups_path() {

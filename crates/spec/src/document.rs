@@ -54,6 +54,23 @@ impl Document<'_> {
         })
     }
 
+    /// As [`Document::typed`], of a part that was taken out of the document.
+    pub(crate) fn typed_at<T: DeserializeOwned>(
+        self,
+        field: &str,
+        value: Value,
+    ) -> Result<T, Error> {
+        let mut typed = self.typed(value);
+        if let Err(Error::Type { field: below, .. }) = &mut typed {
+            // serde's word for the whole of it.
+            *below = match below.as_str() {
+                "." => field.to_owned(),
+                below => format!("{field}.{below}"),
+            };
+        }
+        typed
+    }
+
     /// Checks that the document asks only for fields of `shape`.
     pub(crate) fn offered(self, value: &Value, shape: &fields::Shape) -> Result<(), Error> {
         fields::check(value, shape).map_err(|objection| match objection {

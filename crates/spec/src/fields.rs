@@ -77,6 +77,22 @@ pub(crate) const PROCESS: Shape = Object(&[
     ("selinuxLabel", Any),
     ("oomScoreAdj", Any),
     ("ioPriority", Object(&[("class", Any), ("priority", Any)])),
+    (
+        "scheduler",
+        Object(&[
+            ("policy", Any),
+            ("nice", Any),
+            ("priority", Any),
+            ("flags", STRINGS),
+            ("runtime", Any),
+            ("deadline", Any),
+            ("period", Any),
+        ]),
+    ),
+    (
+        "execCPUAffinity",
+        Object(&[("initial", Any), ("final", Any)]),
+    ),
 ]);
 
 const THROTTLES: Shape = List(&Object(&[("major", Any), ("minor", Any), ("rate", Any)]));
@@ -232,6 +248,11 @@ pub(crate) const CONFIG: Shape = Object(&[
         Object(&[
             ("uidMappings", ID_MAPPINGS),
             ("gidMappings", ID_MAPPINGS),
+            (
+                "timeOffsets",
+                Map(&Object(&[("secs", Any), ("nanosecs", Any)])),
+            ),
+            ("mountLabel", Any),
             ("sysctl", Map(&Any)),
             ("resources", RESOURCES),
             ("cgroupsPath", Any),
@@ -367,6 +388,9 @@ mod tests {
     #[test]
     fn everything_that_is_offered_is_read() {
         let bundle = std::path::Path::new("/b");
-        crate::Container::parse(bundle, EVERYTHING.as_bytes()).unwrap();
+        let mut document: Value = serde_json::from_str(EVERYTHING).unwrap();
+        // No policy has both a priority and a deadline.
+        document["process"]["scheduler"]["priority"] = Value::Null;
+        crate::Container::parse(bundle, document.to_string().as_bytes()).unwrap();
     }
 }

@@ -26,6 +26,8 @@ mod mount;
 mod namespace;
 mod pod;
 mod process;
+mod scheduler;
+mod time;
 
 pub use capability::Capabilities;
 pub use cgroups_path::CgroupsPath;
@@ -40,3 +42,5 @@ pub use namespace::{Namespace, Namespaces};
 pub use oci_spec::runtime::{LinuxResources, LinuxSeccomp};
 pub use pod::PodFiles;
 pub use process::{ConsoleSize, IoPriority, Process, Rlimit, User};
+pub use scheduler::{ExecAffinity, Processors, Scheduler};
+pub use time::TimeOffsets;

@@ -112,6 +112,8 @@ pub struct Mount {
     pub propagation: Option<Propagation>,
     /// Of a bind mount: whether the files have other owners in it.
     pub id_map: Option<IdMap>,
+    /// Of a tmpfs: whether it begins with what the directory has that it covers.
+    pub copy_up: bool,
 }
 
 /// What one option does.
@@ -131,6 +133,8 @@ enum Meaning {
     IdMap {
         recursive: bool,
     },
+    /// `tmpcopyup`, which is runc's.
+    CopyUp,
     /// A flag of the superblock that `fsconfig` takes by this name.
     Superblock,
     /// What a mount does anyway.
@@ -173,6 +177,13 @@ impl Mount {
         let (attributes, propagation) = (options.attributes, options.propagation);
         let id_map = options.id_map(document, index, mount)?;
         let bind = options.bind.or((fstype == "bind").then_some(false));
+        let copy_up = options.copy_up.is_some();
+        if let Some(number) = options.copy_up
+            && (bind.is_some() || fstype != "tmpfs")
+        {
+            let field = format!("mounts[{index}].options[{number}]");
+            return Err(document.value(&field, "tmpcopyup", "is for a tmpfs alone"));
+        }
         let kind = match (bind, fstype.as_str()) {
             (None, _) if id_map.is_some() => {
                 let field = field("type");
@@ -213,6 +224,7 @@ impl Mount {
             attributes,
             propagation,
             id_map,
+            copy_up,
         })
     }
 }
@@ -226,6 +238,8 @@ struct Options {
     bind: Option<bool>,
     /// Whether an id-mapped mount is asked for, and whether a recursive one.
     idmap: Option<bool>,
+    /// Where `tmpcopyup` is in the list.
+    copy_up: Option<usize>,
     /// For the file system: the place in the list, and the option.
     rest: Vec<(usize, String)>,
 }
@@ -272,6 +286,7 @@ impl Options {
                 Meaning::IdMap { recursive } => {
                     options.idmap = Some(options.idmap == Some(true) || recursive);
                 }
+                Meaning::CopyUp => options.copy_up = Some(number),
                 Meaning::Data if option.is_empty() => {}
                 Meaning::Superblock | Meaning::Data => options.rest.push((number, option.clone())),
                 Meaning::Default => {}
@@ -349,8 +364,8 @@ fn meaning(option: &str) -> Meaning {
         }
         "idmap" => Meaning::IdMap { recursive: false },
         "ridmap" => Meaning::IdMap { recursive: true },
-        // tmpcopyup: runc's own, for rootless use.
-        "remount" | "mand" | "iversion" | "tmpcopyup" => Meaning::Refused,
+        "tmpcopyup" => Meaning::CopyUp,
+        "remount" | "mand" | "iversion" => Meaning::Refused,
         _ => match attribute(option) {
             Some((set, clear)) => Meaning::Attributes {
                 set,

@@ -33,7 +33,7 @@ pub struct Namespaces {
     pub cgroup: Namespace,
     /// User and group ids.
     pub user: Namespace,
-    /// Clocks. Always the host's for now.
+    /// Clocks.
     pub time: Namespace,
 }
 
@@ -53,9 +53,7 @@ impl Namespaces {
                 LinuxNamespaceType::Uts => &mut namespaces.uts,
                 LinuxNamespaceType::Cgroup => &mut namespaces.cgroup,
                 LinuxNamespaceType::User => &mut namespaces.user,
-                LinuxNamespaceType::Time => {
-                    return Err(document.not_offered(&format!("{field}.type"), &name));
-                }
+                LinuxNamespaceType::Time => &mut namespaces.time,
             };
             if *place != Namespace::Host {
                 return Err(document.value(&format!("{field}.type"), &name, "is listed twice"));

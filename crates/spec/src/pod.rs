@@ -88,6 +88,7 @@ fn bind(index: usize, destination: &str, source: &std::path::Path, set: u64) -> 
             recursive: true,
         }),
         id_map: None,
+        copy_up: false,
     }
 }
 

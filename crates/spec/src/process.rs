@@ -1,6 +1,9 @@
 //! `process` of `config.json`, and the process of an exec.
 
-use crate::{Capabilities, Error, capability::bit, document::Document, fields};
+use crate::{
+    Capabilities, Error, ExecAffinity, Processors, Scheduler, capability::bit, document::Document,
+    fields,
+};
 use oci_spec::runtime::{IOPriorityClass, PosixRlimitType, Process as Written};
 use serde_json::Value;
 
@@ -71,6 +74,10 @@ pub struct Process {
     pub oom_score_adj: Option<i32>,
     /// Its I/O priority.
     pub io_priority: Option<IoPriority>,
+    /// How it is scheduled.
+    pub scheduler: Option<Scheduler>,
+    /// Where it may run, if it is an exec's.
+    pub exec_affinity: ExecAffinity,
 }
 
 // === impl Process ===
@@ -106,7 +113,7 @@ impl Process {
         if let (Some(terminal), Some(fields)) = (terminal, value.as_object_mut()) {
             fields.insert("terminal".to_owned(), terminal.into());
         }
-        let lifted = LiftedCapabilities::lift(document, "", Some(&mut value))?;
+        let lifted = Lifted::lift(document, "", Some(&mut value))?;
         Self::read(document, "", &document.typed(value)?, lifted)
     }
 
@@ -115,8 +122,12 @@ impl Process {
         document: Document<'_>,
         prefix: &str,
         written: &Written,
-        capabilities: LiftedCapabilities,
+        lifted: Lifted,
     ) -> Result<Self, Error> {
+        let Lifted {
+            capabilities,
+            scheduler,
+        } = lifted;
         let field = |name: &str| format!("{prefix}{name}");
         let args = written.args().clone().unwrap_or_default();
         if args.first().is_none_or(String::is_empty) {
@@ -163,6 +174,8 @@ impl Process {
             selinux_label: label(written.selinux_label()),
             oom_score_adj: written.oom_score_adj(),
             io_priority: io_priority(document, &field("ioPriority.priority"), written)?,
+            scheduler,
+            exec_affinity: exec_affinity(document, &field("execCPUAffinity"), written)?,
         })
     }
 }
@@ -289,10 +302,49 @@ fn io_priority(
     }
 }
 
+fn exec_affinity(
+    document: Document<'_>,
+    field: &str,
+    written: &Written,
+) -> Result<ExecAffinity, Error> {
+    let Some(affinity) = written.exec_cpu_affinity() else {
+        return Ok(ExecAffinity::default());
+    };
+    let read = |name: &str, list: &Option<String>| {
+        Processors::read(document, &format!("{field}.{name}"), list.as_deref())
+    };
+    Ok(ExecAffinity {
+        initial: read("initial", affinity.initial())?,
+        last: read("final", affinity.cpu_affinity_final())?,
+    })
+}
+
+/// What is taken out of a process before `oci-spec` sees it.
+#[derive(Debug, Default)]
+pub(crate) struct Lifted {
+    capabilities: LiftedCapabilities,
+    scheduler: Option<Scheduler>,
+}
+
+// === impl Lifted ===
+
+impl Lifted {
+    pub(crate) fn lift(
+        document: Document<'_>,
+        prefix: &str,
+        mut process: Option<&mut Value>,
+    ) -> Result<Self, Error> {
+        Ok(Self {
+            capabilities: LiftedCapabilities::lift(document, prefix, process.as_deref_mut())?,
+            scheduler: Scheduler::lift(document, prefix, process)?,
+        })
+    }
+}
+
 /// The capability sets, taken out of the document before `oci-spec` sees them: its closed
 /// list of names fails on one from a newer kernel, where runc warns and goes on.
 #[derive(Debug, Default)]
-pub(crate) struct LiftedCapabilities {
+struct LiftedCapabilities {
     sets: Option<Capabilities>,
     unknown: Vec<String>,
 }
@@ -300,7 +352,7 @@ pub(crate) struct LiftedCapabilities {
 // === impl LiftedCapabilities ===
 
 impl LiftedCapabilities {
-    pub(crate) fn lift(
+    fn lift(
         document: Document<'_>,
         prefix: &str,
         process: Option<&mut Value>,

@@ -128,6 +128,8 @@ pub struct Mount {
     pub propagation_recursive: bool,
     /// Give the mount's root the mode of the directory that it covers, if that was there.
     pub inherit_mode: bool,
+    /// Copy into the mount what the directory has that it covers.
+    pub copy_up: bool,
     /// Keep the mount's own descriptor here.
     pub keep: Option<Reg>,
 }
@@ -168,6 +170,25 @@ pub struct Capabilities {
     pub ambient: u64,
 }
 
+/// How the kernel schedules a process: `struct sched_attr` without its size.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Scheduler {
+    /// `SCHED_*`.
+    pub policy: u32,
+    /// `SCHED_FLAG_*`.
+    pub flags: u64,
+    /// -20 to 19.
+    pub nice: i32,
+    /// Of `SCHED_FIFO` and `SCHED_RR`.
+    pub priority: u32,
+    /// Of `SCHED_DEADLINE`, in nanoseconds.
+    pub runtime: u64,
+    /// Likewise.
+    pub deadline: u64,
+    /// Likewise.
+    pub period: u64,
+}
+
 /// Which program the birth ends in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Exec {
@@ -188,6 +209,9 @@ pub enum Step {
     Setns(Slot, u32),
     /// `unshare` of `CLONE_NEW*` flags.
     Unshare(u32),
+    /// Makes a time namespace whose clocks are off by these lines of
+    /// `/proc/self/timens_offsets`, through [`Reg::Proc`], and enters it.
+    TimeNamespace(Text),
     /// Makes a file system without attaching it, as the root of the caller's user namespace:
     /// what it is, its `MOUNT_ATTR_*` bits, and where it is kept.
     Detached(Source, u64, Reg),
@@ -282,6 +306,16 @@ pub enum Step {
     Label(Text, Text),
     /// `ioprio_set` of the caller.
     IoPriority(i32),
+    /// `sched_setattr` of the caller.
+    Scheduler(Scheduler),
+    /// `sched_setaffinity` of the caller: entries of the plan's table of groups, which are words
+    /// of the mask here.
+    Affinity {
+        /// The first entry.
+        first: u32,
+        /// How many.
+        len: u32,
+    },
     /// Takes the console as controlling terminal and as 0, 1 and 2.
     ControllingTerminal,
     /// `dup2` of a slot to a descriptor number of the program.
@@ -401,6 +435,10 @@ pub enum Op {
     Read,
     Fstat,
     Clone3,
+    Getdents64,
+    Readlinkat,
+    Utimensat,
+    CopyFileRange,
     /// A check of Duet's own: the errno says why.
     Check,
 }

@@ -122,6 +122,9 @@ pub(crate) const CASES: &[Case] = &[
     case("I/O priority", |s, _| {
         s["process"]["ioPriority"] = json!({"class": "IOPRIO_CLASS_BE", "priority": 6})
     }),
+    case("scheduler", |s, _| {
+        s["process"]["scheduler"] = json!({"policy": "SCHED_BATCH", "nice": 5})
+    }),
     case("AppArmor profile", |s, _| {
         s["process"]["apparmorProfile"] = json!("no-such-profile")
     }),

@@ -2,7 +2,7 @@
 
 use core::ffi::{CStr, c_int, c_long};
 
-use duet_step::Op;
+use duet_step::{Op, Scheduler};
 
 use super::{Fd, done};
 use crate::fault::{Fault, answer};
@@ -149,6 +149,55 @@ pub(crate) fn setrlimit(resource: u32, soft: u64, hard: u64) -> Result<(), Fault
     // nothing, for the last argument is null.
     done(Op::Step, unsafe {
         call!(libc::SYS_prlimit64, 0_i32, resource, &limit, null)
+    })
+}
+
+/// The kernel's `struct sched_attr`, version 1.
+#[repr(C)]
+#[derive(Default)]
+struct SchedAttr {
+    size: u32,
+    policy: u32,
+    flags: u64,
+    nice: i32,
+    priority: u32,
+    runtime: u64,
+    deadline: u64,
+    period: u64,
+    util_min: u32,
+    util_max: u32,
+}
+
+/// `sched_setattr` of the caller.
+pub(crate) fn sched_setattr(scheduler: &Scheduler) -> Result<(), Fault> {
+    let size = core::mem::size_of::<SchedAttr>();
+    let attr = SchedAttr {
+        size: u32::try_from(size).map_err(|_| Fault::check(libc::EINVAL))?,
+        policy: scheduler.policy,
+        flags: scheduler.flags,
+        nice: scheduler.nice,
+        priority: scheduler.priority,
+        runtime: scheduler.runtime,
+        deadline: scheduler.deadline,
+        period: scheduler.period,
+        ..SchedAttr::default()
+    };
+    // SAFETY: the kernel reads as many bytes of `attr` as its first field says, which is its size.
+    done(Op::Step, unsafe {
+        call!(libc::SYS_sched_setattr, 0_i32, &attr, 0_u32)
+    })
+}
+
+/// `sched_setaffinity` of the caller; bit n of the words is processor n.
+pub(crate) fn sched_setaffinity(words: &[u32]) -> Result<(), Fault> {
+    // SAFETY: the kernel reads as many bytes of `words` as it is told, which is all of them.
+    done(Op::Step, unsafe {
+        call!(
+            libc::SYS_sched_setaffinity,
+            0_i32,
+            core::mem::size_of_val(words),
+            words.as_ptr()
+        )
     })
 }
 

@@ -306,15 +306,23 @@ fn a_pid_namespace_is_joined_and_the_parent_stays_the_parent() {
 }
 
 /// A further process at its gate, in a container that sleeps.
-fn exec(stage: &Stage, process: serde_json::Value) -> (Newborn, stage::Pipes, OwnedFd) {
-    let spec = stage.spec(["sleep", "100"]);
-    let container = stage.container(&spec);
+pub(crate) fn exec(stage: &Stage, process: serde_json::Value) -> (Newborn, stage::Pipes, OwnedFd) {
+    exec_in(stage, &stage.spec(["sleep", "100"]), process)
+}
+
+/// As [`exec`], in a container of this spec.
+pub(crate) fn exec_in(
+    stage: &Stage,
+    spec: &serde_json::Value,
+    process: serde_json::Value,
+) -> (Newborn, stage::Pipes, OwnedFd) {
+    let container = stage.container(spec);
     let (
         Newborn {
             pidfd: init, gate, ..
         },
         _,
-    ) = stage.create(&stage.plan(&spec)).unwrap();
+    ) = stage.create(&stage.plan(spec)).unwrap();
     gate.open().unwrap();
     let process = Process::parse(process.to_string().as_bytes()).unwrap();
     let facts = duet_launch::exec_facts(ask(&container, &process)).unwrap();

@@ -3,6 +3,7 @@
 
 mod attacks;
 mod budget;
+mod fields;
 mod id_maps;
 mod lives;
 mod places;

@@ -71,7 +71,7 @@ fn tables(plan: &Plan) {
             Step::Seccomp(Program { first, len }, _) => {
                 assert!(len > 0 && first as usize + usize::from(len) <= plan.programs.len());
             }
-            Step::Groups { first, len } => {
+            Step::Groups { first, len } | Step::Affinity { first, len } => {
                 assert!((first + len) as usize <= plan.groups.len());
             }
             Step::Exec(Exec::Slot(runner)) => slot(runner),
@@ -82,6 +82,7 @@ fn tables(plan: &Plan) {
             | Step::Remount(one, ..)
             | Step::ReadOnly(one)
             | Step::Mask(one)
+            | Step::TimeNamespace(one)
             | Step::Hostname(one)
             | Step::Domainname(one)
             | Step::OomScoreAdj(one)
@@ -102,6 +103,7 @@ fn tables(plan: &Plan) {
             | Step::Umask(_)
             | Step::Rlimit { .. }
             | Step::IoPriority(_)
+            | Step::Scheduler(_)
             | Step::ControllingTerminal
             | Step::Null(_)
             | Step::NoNewPrivileges
@@ -187,7 +189,11 @@ fn order(plan: &Plan) {
         let as_host = |step: &Step| {
             matches!(
                 step,
-                Step::OomScoreAdj(_) | Step::IoPriority(_) | Step::Detached(.., Reg::Dev)
+                Step::OomScoreAdj(_)
+                    | Step::IoPriority(_)
+                    | Step::Scheduler(_)
+                    | Step::TimeNamespace(_)
+                    | Step::Detached(.., Reg::Dev)
             )
         };
         let root = one("root", &|step| matches!(step, Step::MappedRoot));
@@ -222,7 +228,9 @@ fn registers(plan: &Plan) {
             Step::BindConsole => &[Reg::Console, Reg::Dev],
             Step::Carry(_) => &[Reg::Covered, Reg::Dev],
             Step::ControllingTerminal => &[Reg::Console],
-            Step::Sysctl(..) | Step::OomScoreAdj(_) | Step::Label(..) => &[Reg::Proc],
+            Step::Sysctl(..) | Step::OomScoreAdj(_) | Step::Label(..) | Step::TimeNamespace(_) => {
+                &[Reg::Proc]
+            }
             _ => &[],
         };
         for register in needs {

@@ -14,6 +14,7 @@ mod cgroups;
 mod golden;
 mod helpers;
 mod invariants;
+mod labels;
 mod promises;
 mod random;
 mod support;
