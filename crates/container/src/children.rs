@@ -28,6 +28,13 @@ struct Known {
 #[derive(Debug)]
 pub(crate) struct Labour(Arc<Children>);
 
+/// While it lives, a birth stands still, and its process is not taken for a stranger.
+#[derive(Debug)]
+pub(crate) struct Stopped {
+    children: Arc<Children>,
+    pid: i32,
+}
+
 /// A process with an owner. While it lives, the process is not taken for a stranger.
 #[derive(Debug)]
 pub(crate) struct Child {
@@ -59,6 +66,29 @@ impl Children {
             children: Arc::clone(self),
             pid,
             pidfd,
+        }
+    }
+
+    /// Lets strangers be reaped while a birth stops for a long time, in which `pid` is its only
+    /// process. For who holds a [`Labour`].
+    pub(crate) fn stop(self: &Arc<Self>, pid: i32) -> Stopped {
+        let mut known = self.known();
+        known.births -= 1;
+        *known.owned.entry(pid).or_default() += 1;
+        Stopped {
+            children: Arc::clone(self),
+            pid,
+        }
+    }
+
+    /// Takes one owner of a number away.
+    fn disown(&self, pid: i32) {
+        let mut known = self.known();
+        if let Some(owners) = known.owned.get_mut(&pid) {
+            *owners -= 1;
+            if *owners == 0 {
+                known.owned.remove(&pid);
+            }
         }
     }
 
@@ -96,6 +126,14 @@ impl Drop for Labour {
     }
 }
 
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        // In this order: in between it is neither reaped nor forgotten.
+        self.children.known().births += 1;
+        self.children.disown(self.pid);
+    }
+}
+
 impl AsFd for Child {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.pidfd.as_fd()
@@ -110,13 +148,7 @@ impl AsRawFd for Child {
 
 impl Drop for Child {
     fn drop(&mut self) {
-        let mut known = self.children.known();
-        if let Some(owners) = known.owned.get_mut(&self.pid) {
-            *owners -= 1;
-            if *owners == 0 {
-                known.owned.remove(&self.pid);
-            }
-        }
+        self.children.disown(self.pid);
     }
 }
 
@@ -186,5 +218,20 @@ mod tests {
         assert!(duet_linux::process::wait(&second).is_ok());
         drop(second);
         assert!(children.known().owned.is_empty());
+    }
+
+    #[test]
+    fn a_birth_that_stops_keeps_its_process_and_no_stranger() {
+        let children = Arc::new(Children::default());
+        let labour = children.labour();
+        assert_eq!(children.reap(), Round::Busy);
+        let stopped = children.stop(-1);
+        assert!(children.known().owned.contains_key(&-1));
+        assert_eq!(children.known().births, 0);
+        drop(stopped);
+        assert!(children.known().owned.is_empty());
+        assert_eq!(children.reap(), Round::Busy);
+        drop(labour);
+        assert_eq!(children.known().births, 0);
     }
 }

@@ -90,17 +90,7 @@ pub fn spawn_with<E: From<Error>>(
     let first = (pid, pidfd.as_fd());
     let ready = until_ready(plan, forks, &ours, first, &mut told, stop);
     let Told { console, second } = told;
-    let (pid, pidfd) = match second {
-        None => (pid, pidfd),
-        Some(second) => {
-            // The first has ended, or is about to: the message was its last word.
-            let ended = process::wait(&pidfd).map_err(Error::call("waitid"));
-            if ready.is_ok() {
-                ended?;
-            }
-            second
-        }
-    };
+    let (pid, pidfd) = second.unwrap_or((pid, pidfd));
     let end = ready.and_then(|()| {
         let process = pidfd.try_clone().map_err(Error::call("fcntl"));
         process.map_err(|error| End::Error(E::from(error)))
@@ -167,7 +157,9 @@ fn until_ready<E: From<Error>>(
                 Some((_, message)) => return Err(failure(failed(plan, message))),
             }
         }
-        let Some(received) = listen(channel).map_err(failure)? else {
+        // Whoever it forked has the channel too, and nobody else knows of it.
+        let alone = (forks && told.second.is_none()).then_some(first.1);
+        let Some(received) = listen(channel, alone).map_err(failure)? else {
             // The first half ends without a fork when one of its steps has failed.
             let last = unanswered.filter(|message| message.kind == Message::FAILED);
             return Err(last.map_or(End::Silently, |last| failure(failed(plan, last))));
@@ -178,6 +170,9 @@ fn until_ready<E: From<Error>>(
             Message::BORN => {
                 let pid = i32::try_from(message.step).ok();
                 told.second = pid.zip(received.descriptor);
+                // It has ended, or is about to: the message was its last word. Reaped here, so
+                // that nobody takes it for a stranger while something else is waited for.
+                process::wait(first.1).map_err(|error| failure(Error::call("waitid")(error)))?;
             }
             // A first half that failed with its last words has lost the second, which may speak
             // until it is killed.
@@ -201,9 +196,21 @@ fn taken(pidfd: BorrowedFd<'_>, message: Message) -> Result<OwnedFd, Error> {
     process::take_descriptor(pidfd, number).map_err(Error::call("pidfd_getfd"))
 }
 
-/// The next message, or nothing when the channel has closed.
-fn listen(channel: impl AsFd) -> Result<Option<Received<{ size_of::<Message>() }>>, Error> {
-    let heard = channel::receive(channel, Instant::now() + PATIENCE);
+/// The next message, or nothing when the channel has closed, or when the process `alone` has ended
+/// without another word: killed between its fork and its message, it has left behind a process
+/// that only the channel's end will tell to end.
+fn listen(
+    channel: impl AsFd,
+    alone: Option<BorrowedFd<'_>>,
+) -> Result<Option<Received<{ size_of::<Message>() }>>, Error> {
+    let deadline = Instant::now() + PATIENCE;
+    if let Some(process) = alone {
+        let spoke = channel::readable_before(&channel, process, deadline);
+        if spoke.map_err(Error::call("poll"))? == Some(false) {
+            return Ok(None);
+        }
+    }
+    let heard = channel::receive(channel, deadline);
     match heard.map_err(Error::call("recvmsg"))? {
         Heard::Message(received) => Ok(Some(received)),
         Heard::Closed => Ok(None),
@@ -278,7 +285,7 @@ impl Gate {
         channel::send_byte(&self.channel, 1).map_err(Error::call("gate"))?;
         let mut expected = self.plan.listens_late().then_some(listener);
         loop {
-            let message = match (listen(&self.channel)?, &expected) {
+            let message = match (listen(&self.channel, None)?, &expected) {
                 (Some(received), _) => decode(&received),
                 // The channel closes on exec; but who could not speak has not come so far.
                 (None, Some(_)) => return Err(Error::Unheard.into()),
@@ -299,11 +306,11 @@ impl Gate {
 mod tests {
     use std::fs::File;
     use std::io::Write;
+    use std::process::Command;
 
     use super::*;
 
-    #[test]
-    fn a_failure_to_tell_of_the_second_half_is_not_forgotten_for_what_that_says() {
+    fn plan() -> Plan {
         let helper = duet_plan::Helper {
             path: "/bin/true",
             args: &[],
@@ -311,7 +318,12 @@ mod tests {
             cwd: "/",
             descriptors: &[],
         };
-        let plan = helper.plan().unwrap();
+        helper.plan().unwrap()
+    }
+
+    #[test]
+    fn a_failure_to_tell_of_the_second_half_is_not_forgotten_for_what_that_says() {
+        let plan = plan();
         let (ours, theirs) = channel::pair().unwrap();
         let mut theirs = File::from(theirs);
         for kind in [Message::PAUSED, Message::FAILED, Message::READY] {
@@ -325,5 +337,27 @@ mod tests {
         let never = |_: Stop<'_>| -> Result<(), Error> { unreachable!() };
         let ended = until_ready(&plan, true, &ours, first, &mut Told::default(), never);
         assert!(matches!(ended, Err(End::Error(Error::Step { .. }))));
+    }
+
+    #[test]
+    fn a_first_half_that_was_killed_before_it_told_of_the_second_is_not_waited_for() {
+        let plan = plan();
+        // The second half, of which nobody knows, holds the channel.
+        let (ours, _second) = channel::pair().unwrap();
+        let mut child = Command::new("sleep").arg("100").spawn().unwrap();
+        let pid = i32::try_from(child.id()).unwrap();
+        let pidfd = process::pidfd_open(pid).unwrap();
+        child.kill().unwrap();
+        let never = |_: Stop<'_>| Err(Error::Plan("it stops for nobody"));
+        let mut told = Told::default();
+        let first = (pid, pidfd.as_fd());
+        let ready = until_ready(&plan, true, &ours, first, &mut told, never);
+        let Err(end @ End::Silently) = ready else {
+            panic!("it was heard of");
+        };
+        let why = end.reaped(&pidfd).to_string();
+        assert!(why.contains("with code 137"), "{why}");
+        // Reaped above.
+        assert!(child.try_wait().is_err());
     }
 }

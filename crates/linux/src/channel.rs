@@ -167,6 +167,39 @@ pub fn take(socket: impl AsFd, limit: usize) -> io::Result<(Vec<u8>, Vec<OwnedFd
     }
 }
 
+/// Waits until one of two can be read, or the deadline has passed: whether the first can. What was
+/// there when the second became readable counts.
+///
+/// # Errors
+///
+/// The kernel's.
+pub fn readable_before(
+    first: impl AsFd,
+    second: impl AsFd,
+    deadline: Instant,
+) -> io::Result<Option<bool>> {
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let timeout = Timespec::try_from(left).map_err(io::Error::other)?;
+        let mut both = [
+            PollFd::new(&first, PollFlags::IN),
+            PollFd::new(&second, PollFlags::IN),
+        ];
+        match poll(&mut both, Some(&timeout)) {
+            Err(rustix::io::Errno::INTR) => continue,
+            Err(error) => return Err(error.into()),
+            Ok(0) => return Ok(None),
+            Ok(_) => {}
+        }
+        let [one, _] = &both;
+        if !one.revents().is_empty() {
+            return Ok(Some(true));
+        }
+        // Whoever wrote and ended in between was polled in this order.
+        return readable(&first, Instant::now()).map(Some);
+    }
+}
+
 /// Waits until there is something to read, or an end, or the deadline has passed.
 ///
 /// # Errors

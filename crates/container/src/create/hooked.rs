@@ -19,6 +19,8 @@ impl Linux {
     /// The hooks that run before the pivot.
     pub(super) fn pause(&self, pid: i32, pidfd: BorrowedFd<'_>) -> Result<(), Error> {
         self.begun.store(true, Ordering::Release);
+        // Hooks may take minutes; what other containers of the pod leave behind is reaped meanwhile.
+        let _stopped = self.ground.children().stop(pid);
         let state = self.state(Some(pid));
         for moment in [Moment::Prestart, Moment::CreateRuntime] {
             state.run(moment, self.beside())?;
