@@ -61,7 +61,6 @@ mod tests {
             ("/srv/sleep", None),
             ("./sleep", None),
             ("sh", None),
-            ("", None),
         ] {
             let json = format!(r#"{{"args":["{asked}"],"cwd":"/","user":{{"uid":0,"gid":0}}}}"#);
             let process = Process::parse(json.as_bytes()).unwrap();
