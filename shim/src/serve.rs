@@ -19,7 +19,7 @@ use containerd_shim::Flags;
 use containerd_shim_protos::sandbox_async::create_sandbox;
 use containerd_shim_protos::shim_async::create_task;
 use duet_linux::process;
-use duet_pod::{Config, Pod};
+use duet_pod::{Config, Pod, Programs};
 use duet_wasm::Cache;
 use nix::unistd;
 use tokio::sync::mpsc;
@@ -176,10 +176,14 @@ fn config(flags: &Flags, pod: String, bundle: &Path) -> Result<Config, Error> {
         namespace: flags.namespace.clone(),
         bundle: bundle.to_owned(),
         holder: beside("duet-holder"),
-        runner: beside("duet-runner"),
-        compiler: beside("duet-compiler"),
-        tools: beside("duet-tools.wasm"),
-        cache: PathBuf::from(Cache::DIRECTORY),
+        programs: Programs {
+            runner: beside("duet-runner"),
+            compiler: beside("duet-compiler"),
+            tools: beside("duet-tools.wasm"),
+            cache: PathBuf::from(Cache::DIRECTORY),
+            duet: beside("duet"),
+            address: flags.address.clone(),
+        },
     })
 }
 

@@ -6,6 +6,7 @@
 mod births;
 mod cri;
 mod events;
+mod images;
 mod kills;
 mod left;
 mod logs;

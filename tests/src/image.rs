@@ -26,6 +26,8 @@ pub struct Image {
     name: String,
     entries: BTreeMap<PathBuf, Entry>,
     config: serde_json::Map<String, Value>,
+    /// Layers that are no file system, each with its media type. With one of them there is no other.
+    artifacts: Vec<(String, Vec<u8>)>,
 }
 
 #[derive(Debug)]
@@ -159,6 +161,13 @@ impl Image {
         self
     }
 
+    /// Adds a layer that is no file system. An image with one has no files.
+    #[must_use]
+    pub fn artifact(mut self, kind: &str, content: Vec<u8>) -> Self {
+        self.artifacts.push((kind.to_owned(), content));
+        self
+    }
+
     /// Sets the program that containers of this image run.
     #[must_use]
     pub fn entrypoint(mut self, args: &[&str]) -> Self {
@@ -253,14 +262,12 @@ struct Archive {
 impl Archive {
     /// Adds an image and returns the descriptor of its manifest.
     fn image(&mut self, image: &Image) -> io::Result<Value> {
-        let layer = image.layer()?;
-        let diff = digest(&layer);
-        let layer = self.blob("application/vnd.oci.image.layer.v1.tar", &layer)?;
+        let (layers, diffs) = self.layers(image)?;
         let config = json!({
             "architecture": architecture(),
             "os": "linux",
             "config": image.config,
-            "rootfs": { "type": "layers", "diff_ids": [diff] },
+            "rootfs": { "type": "layers", "diff_ids": diffs },
         });
         let config = self.blob(
             "application/vnd.oci.image.config.v1+json",
@@ -268,12 +275,24 @@ impl Archive {
         )?;
         let kind = "application/vnd.oci.image.manifest.v1+json";
         let manifest = json!({
-            "schemaVersion": 2, "mediaType": kind, "config": config, "layers": [layer],
+            "schemaVersion": 2, "mediaType": kind, "config": config, "layers": layers,
         });
         let mut manifest = self.blob(kind, manifest.to_string().as_bytes())?;
         manifest["annotations"] = json!({ "io.containerd.image.name": image.name });
         manifest["platform"] = json!({ "architecture": architecture(), "os": "linux" });
         Ok(manifest)
+    }
+
+    /// Adds the layers of an image; returns their descriptors, and the digests of those that are unpacked.
+    fn layers(&mut self, image: &Image) -> io::Result<(Vec<Value>, Vec<String>)> {
+        if image.artifacts.is_empty() {
+            let layer = image.layer()?;
+            let kind = "application/vnd.oci.image.layer.v1.tar";
+            return Ok((vec![self.blob(kind, &layer)?], vec![digest(&layer)]));
+        }
+        let artifacts = image.artifacts.iter();
+        let layers = artifacts.map(|(kind, content)| self.blob(kind, content));
+        Ok((layers.collect::<io::Result<_>>()?, Vec::new()))
     }
 
     /// Adds a blob, unless it is there, and returns its descriptor.

@@ -7,6 +7,7 @@
 //!   run           images, sandbox, containers in order, logs, restarts, the end
 //!     cri         the calls, and the manifest in CRI's words
 //! duet image build     an image archive without a daemon
+//! duet layer           the WebAssembly in an image's layer, for the shim
 //! ```
 //!
 //! Exit status: the pod's (0, or the code of the first container that failed), 128 plus the
@@ -19,6 +20,7 @@ mod environment;
 mod error;
 mod expand;
 mod image;
+mod layer;
 mod log;
 mod machine;
 mod manifest;
@@ -54,6 +56,8 @@ enum Verb {
     /// Work with image archives
     #[command(subcommand)]
     Image(ImageVerb),
+    #[command(hide = true)]
+    Layer(layer::Args),
     /// Be the first process of a sandbox
     #[command(hide = true)]
     Pause,
@@ -75,8 +79,9 @@ fn main() -> ExitCode {
         }
     };
     let result = match command.verb {
-        Verb::Run(args) => run(args),
+        Verb::Run(args) => attend(run::run(args)),
         Verb::Image(ImageVerb::Build(args)) => image::build::build(args).map(|()| 0),
+        Verb::Layer(args) => attend(layer::run(args)),
         Verb::Pause => pause::run(),
     };
     match result {
@@ -88,8 +93,8 @@ fn main() -> ExitCode {
     }
 }
 
-/// Runs the pod on a runtime of one thread: it waits far more than it works.
-fn run(args: run::Args) -> Result<u8, Error> {
+/// Does the work on a runtime of one thread: it waits far more than it works.
+fn attend(work: impl Future<Output = Result<u8, Error>>) -> Result<u8, Error> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build();
@@ -97,5 +102,5 @@ fn run(args: run::Args) -> Result<u8, Error> {
         action: "could not start the runtime",
         source,
     })?;
-    runtime.block_on(run::run(args))
+    runtime.block_on(work)
 }

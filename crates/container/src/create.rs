@@ -181,8 +181,8 @@ impl Prepared {
             let _labour = ground.children().labour();
             Rootfs::mount(&bundle.join("rootfs"), &mounts)?
         };
-        let decided = kind::decide(&spec).inspect_err(|error| ends.complain(error));
-        let (kind, rule) = decided?;
+        let decided = kind::decide(&spec, || ground.layer(&id));
+        let (kind, rule) = decided.inspect_err(|error| ends.complain(error))?;
         let confined = Confined::create(&ground, &cgroup)?;
         confined
             .cgroup

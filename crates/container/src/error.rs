@@ -236,6 +236,14 @@ pub enum WasmError {
         /// Its first bytes in hexadecimal; `nothing` of an empty one.
         head: String,
     },
+    /// The image's layer of WebAssembly cannot be had, or is none.
+    #[error("the wasm layer of the image of container {container}: {why}")]
+    Layer {
+        /// The container.
+        container: String,
+        /// What `duet layer` said, or what is wrong with it.
+        why: String,
+    },
     /// It could not be compiled, or its compiled code could not be kept.
     #[error(transparent)]
     Cache(#[from] duet_wasm::Error),

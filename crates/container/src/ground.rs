@@ -1,5 +1,6 @@
 //! What every birth in a pod stands on.
 
+use std::fs::File;
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -16,6 +17,7 @@ use crate::children::Children;
 use crate::error::{Error, WasmError};
 use crate::helper::Served;
 use crate::kind::Guest;
+use crate::layer::Layers;
 use crate::ledger::Ledger;
 use crate::tools;
 use crate::workshop::{Tenancy, Workshop};
@@ -30,6 +32,23 @@ pub struct Ground {
     wasm: Wasm,
 }
 
+/// Where the programs of the wasm half and what they work on are.
+#[derive(Debug, Clone)]
+pub struct Programs {
+    /// The program that runs guests.
+    pub runner: PathBuf,
+    /// The program that compiles them.
+    pub compiler: PathBuf,
+    /// The guest that execs find in wasm containers whose image has no such program.
+    pub tools: PathBuf,
+    /// Where compiled code is kept, for the whole node.
+    pub cache: PathBuf,
+    /// The program that asks containerd for a guest that is in no file.
+    pub duet: PathBuf,
+    /// containerd's socket.
+    pub address: String,
+}
+
 /// The wasm half, opened when the first guest needs it.
 #[derive(Debug)]
 struct Wasm {
@@ -38,6 +57,7 @@ struct Wasm {
     tools_path: PathBuf,
     cache_path: PathBuf,
     workshop: Arc<Workshop>,
+    layers: Layers,
     runner: OnceLock<OwnedFd>,
     cache: OnceLock<Cache>,
 }
@@ -50,15 +70,22 @@ impl Ground {
     /// # Errors
     ///
     /// [`Error::Cgroup`] if there are none.
-    pub fn new(
-        namespace: String,
-        runner: PathBuf,
-        compiler: PathBuf,
-        tools: PathBuf,
-        cache: PathBuf,
-    ) -> Result<Self, Error> {
+    pub fn new(namespace: String, programs: Programs) -> Result<Self, Error> {
         let host = Host::detect().map_err(Error::cgroup("find the host's cgroups"))?;
         let children: Arc<Children> = Arc::default();
+        let Programs {
+            runner,
+            compiler,
+            tools,
+            cache,
+            duet,
+            address,
+        } = programs;
+        let layers = Layers {
+            program: duet,
+            address,
+            namespace: namespace.clone(),
+        };
         let workshop = Workshop::new(host.clone(), Arc::clone(&children));
         Ok(Ground {
             namespace,
@@ -67,6 +94,7 @@ impl Ground {
             namespaces: OnceLock::new(),
             wasm: Wasm {
                 workshop: Arc::new(workshop),
+                layers,
                 runner_path: runner,
                 compiler_path: compiler,
                 tools_path: tools,
@@ -150,6 +178,12 @@ impl Ground {
     /// The cgroup in which wasm is compiled while it is, below the root of each hierarchy.
     pub fn workshop(&self) -> &Path {
         self.wasm.workshop.path()
+    }
+
+    /// The WebAssembly layer of the image of a container, if it has one.
+    pub(crate) fn layer(&self, container: &str) -> Result<Option<File>, WasmError> {
+        let _labour = self.children.labour();
+        self.wasm.layers.of(container)
     }
 
     /// The node's compiled code, of which there is `size` at most: what the pod's first guest was

@@ -2,8 +2,9 @@
 //!
 //! 1. CRI's sandbox container is native.
 //! 2. An annotation decides: Duet's own, then crun's, then the image variant's.
-//! 3. The first bytes of the entrypoint decide. One that cannot be found is native: its birth
-//!    then fails with the words that a native container's would.
+//! 3. The first bytes of the entrypoint decide. If it is in no file, the image may have it for a
+//!    layer of its own, which containerd unpacks to nothing. One that cannot be found there either is
+//!    native: its birth then fails with the words that a native container's would.
 
 use std::fs::File;
 use std::io;
@@ -51,8 +52,11 @@ pub(crate) struct Guest {
 }
 
 /// Decides, and says which rule did: the value of the `CONTAINER_TYPE` annotation, the name of
-/// another annotation, or `bytes`.
-pub(crate) fn decide(spec: &Container) -> Result<(Kind, &'static str), WasmError> {
+/// another annotation, `bytes` or `layer`. What is in no file is asked of `layer`.
+pub(crate) fn decide(
+    spec: &Container,
+    layer: impl FnOnce() -> Result<Option<File>, WasmError>,
+) -> Result<(Kind, &'static str), WasmError> {
     if spec
         .annotations
         .get(annotations::CONTAINER_TYPE)
@@ -60,7 +64,7 @@ pub(crate) fn decide(spec: &Container) -> Result<(Kind, &'static str), WasmError
     {
         return Ok((Kind::Native, annotations::CONTAINER_TYPE));
     }
-    let (required, rule) = match spec.options.handler {
+    let (required, mut rule) = match spec.options.handler {
         Some((Handler::Native, rule)) => return Ok((Kind::Native, rule)),
         Some((Handler::Smart, rule)) if !looks_wasm(&spec.process) => {
             return Ok((Kind::Native, rule));
@@ -68,7 +72,15 @@ pub(crate) fn decide(spec: &Container) -> Result<(Kind, &'static str), WasmError
         Some((Handler::Wasm | Handler::Smart, rule)) => (true, rule),
         None => (false, "bytes"),
     };
-    match entrypoint(&spec.process, |path| open(spec, path)) {
+    let mut found = entrypoint(&spec.process, |path| open(spec, path));
+    if found.as_ref().err().is_some_and(kernel::is_absent)
+        && let Some(file) = layer()?
+    {
+        let name = spec.process.args.first().cloned().unwrap_or_default();
+        rule = "layer";
+        found = Ok((name, file));
+    }
+    match found {
         Ok((name, file)) => match format(&file) {
             Some(format) => Ok((Kind::Wasm(Guest { name, file, format }), rule)),
             None if required => Err(WasmError::NotWasm {

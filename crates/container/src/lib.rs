@@ -9,7 +9,7 @@
 //! | File | What it holds |
 //! | --- | --- |
 //! | `words`, `error` | the nouns that callers and events share; why something could not be done |
-//! | `create`, `confined`, `rootfs`, `kind`, `ground` | the birth of a container, and what it stands on |
+//! | `create`, `confined`, `rootfs`, `kind`, `layer`, `ground` | the birth of a container, and what it stands on |
 //! | `workshop` | the cgroup in which wasm is compiled |
 //! | `lifecycle` | what is allowed when: a pure function |
 //! | `actor`, `exec`, `process`, `handle` | who owns the container, and the way to it |
@@ -34,6 +34,7 @@ mod handle;
 mod helper;
 mod hooks;
 mod kind;
+mod layer;
 mod ledger;
 pub mod lifecycle;
 mod listen;
@@ -57,7 +58,7 @@ pub use children::{Children, Round};
 pub use create::{Birth, Prepared};
 pub use error::{Error, HookError, LoggerError, WasmError};
 pub use given::Given;
-pub use ground::Ground;
+pub use ground::{Ground, Programs};
 pub use handle::Container;
 pub use hooks::poststop;
 pub use ledger::Ledger;

@@ -25,6 +25,15 @@ pub fn sealed(name: &str, bytes: &[u8]) -> io::Result<OwnedFd> {
     Ok(file.into())
 }
 
+/// An empty file in memory, to be written by another program. Closes on exec.
+///
+/// # Errors
+///
+/// As [`sealed`].
+pub fn empty(name: &str) -> io::Result<OwnedFd> {
+    Ok(memfd_create(name, MemfdFlags::CLOEXEC)?)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use duet_linux::process;
-use duet_pod::{Config, Create, Given, Phase, Pod, Stdio};
+use duet_pod::{Config, Create, Given, Phase, Pod, Programs, Stdio};
 use duet_wasm::Cache;
 use nix::unistd;
 use serde_json::{Value, json};
@@ -104,10 +104,15 @@ async fn keep(place: Place, listener: UnixListener) -> Result<Option<UnixStream>
         namespace: "duet-oci".to_owned(),
         bundle: place.dir.clone(),
         holder: beside("duet-holder"),
-        runner: beside("duet-runner"),
-        compiler: beside("duet-compiler"),
-        tools: beside("duet-tools.wasm"),
-        cache: PathBuf::from(Cache::DIRECTORY),
+        programs: Programs {
+            runner: beside("duet-runner"),
+            compiler: beside("duet-compiler"),
+            tools: beside("duet-tools.wasm"),
+            cache: PathBuf::from(Cache::DIRECTORY),
+            // There is no containerd to ask for a guest that is in no file.
+            duet: beside("duet"),
+            address: String::new(),
+        },
     };
     let keeper = Arc::new(Keeper {
         pod: Pod::new(config, facts)?,

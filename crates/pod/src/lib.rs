@@ -23,7 +23,7 @@ mod sandbox;
 
 pub use duet_container::{
     Create, Deleted, Denied, Error as ContainerError, Exit, Fact, Given, HookError, IoOwner,
-    LoggerError, Phase, RootfsMount, Status, Stdio, WasmError,
+    LoggerError, Phase, Programs, RootfsMount, Status, Stdio, WasmError,
 };
 pub use duet_spec::{IdMappings, IdRange};
 pub use error::Error;

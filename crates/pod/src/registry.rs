@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use duet_cgroup::Cgroup;
 use duet_container::{
     Birth, Container, Create, Deleted, Error as ContainerError, Exit, Fact, Ground, Prepared,
-    Status, Stdio,
+    Programs, Status, Stdio,
 };
 use duet_spec::Process;
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
@@ -36,14 +36,8 @@ pub struct Config {
     pub bundle: PathBuf,
     /// The program that keeps the namespaces of a pod of the Sandbox service.
     pub holder: PathBuf,
-    /// The program that runs wasm guests.
-    pub runner: PathBuf,
-    /// The program that compiles them.
-    pub compiler: PathBuf,
-    /// The guest that execs find in wasm containers whose image has no such program.
-    pub tools: PathBuf,
-    /// Where compiled code is kept, for the whole node.
-    pub cache: PathBuf,
+    /// What the wasm half needs.
+    pub programs: Programs,
 }
 
 /// A handle on the pod; clones are the same pod.
@@ -119,13 +113,10 @@ impl Pod {
             namespace,
             bundle,
             holder,
-            runner,
-            compiler,
-            tools,
-            cache,
+            programs,
         } = config;
-        let ground = Ground::new(namespace, runner, compiler, tools, cache)
-            .map_err(|source| Error::Container { id, source })?;
+        let ground =
+            Ground::new(namespace, programs).map_err(|source| Error::Container { id, source })?;
         let inner = Inner {
             record: Record::new(&bundle),
             facts,

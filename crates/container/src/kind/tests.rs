@@ -40,7 +40,14 @@ impl Rig {
             "linux":{{"namespaces":[{{"type":"mount"}}]}}}}"#,
             volume.display()
         );
-        decide(&Container::parse(self.dir.path(), json.as_bytes()).unwrap())
+        let layer = || match fs::File::open(self.dir.path().join("layer")) {
+            Ok(layer) => Ok(Some(layer)),
+            Err(_) => Ok(None),
+        };
+        decide(
+            &Container::parse(self.dir.path(), json.as_bytes()).unwrap(),
+            layer,
+        )
     }
 
     fn kind(&self, arg: &str, annotations: &str) -> (&'static str, &'static str) {
@@ -143,4 +150,21 @@ fn annotations_override() {
         rig.kind("/app.wasm", sandbox),
         ("native", annotations::CONTAINER_TYPE)
     );
+}
+
+#[test]
+fn what_is_in_no_file_may_be_a_layer() {
+    let rig = Rig::new();
+    assert_eq!(rig.kind("server", ""), ("native", "bytes"));
+    rig.write("layer", b"\0asm\x0d\0\x01\0");
+    assert_eq!(rig.kind("server", ""), ("component", "layer"));
+    assert_eq!(
+        rig.kind("/app.wasm", ""),
+        ("module", "bytes"),
+        "a file is nearer"
+    );
+    let crun = r#""run.oci.handler":"wasm""#;
+    assert_eq!(rig.kind("server", crun), ("component", "layer"));
+    let native = r#""io.containerd.duet.v1.handler":"native""#;
+    assert_eq!(rig.kind("server", native).0, "native");
 }

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use duet_pod::{Config, Create, Error, Exit, Fact, Pod, RootfsMount, Stdio};
+use duet_pod::{Config, Create, Error, Exit, Fact, Pod, Programs, RootfsMount, Stdio};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 /// A pod and where it lives.
@@ -96,10 +96,14 @@ impl Rig {
             namespace: "test".to_owned(),
             bundle: shim,
             holder: binary("duet-holder"),
-            runner: binary("duet-runner"),
-            compiler,
-            tools: Path::new(env!("CARGO_MANIFEST_DIR")).join("../wasm/tools/tools.wasm"),
-            cache: dir.path().join("cache"),
+            programs: Programs {
+                runner: binary("duet-runner"),
+                compiler,
+                tools: Path::new(env!("CARGO_MANIFEST_DIR")).join("../wasm/tools/tools.wasm"),
+                cache: dir.path().join("cache"),
+                duet: dir.path().join("duet"),
+                address: "/no/containerd".to_owned(),
+            },
         };
         let pod = Pod::new(config, sender).unwrap();
         let parent = format!("/duet-test-{}-{number}", std::process::id());

@@ -1,0 +1,99 @@
+//! Images that have a wasm program for a layer, and none of it in a file.
+
+use duet_tests::image::{self, Image};
+use duet_tests::{Node, guests};
+
+/// The types that such a layer has.
+const LAYERS: [&str; 3] = [
+    "application/wasm",
+    "application/vnd.wasm.content.layer.v1+wasm",
+    "application/vnd.bytecodealliance.wasm.component.layer.v0+wasm",
+];
+
+/// Brings an image to the node, or what containerd says against it.
+fn import(node: &Node, image: Image) -> Result<(), String> {
+    let archive = node.scratch().join("image.tar");
+    image::write(&[image], &archive).expect("the archive can be written");
+    let outcome = node.ctr(&[
+        "images",
+        "import",
+        archive.to_str().expect("the path is UTF-8"),
+    ]);
+    if outcome.code == 0 {
+        Ok(())
+    } else {
+        Err(outcome.stderr)
+    }
+}
+
+/// Whether this containerd takes images whose layers are no file systems: since 1.6.25, and Debian 12
+/// has 1.6.20.
+fn takes_artifacts(node: &Node) -> bool {
+    !node.daemon().version().contains("1.6.20")
+}
+
+fn probe() -> Vec<u8> {
+    let all = guests::ALL.iter();
+    let mut probe = all.filter(|guest| guest.name == "probe.wasm");
+    let probe = probe.next().expect("there is a guest of this name");
+    probe.bytes.to_vec()
+}
+
+#[test]
+fn a_guest_that_is_a_layer_runs_as_if_it_were_a_file() {
+    let Some(node) = Node::enter_with_duet() else {
+        return;
+    };
+    for (number, kind) in LAYERS.into_iter().enumerate() {
+        let name = format!("duet.test/layer-{number}:1");
+        let image = Image::new(&name)
+            .artifact(kind, probe())
+            .entrypoint(&["/app.wasm"]);
+        let imported = import(&node, image);
+        if !takes_artifacts(&node) {
+            let why = imported.unwrap_err();
+            assert!(why.contains("mismatched image rootfs"), "{why}");
+            continue;
+        }
+        imported.unwrap();
+        let run = |args: &[&str]| node.container("layer").image(&name).args(args).run();
+        let outcome = run(&["/app.wasm", "exit", "7"]);
+        assert_eq!(outcome.code, 7, "{kind}: {outcome:?}");
+        let outcome = run(&["app", "args"]);
+        assert_eq!(outcome.stdout, "app\nargs\n", "{kind}: {outcome:?}");
+    }
+}
+
+#[test]
+fn a_layer_that_is_compiled_code_or_one_of_two_is_refused() {
+    let Some(node) = Node::enter_with_duet() else {
+        return;
+    };
+    if !takes_artifacts(&node) {
+        return;
+    }
+    let compiled = || b"\x7fELF\x02\x01\x01\xc8compiled elsewhere".to_vec();
+    let table = [
+        (
+            "duet.test/compiled:1",
+            vec![compiled()],
+            "no WebAssembly, it begins with",
+        ),
+        (
+            "duet.test/two:1",
+            vec![probe(), guests::random_bytes()],
+            "2 layers of WebAssembly, and a container runs one",
+        ),
+    ];
+    for (name, layers, why) in table {
+        let image = Image::new(name).entrypoint(&["/app.wasm"]);
+        let image = layers
+            .into_iter()
+            .fold(image, |image, layer| image.artifact(LAYERS[0], layer));
+        import(&node, image).unwrap();
+        let container = node.container("refused").image(name);
+        let outcome = container.args(&["/app.wasm"]).run();
+        assert_ne!(outcome.code, 0, "{name}");
+        assert!(outcome.stderr.contains(why), "{name}: {outcome:?}");
+    }
+}
