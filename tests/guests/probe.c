@@ -14,6 +14,7 @@
  *   probe.wasm idle               says "idle", then waits in poll
  *   probe.wasm grow MIB           touches that much memory, then says "grown"
  *   probe.wasm ask MIB            the same at each line of stdin; says "grown" or why not
+ *   probe.wasm look FILE COUNT     opens it so often; each first line or error that it met, once
  *   probe.wasm fill FILE MIB      writes that much into the file, then says "filled"
  *
  * An error ends with 1 and its reason on stderr.
@@ -104,6 +105,33 @@ static int ask(size_t mib)
     return 0;
 }
 
+static int look(const char *path, int count)
+{
+    static char seen[16][64];
+    int known = 0;
+
+    while (count-- > 0) {
+        char line[64] = "";
+        FILE *file = fopen(path, "r");
+        int at = 0;
+
+        if (file) {
+            if (fgets(line, sizeof line, file))
+                line[strcspn(line, "\n")] = 0;
+            fclose(file);
+        } else {
+            strncpy(line, strerror(errno), sizeof line - 1);
+        }
+        while (at < known && strcmp(seen[at], line) != 0)
+            at++;
+        if (at == known && known < 16) {
+            strcpy(seen[known++], line);
+            puts(line);
+        }
+    }
+    return 0;
+}
+
 static int fill(const char *path, size_t mib)
 {
     static char some[1 << 16];
@@ -114,6 +142,8 @@ static int fill(const char *path, size_t mib)
     for (size_t written = 0; written < mib << 20; written += sizeof some)
         if (fwrite(some, 1, sizeof some, file) != sizeof some)
             return fail(path);
+    if (fclose(file) != 0)
+        return fail(path);
     puts("filled");
     return 0;
 }
@@ -165,6 +195,8 @@ int main(int argc, char **argv)
         return grow((size_t)atoi(argv[2]));
     } else if (strcmp(job, "ask") == 0 && argc == 3) {
         return ask((size_t)atoi(argv[2]));
+    } else if (strcmp(job, "look") == 0 && argc == 4) {
+        return look(argv[2], atoi(argv[3]));
     } else if (strcmp(job, "fill") == 0 && argc == 4) {
         return fill(argv[2], (size_t)atoi(argv[3]));
     } else {

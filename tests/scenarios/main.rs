@@ -16,5 +16,6 @@ mod restarts;
 mod sandboxes;
 mod tasks;
 mod user_namespaces;
+mod volumes;
 mod wasm;
 mod wasm_execs;

@@ -20,6 +20,9 @@ pub const BUSYBOX_AS_USER: &str = "duet.test/busybox-as-user:1";
 /// The image of wasm containers: the guests of `tests/guests`, each in the root folder.
 pub const GUESTS: &str = "duet.test/guests:1";
 
+/// A guest, `/probe.wasm`, to be run by user and group 1000.
+pub const GUESTS_AS_USER: &str = "duet.test/guests-as-user:1";
+
 /// What an image holds.
 #[derive(Debug, Default)]
 pub struct Image {
@@ -66,7 +69,11 @@ pub fn all() -> Vec<Image> {
         .entrypoint(&["/bin/sleep", "2147483647"]);
     let user = native(BUSYBOX_AS_USER, busybox()).user("1000:1000");
     // In the order in which they are imported: the pause image is the last.
-    vec![native(BUSYBOX, busybox()), user, wasm, pause]
+    let guest = Image::new(GUESTS_AS_USER)
+        .file("/probe.wasm", guests::PROBE.bytes.to_vec(), 0o755)
+        .entrypoint(&["/probe.wasm"])
+        .user("1000:1000");
+    vec![native(BUSYBOX, busybox()), user, guest, wasm, pause]
 }
 
 fn native(name: &str, busybox: Vec<u8>) -> Image {

@@ -1,0 +1,187 @@
+//! A guest's files: each kind of mount is what it is for a native program.
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt as _, chown, symlink};
+use std::path::Path;
+
+use duet_tests::command::Outcome;
+use duet_tests::{Node, image};
+
+/// What a guest is told of `EROFS`: wasmtime's table of errors does not have it (decision 25).
+const READ_ONLY: &str = "I/O error";
+
+/// A `--mount` of `source` at `destination`.
+fn bind(source: &Path, destination: &str, options: &str) -> String {
+    let source = source.display();
+    format!("type=bind,src={source},dst={destination},options={options}")
+}
+
+/// Runs a job of the guest with these mounts and further options.
+fn probe(node: &Node, mounts: &[String], options: &[&str], job: &[&str]) -> Outcome {
+    let mounts = mounts.iter().flat_map(|mount| ["--mount", mount]);
+    let options: Vec<_> = mounts.chain(options.iter().copied()).collect();
+    node.container("files").with(&options).probe(job).run()
+}
+
+/// A file with a line that says where it is.
+fn file(path: &Path) {
+    let line = format!("{}\n", path.file_name().unwrap_or_default().display());
+    fs::write(path, line).expect("our own folder");
+}
+
+fn folder(node: &Node, name: &str) -> std::path::PathBuf {
+    let path = node.scratch().join(name);
+    fs::create_dir(&path).expect("our own folder");
+    path
+}
+
+fn refused(outcome: &Outcome, why: &str) {
+    assert_eq!(outcome.code, 1, "{outcome:?}");
+    assert!(outcome.stderr.contains(why), "{outcome:?}");
+}
+
+#[test]
+fn a_volume_in_a_volume_and_one_in_memory_are_what_they_are() {
+    let Some(node) = Node::enter_with_duet() else {
+        return;
+    };
+    let (outer, inner) = (folder(&node, "outer"), folder(&node, "inner"));
+    fs::create_dir(outer.join("below")).expect("our own folder");
+    file(&outer.join("of-outer"));
+    file(&inner.join("of-inner"));
+    let mounts = [
+        bind(&outer, "/data", "rbind:rw"),
+        bind(&inner, "/data/below", "rbind:ro"),
+        "type=tmpfs,src=tmpfs,dst=/scratch,options=size=64k:mode=1777".to_owned(),
+    ];
+    let run = |job: &[&str]| probe(&node, &mounts, &[], job);
+    assert_eq!(run(&["cat", "/data/of-outer"]).ok().stdout, "of-outer\n");
+    assert_eq!(
+        run(&["cat", "/data/below/of-inner"]).ok().stdout,
+        "of-inner\n"
+    );
+    let _written = run(&["write", "/data/new", "text"]).ok();
+    assert_eq!(fs::read(outer.join("new")).expect("written"), b"text\n");
+    refused(&run(&["write", "/data/below/new", "text"]), READ_ONLY);
+    let _written = run(&["write", "/scratch/new", "text"]).ok();
+    refused(
+        &run(&["fill", "/scratch/new", "1"]),
+        "No space left on device",
+    );
+}
+
+#[test]
+fn what_kubernetes_writes_is_read_through_its_links() {
+    let Some(node) = Node::enter_with_duet() else {
+        return;
+    };
+    // A ConfigMap, a Secret, a service account's token: folders that are swapped by one link.
+    let config = folder(&node, "config");
+    let version = |name: &str, text: &str| {
+        let version = config.join(name);
+        fs::create_dir(&version).expect("our own folder");
+        fs::write(version.join("token"), text).expect("our own folder");
+        symlink(name, config.join("..new")).expect("our own folder");
+        fs::rename(config.join("..new"), config.join("..data")).expect("our own folder");
+    };
+    version("..2026_01", "first\n");
+    symlink("..data/token", config.join("token")).expect("our own folder");
+    let at = "/var/run/secrets/kubernetes.io/serviceaccount";
+    let mounts = [
+        bind(&config, at, "rbind:ro"),
+        // A subPath is the file itself.
+        bind(&config.join("..2026_01/token"), "/single", "bind:ro"),
+    ];
+    let token = format!("{at}/token");
+    let run = |job: &[&str]| probe(&node, &mounts, &[], job);
+    assert_eq!(run(&["cat", &token]).ok().stdout, "first\n");
+    version("..2026_02", "second\n");
+    assert_eq!(run(&["cat", &token]).ok().stdout, "second\n");
+    assert_eq!(run(&["cat", "/single"]).ok().stdout, "first\n");
+    refused(&run(&["write", &token, "mine"]), READ_ONLY);
+    refused(&run(&["write", "/single", "mine"]), READ_ONLY);
+}
+
+#[test]
+fn a_read_only_root_is_read_only_but_for_what_is_mounted_in_it() {
+    let Some(node) = Node::enter_with_duet() else {
+        return;
+    };
+    let volume = folder(&node, "volume");
+    let mounts = [bind(&volume, "/data", "rbind:rw")];
+    let run = |job: &[&str]| probe(&node, &mounts, &["--read-only"], job);
+    refused(&run(&["write", "/tmp/new", "text"]), READ_ONLY);
+    let _written = run(&["write", "/data/new", "text"]).ok();
+    assert_eq!(run(&["cat", "/motd"]).ok().stdout, "a file of the image\n");
+}
+
+#[test]
+fn user_and_group_decide_what_a_guest_may_open() {
+    let Some(node) = Node::enter_with_duet() else {
+        return;
+    };
+    let volume = folder(&node, "volume");
+    for (name, mode, group) in [("roots", 0o600, 0), ("groups", 0o640, 1000)] {
+        let path = volume.join(name);
+        file(&path);
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).expect("our own file");
+        chown(&path, Some(0), Some(group)).expect("we are root");
+    }
+    let mount = bind(&volume, "/data", "rbind:rw");
+    let run = |job: &[&str]| {
+        let container = node.container("files").with(&["--mount", &mount]);
+        let args = [&["/probe.wasm"], job].concat();
+        container.image(image::GUESTS_AS_USER).args(&args).run()
+    };
+    refused(&run(&["cat", "/data/roots"]), "Permission denied");
+    assert_eq!(run(&["cat", "/data/groups"]).ok().stdout, "groups\n");
+    refused(
+        &run(&["write", "/data/groups", "mine"]),
+        "Permission denied",
+    );
+    refused(&run(&["write", "/data/new", "mine"]), "Permission denied");
+}
+
+#[test]
+fn what_a_neighbour_swaps_never_leads_a_guest_out_of_its_mounts() {
+    let Some(node) = Node::enter_with_duet() else {
+        return;
+    };
+    let volume = folder(&node, "volume");
+    // The file outside has the name of the one inside, wherever the links lead.
+    file(&node.scratch().join("secret"));
+    for place in ["inside", "outside"] {
+        fs::create_dir(volume.join(place)).expect("our own folder");
+    }
+    fs::write(volume.join("inside/secret"), "inside\n").expect("our own folder");
+    fs::remove_dir(volume.join("outside")).expect("our own folder");
+    symlink("../../../../../../..", volume.join("outside")).expect("our own folder");
+    let mount = bind(&volume, "/data", "rbind:rw");
+    let swap = "cd /data; cp -a inside now; echo ready; \
+                while :; do rm -rf now; ln -s outside now; rm now; cp -a inside now; done";
+    let mut native = node
+        .container("native")
+        .with(&["--mount", &mount])
+        .script(swap)
+        .start();
+    native.says("ready");
+    let outcome = node
+        .container("guest")
+        .image(image::GUESTS)
+        .with(&["--mount", &mount])
+        .args(&["/probe.wasm", "look", "/data/now/secret", "3000"])
+        .run()
+        .ok();
+    // What it saw, each once: the file, or that there is none.
+    for line in outcome.stdout.lines() {
+        let fine = [
+            "inside",
+            "",
+            "No such file or directory",
+            "Operation not permitted",
+        ];
+        assert!(fine.contains(&line), "{outcome:?}");
+    }
+    assert!(outcome.stdout.contains("inside\n"), "{outcome:?}");
+    native.end();
+}
