@@ -16,16 +16,26 @@ const PREVIEW1: &str = "args_get args_sizes_get clock_res_get clock_time_get env
     poll_oneoff proc_exit proc_raise random_get sched_yield sock_accept sock_recv sock_send \
     sock_shutdown";
 
-/// The packages of preview 2 that are provided, in version 0.2.
-const PREVIEW2: [&str; 7] = [
-    "wasi:cli/",
-    "wasi:clocks/",
-    "wasi:filesystem/",
-    "wasi:http/",
-    "wasi:io/",
-    "wasi:random/",
-    "wasi:sockets/",
+/// The interfaces of preview 2 that are provided, in version 0.2: each package with its own.
+const PREVIEW2: [(&str, &str); 7] = [
+    (
+        "wasi:cli/",
+        "environment exit stdin stdout stderr terminal-input terminal-output terminal-stdin \
+            terminal-stdout terminal-stderr",
+    ),
+    ("wasi:clocks/", "monotonic-clock wall-clock"),
+    ("wasi:filesystem/", "preopens types"),
+    ("wasi:http/", "types outgoing-handler"),
+    ("wasi:io/", "error poll streams"),
+    ("wasi:random/", "insecure insecure-seed random"),
+    (
+        "wasi:sockets/",
+        "instance-network ip-name-lookup network tcp tcp-create-socket udp udp-create-socket",
+    ),
 ];
+
+/// The drafts that are provided, each in the one version it was written down in.
+const DRAFTS: [&str; 1] = ["wasi:config/store@0.2.0-rc.1"];
 
 /// Validates `wasm` and checks what it imports and exports.
 pub(crate) fn check(wasm: &[u8], format: Format) -> Result<(), String> {
@@ -156,12 +166,11 @@ fn check_module(names: &Names) -> Result<(), String> {
 
 fn check_component(names: &Names) -> Result<(), String> {
     for (name, _) in &names.imports {
-        let known =
-            PREVIEW2.iter().any(|package| name.starts_with(package)) && name.contains("@0.2.");
-        if !known {
+        if !is_provided(name) {
             return Err(format!(
                 "imports {name:?}, which nothing provides: a component gets WASI preview 2 \
-                 (cli, clocks, filesystem, http, io, random, sockets, all 0.2){}",
+                 (cli, clocks, filesystem, http, io, random, sockets, all 0.2) and {}{}",
+                DRAFTS.join(", "),
                 hint(name)
             ));
         }
@@ -178,6 +187,18 @@ fn check_component(names: &Names) -> Result<(), String> {
     ))
 }
 
+fn is_provided(name: &str) -> bool {
+    let Some((interface, version)) = name.split_once('@') else {
+        return false;
+    };
+    let of = |(package, interfaces): &(&str, &str)| {
+        interface
+            .strip_prefix(package)
+            .is_some_and(|own| interfaces.split_ascii_whitespace().any(|it| it == own))
+    };
+    DRAFTS.contains(&name) || version.starts_with("0.2.") && PREVIEW2.iter().any(of)
+}
+
 /// What the import is known for elsewhere.
 fn hint(name: &str) -> &'static str {
     match name {
@@ -185,6 +206,20 @@ fn hint(name: &str) -> &'static str {
         "wasi" => "; this is wasi-threads",
         "env" => "; it was compiled for a host of its own, such as emscripten",
         _ if name.contains("@0.3") => "; this is preview 3",
+        _ if name.starts_with("wasi:nn/") => "; this is world wasi:nn/ml",
+        _ if name.starts_with("wasi:tls/") => "; this is world wasi:tls/imports",
+        _ if name.starts_with("wasi:keyvalue/") => "; this is world wasi:keyvalue/imports",
+        _ if name.starts_with("wasi:blobstore/") => "; this is world wasi:blobstore/imports",
+        _ if name.starts_with("wasi:messaging/") => "; this is world wasi:messaging/imports",
+        _ if name.starts_with("wasi:config/") => {
+            "; this is another draft of world wasi:config/imports"
+        }
+        _ if PREVIEW2
+            .iter()
+            .any(|(package, _)| name.starts_with(package)) =>
+        {
+            "; that package has it in no version 0.2"
+        }
         _ if name.starts_with("wasi:") => "; a proposal or another version of WASI",
         _ => "",
     }

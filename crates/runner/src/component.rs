@@ -9,6 +9,7 @@ use wasmtime::{Engine, Store};
 use wasmtime_wasi::p2::bindings::CommandPre;
 use wasmtime_wasi_http::p2::bindings::ProxyPre;
 
+use crate::config;
 use crate::end::End;
 use crate::guest::{Guest, STACK};
 use crate::imports::{imports, linker};
@@ -22,11 +23,13 @@ pub(crate) fn run(inherited: Inherited, handoff: &Handoff, signals: Signals) -> 
         Ok(Loaded::Command(component)) => component,
         Ok(Loaded::Server(component)) => {
             drop(inherited);
+            tell(&component, handoff);
             return serve::run(&component, handoff, signals);
         }
         Err(error) => return unfit(&error),
     };
     drop(inherited);
+    tell(&component, handoff);
     let pre = linker(&component)
         .and_then(|linker| linker.instantiate_pre(&component))
         .and_then(CommandPre::new);
@@ -52,6 +55,13 @@ pub(crate) fn run(inherited: Inherited, handoff: &Handoff, signals: Signals) -> 
     // The process is over: the kernel takes everything back faster than we could.
     std::mem::forget((runtime, pre));
     end
+}
+
+/// Keeps what only few components ask for.
+fn tell(component: &Component, handoff: &Handoff) {
+    if imports(component, "wasi:config/") {
+        config::remember(handoff);
+    }
 }
 
 /// A command that waits for the first time has started, and so have we: what only starting needed can go.

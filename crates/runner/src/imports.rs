@@ -13,6 +13,7 @@ use wasmtime_wasi::sockets::{WasiSockets, WasiSocketsView as _};
 use wasmtime_wasi_http::p2::bindings::{LinkOptions, http};
 use wasmtime_wasi_http::{WasiHttp, WasiHttpView as _};
 
+use crate::config;
 use crate::guest::Guest;
 
 /// A linker with everything `component` imports, as far as there is such a thing.
@@ -90,6 +91,7 @@ fn link(l: &mut Linker<Guest>, interface: &str) -> wasmtime::Result<()> {
         "wasi:sockets/udp-create-socket" => {
             sockets::udp_create_socket::add_to_linker::<G, WasiSockets>(l, G::sockets)
         }
+        "wasi:config/store" => wasmtime_wasi_config::add_to_linker(l, config::view),
         "wasi:http/types" => {
             let options = LinkOptions::default();
             http::types::add_to_linker::<G, WasiHttp>(l, &(&options).into(), G::http)

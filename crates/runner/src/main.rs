@@ -13,6 +13,7 @@
 //! | `module.rs` | WASI preview 1: commands |
 //! | `preview1.rs`, `preview1/` | what they can call |
 //! | `component.rs` | WASI preview 2: commands; and which components are servers |
+//! | `config.rs` | `wasi:config` |
 //! | `imports.rs` | what components can be linked with |
 //! | `limits.rs` | growing memory past the container's limit |
 //! | `serve.rs`, `serve/` | `wasi:http` servers |
@@ -20,6 +21,7 @@
 #![forbid(unsafe_code)]
 
 mod component;
+mod config;
 mod end;
 mod guest;
 mod imports;

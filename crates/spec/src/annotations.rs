@@ -39,6 +39,10 @@ pub const HTTP_REUSE: &str = "io.containerd.duet.v1.http.reuse";
 /// holds, which can be one container's of a pod.
 pub const LISTEN: &str = "io.containerd.duet.v1.listen";
 
+/// Begins the names of values for `wasi:config`: `io.containerd.duet.v1.config.colour` is `colour`;
+/// set by the user. Names without one have the value of the guest's environment.
+pub const CONFIG: &str = "io.containerd.duet.v1.config.";
+
 /// crun's choice of a handler: `wasm`, or `wasm-smart` (wasm if the entrypoint's name says
 /// so). Honoured so that pods written for crun run unchanged.
 pub const CRUN_HANDLER: &str = "run.oci.handler";
@@ -70,6 +74,8 @@ pub struct Options {
     pub http_reuse: Option<NonZeroU32>,
     /// See [`LISTEN`].
     pub listen: Vec<SocketAddr>,
+    /// See [`CONFIG`].
+    pub config: BTreeMap<String, String>,
 }
 
 /// The name of the pod that a container belongs to, if it names one.
@@ -126,6 +132,12 @@ pub(crate) fn read(
                 "compat" => options.handler = Some((Handler::Wasm, IMAGE_VARIANT)),
                 "compat-smart" => options.handler = Some((Handler::Smart, IMAGE_VARIANT)),
                 _ => return Err(refuse("is neither compat nor compat-smart")),
+            },
+            other if other.starts_with(CONFIG) => match other.strip_prefix(CONFIG) {
+                Some(key) if !key.is_empty() => {
+                    options.config.insert(key.to_owned(), value.clone());
+                }
+                Some(_) | None => return Err(refuse("names no value")),
             },
             other if other.starts_with(PREFIX) => {
                 return Err(refuse("is no annotation that Duet knows"));

@@ -321,6 +321,7 @@ fn annotations_of_duets_own_are_checked() {
             "127.0.0.1:1,x",
             "is no list of address:port",
         ),
+        ("io.containerd.duet.v1.config.", "blue", "names no value"),
         (
             "io.containerd.duet.v1.typo",
             "1",

@@ -1,5 +1,6 @@
 //! What the shim tells the runner about its guest, in a sealed file.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Write as _};
 use std::net::SocketAddr;
@@ -30,6 +31,9 @@ pub struct Handoff {
     /// How to serve, if the guest turns out to be an http handler.
     #[serde(default)]
     pub http: Http,
+    /// What `wasi:config` tells, beside the environment.
+    #[serde(default)]
+    pub config: BTreeMap<String, String>,
     /// Where a preview 1 guest, which can open no socket, finds some open.
     #[serde(default)]
     pub listen: Vec<SocketAddr>,
@@ -136,6 +140,7 @@ mod tests {
             env: vec!["A=1=2".into(), "B".into()],
             cwd: "/srv".into(),
             http: Http::default(),
+            config: [("colour".into(), "blue".into())].into(),
             listen: vec![SocketAddr::from(([127, 0, 0, 1], 7000))],
         }
     }

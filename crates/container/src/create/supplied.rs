@@ -56,6 +56,7 @@ impl Linux {
             cwd: process.cwd.clone(),
             http,
             listen,
+            config: options.config.clone(),
         };
         let failed = |step| {
             let path = PathBuf::from(&name);

@@ -1,5 +1,6 @@
 //! Compiles a guest, runs it, and tells what became of it.
 
+use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::SocketAddr;
 use std::os::fd::AsRawFd as _;
@@ -155,6 +156,7 @@ impl Guest {
             env: Vec::new(),
             cwd: "/".into(),
             http: Http::default(),
+            config: BTreeMap::new(),
             listen: Vec::new(),
         };
         Self {
@@ -192,6 +194,11 @@ impl Guest {
     /// Leaves standard input open, for [`Running::typing`].
     pub(crate) fn typing(mut self) -> Self {
         self.typing = true;
+        self
+    }
+
+    pub(crate) fn config(mut self, name: &str, value: &str) -> Self {
+        self.handoff.config.insert(name.into(), value.into());
         self
     }
 

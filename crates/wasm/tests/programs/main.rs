@@ -6,6 +6,7 @@
 
 mod calls;
 mod commands;
+mod config;
 mod harness;
 mod jail;
 mod limits;

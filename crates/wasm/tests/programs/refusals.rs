@@ -66,14 +66,29 @@ fn an_import_that_nothing_provides_is_named_with_its_world() {
         text.contains("imports \"fd_teleport\" from \"wasi_snapshot_preview1\""),
         "{text}"
     );
-    let text = refused(
-        r#"(component (import "wasi:nn/graph@0.2.0" (instance)) (instance $r)
-            (export "wasi:cli/run@0.2.0" (instance $r)))"#,
-    );
-    assert!(
-        text.contains("imports \"wasi:nn/graph@0.2.0\", which nothing provides"),
-        "{text}"
-    );
+    for (import, world) in [
+        ("wasi:nn/graph@0.2.0", "; this is world wasi:nn/ml"),
+        (
+            "wasi:keyvalue/store@0.2.0-draft2",
+            "; this is world wasi:keyvalue/imports",
+        ),
+        (
+            "wasi:config/runtime@0.2.0-draft",
+            "; this is another draft of world wasi:config/imports",
+        ),
+        ("wasi:cli/environment@0.3.0", "; this is preview 3"),
+        (
+            "wasi:cli/teleport@0.2.3",
+            "; that package has it in no version 0.2",
+        ),
+    ] {
+        let text = refused(&format!(
+            r#"(component (import "{import}" (instance)) (instance $r)
+                (export "wasi:cli/run@0.2.0" (instance $r)))"#,
+        ));
+        let words = format!("imports {import:?}, which nothing provides");
+        assert!(text.contains(&words) && text.contains(world), "{text}");
+    }
 }
 
 #[test]
