@@ -228,9 +228,11 @@ fn cgroup(error: &duet_cgroup::Error) -> Code {
         Error::Refused { source, .. } => {
             scarcity(&io::Error::from(*source)).unwrap_or(Code::INVALID_ARGUMENT)
         }
-        Error::Call { source, .. } | Error::Devices { source, .. } | Error::Watch { source } => {
-            errno(&io::Error::from(*source))
-        }
+        Error::Call { source, .. }
+        | Error::Devices { source, .. }
+        | Error::Watch { source }
+        | Error::Bus { source, .. } => errno(&io::Error::from(*source)),
+        Error::Systemd { .. } | Error::Job { .. } => Code::FAILED_PRECONDITION,
     }
 }
 
@@ -421,7 +423,7 @@ mod tests {
             => INVALID_ARGUMENT,
     );
 
-    table!(cgroups, 12, cgroup,
+    table!(cgroups, 15, cgroup,
         duet_cgroup::Error::NoHierarchy => FAILED_PRECONDITION,
         duet_cgroup::Error::Path { path: path(), why: "y" } => INVALID_ARGUMENT,
         duet_cgroup::Error::Unsupported { field: text(), value: text(), why: "y" }
@@ -440,6 +442,11 @@ mod tests {
             => DEADLINE_EXCEEDED,
         duet_cgroup::Error::Devices { step: "x", source: Errno::EPERM } => INTERNAL,
         duet_cgroup::Error::Watch { source: Errno::ENOSPC } => RESOURCE_EXHAUSTED,
+        duet_cgroup::Error::Bus { step: "x", path: path(), source: Errno::ENOENT } => INTERNAL,
+        duet_cgroup::Error::Systemd { call: "x", unit: "a".into(), name: "b".into(), text: "c".into() }
+            => FAILED_PRECONDITION,
+        duet_cgroup::Error::Job { call: "x", unit: "a".into(), result: "b".into() }
+            => FAILED_PRECONDITION,
     );
 
     table!(launches, 7, launch,

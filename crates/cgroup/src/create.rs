@@ -52,12 +52,25 @@ impl Cgroup {
     /// # Errors
     ///
     /// [`Error::Occupied`] if processes live in it, [`Error::Path`] for a path that names no cgroup,
-    /// [`Error::Unsupported`] for a path of systemd's form (`slice:prefix:name`), [`Error::Call`]
-    /// or [`Error::Refused`] if the kernel refuses.
+    /// [`Error::Call`] or [`Error::Refused`] if the kernel refuses.
     pub fn create(host: &Host, path: &Path) -> Result<Self, Error> {
+        Self::make_where(host, path, vacant)
+    }
+
+    /// As [`Cgroup::create`], of one that systemd has made where it makes some, with a process in it.
+    pub(crate) fn adopt(host: &Host, path: &Path) -> Result<Self, Error> {
+        Self::make_where(host, path, |_| Ok(()))
+    }
+
+    /// Makes what is missing; what is there has to pass `look`.
+    fn make_where(
+        host: &Host,
+        path: &Path,
+        look: fn(&Path) -> Result<(), Error>,
+    ) -> Result<Self, Error> {
         let cgroup = Self::name(host, path)?;
         let mut made = Vec::new();
-        let result = cgroup.make(host, &mut made);
+        let result = cgroup.make(host, &mut made, look);
         if result.is_err() {
             for dir in made.iter().rev() {
                 // The error at hand is the one to report; what cannot be removed is in use by now.
@@ -71,8 +84,7 @@ impl Cgroup {
     ///
     /// # Errors
     ///
-    /// [`Error::Gone`] if no hierarchy has it, [`Error::Path`] and [`Error::Unsupported`] as
-    /// [`Cgroup::create`].
+    /// [`Error::Gone`] if no hierarchy has it, [`Error::Path`] as [`Cgroup::create`].
     pub fn open(host: &Host, path: &Path) -> Result<Self, Error> {
         let cgroup = Self::name(host, path)?;
         if cgroup.places.iter().any(|place| place.dir.is_dir()) {
@@ -174,15 +186,20 @@ impl Cgroup {
         })
     }
 
-    fn make(&self, host: &Host, made: &mut Vec<PathBuf>) -> Result<(), Error> {
+    fn make(
+        &self,
+        host: &Host,
+        made: &mut Vec<PathBuf>,
+        look: fn(&Path) -> Result<(), Error>,
+    ) -> Result<(), Error> {
         for place in &self.places {
-            make_dirs(&place.dir, made)?;
+            make_dirs(&place.dir, made, look)?;
             if place.name.split(',').any(|name| name == "cpuset") {
                 fill_cpuset(&place.dir, &place.mountpoint)?;
             }
         }
         if let Some(dir) = &self.unified {
-            make_dirs(dir, made)?;
+            make_dirs(dir, made, look)?;
         }
         if self.mode == Mode::V2
             && let Some(tree) = host.hierarchies().first()
@@ -202,14 +219,6 @@ fn check(path: &Path) -> Result<(), Error> {
         })
     };
     if !path.is_absolute() {
-        let text = path.to_string_lossy();
-        if text.split(':').count() == 3 {
-            return Err(Error::unsupported(
-                "linux.cgroupsPath",
-                text,
-                "the systemd cgroup driver is not offered yet",
-            ));
-        }
         return refuse("not absolute");
     }
     if path
@@ -225,7 +234,11 @@ fn check(path: &Path) -> Result<(), Error> {
 }
 
 /// `mkdir -p`, noting what it made; one call if all but the last is there.
-fn make_dirs(dir: &Path, made: &mut Vec<PathBuf>) -> Result<(), Error> {
+fn make_dirs(
+    dir: &Path,
+    made: &mut Vec<PathBuf>,
+    look: fn(&Path) -> Result<(), Error>,
+) -> Result<(), Error> {
     match make_dir(dir, made) {
         Err(error) if errno(&error) == Errno::ENOENT => {
             if let Some(parent) = dir.parent() {
@@ -237,7 +250,7 @@ fn make_dirs(dir: &Path, made: &mut Vec<PathBuf>) -> Result<(), Error> {
     }
     .or_else(|error| {
         if errno(&error) == Errno::EEXIST {
-            vacant(dir)
+            look(dir)
         } else {
             Err(Error::on("create", dir, &error))
         }

@@ -100,6 +100,38 @@ pub enum Error {
         /// What the kernel said.
         source: Errno,
     },
+    /// systemd could not be asked.
+    #[error("{step} systemd at {}", .path.display())]
+    Bus {
+        /// What was tried, as a verb.
+        step: &'static str,
+        /// The socket.
+        path: PathBuf,
+        /// What the kernel said.
+        source: Errno,
+    },
+    /// systemd refused.
+    #[error("systemd refuses {call} {unit}: {text} ({name})")]
+    Systemd {
+        /// The method of its manager.
+        call: &'static str,
+        /// The unit that it was about.
+        unit: Box<str>,
+        /// The error's name on D-Bus.
+        name: Box<str>,
+        /// What it said.
+        text: Box<str>,
+    },
+    /// systemd tried, and it came to nothing.
+    #[error("systemd's job of {call} {unit} ended as {result:?}")]
+    Job {
+        /// The method of its manager.
+        call: &'static str,
+        /// The unit that it was about.
+        unit: Box<str>,
+        /// How it ended: `failed`, `timeout`, `canceled` and so on.
+        result: Box<str>,
+    },
     /// The descriptor for OOM events could not be had.
     #[error("watch for OOM")]
     Watch {

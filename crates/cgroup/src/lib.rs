@@ -18,6 +18,8 @@
 //! (device programs, `unified`, `cgroup.kill`, OOM counters, pressure), or turns a read that failed
 //! into a zero (statistics).
 //!
+//! A cgroup that belongs to systemd is made by it and then used like any other ([`systemd`]).
+//!
 //! Everything here blocks, for microseconds as a rule and for a bounded time always.
 #![forbid(unsafe_code)]
 
@@ -38,6 +40,7 @@ mod remove;
 mod stats;
 mod stats_v1;
 mod stats_v2;
+pub mod systemd;
 
 pub use attach::Attach;
 pub use create::{Cgroup, OwnDir};

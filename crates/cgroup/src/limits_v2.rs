@@ -101,7 +101,7 @@ fn bytes_or_max(bytes: i64) -> String {
 
 /// The limit of swap alone, which v2 has, from that of memory and swap together, which the
 /// specification has.
-fn swap_alone(limit: Option<i64>, swap: Option<i64>) -> Result<Option<i64>, Error> {
+pub(crate) fn swap_alone(limit: Option<i64>, swap: Option<i64>) -> Result<Option<i64>, Error> {
     match (limit, swap) {
         (Some(-1), None) | (_, Some(-1)) => Ok(Some(-1)),
         (_, None) => Ok(None),
@@ -196,7 +196,7 @@ fn set_cpu(dir: &Path, cpu: &LinuxCpu) -> Result<(), Error> {
 ///
 /// [kubernetes/kubernetes#131216](https://github.com/kubernetes/kubernetes/issues/131216),
 /// [opencontainers/runc#4785](https://github.com/opencontainers/runc/pull/4785).
-fn weight_of_shares(shares: u64) -> u64 {
+pub(crate) fn weight_of_shares(shares: u64) -> u64 {
     match shares {
         0..=2 => 1,
         262_144.. => 10_000,
@@ -259,7 +259,7 @@ fn set_block_io(dir: &Path, block: &LinuxBlockIo) -> Result<(), Error> {
 }
 
 /// The weight (1 to 10000) that corresponds to the specification's (10 to 1000): runc's straight line.
-fn io_weight(weight: u16) -> u64 {
+pub(crate) fn io_weight(weight: u16) -> u64 {
     1 + u64::from(weight).saturating_sub(10) * 9999 / 990
 }
 

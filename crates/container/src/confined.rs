@@ -2,34 +2,126 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
+use duet_cgroup::systemd::{self, Scope};
 use duet_cgroup::{Cgroup, Host, Mode};
 use duet_plan::{CgroupFacts, Hierarchy};
+use duet_spec::{CgroupsPath, LinuxPids, LinuxResources};
 
 use crate::error::Error;
 use crate::ground::Ground;
+use crate::placeholder::Placeholder;
+
+/// How long systemd may take to stop a unit whose processes have ended: 10 s.
+const STOP_LIMIT: Duration = Duration::from_secs(10);
+
+/// The file of v2 that limits tasks.
+const TASKS: &str = "pids.max";
+
+/// Where a container's cgroup is to be, and who makes it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// Duet itself, below the root of each hierarchy.
+    Path(PathBuf),
+    /// systemd.
+    Scope(Scope),
+}
 
 /// A cgroup that is removed with its owner, and whatever lives in it killed.
 pub(crate) struct Confined {
     /// Which.
     pub(crate) cgroup: Cgroup,
+    /// The unit that it belongs to.
+    scope: Option<Scope>,
+    /// Who keeps the unit alive until the container's own process does.
+    placeholder: Mutex<Option<Placeholder>>,
     removed: AtomicBool,
+}
+
+// === impl Place ===
+
+impl Place {
+    /// Where `linux.cgroupsPath` says, else where runc would have it.
+    pub(crate) fn of(path: Option<&CgroupsPath>, id: &str) -> Result<Self, Error> {
+        Ok(match path {
+            Some(CgroupsPath::Cgroupfs(path)) => Place::Path(path.clone()),
+            None => Place::Path(Path::new("/").join(id)),
+            Some(CgroupsPath::Systemd {
+                slice,
+                prefix,
+                name,
+            }) => {
+                let scope = Scope::new(slice, prefix, name);
+                Place::Scope(scope.map_err(Error::cgroup("find the cgroup"))?)
+            }
+        })
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        match self {
+            Place::Path(path) => path,
+            Place::Scope(scope) => scope.path(),
+        }
+    }
+
+    pub(crate) fn unit(&self) -> Option<&str> {
+        match self {
+            Place::Path(_) => None,
+            Place::Scope(scope) => Some(scope.unit()),
+        }
+    }
 }
 
 // === impl Confined ===
 
 impl Confined {
-    /// Makes it.
-    pub(crate) fn create(ground: &Ground, path: &Path) -> Result<Self, Error> {
-        Self::at(ground.host(), path).map_err(Error::cgroup("create the cgroup"))
+    /// Makes it and limits it.
+    pub(crate) fn create(
+        ground: &Ground,
+        place: Place,
+        resources: &LinuxResources,
+    ) -> Result<Self, Error> {
+        let failed = Error::cgroup("create the cgroup");
+        let confined = match place {
+            Place::Path(path) => Self::at(ground.host(), &path).map_err(failed)?,
+            Place::Scope(scope) => {
+                let placeholder = Placeholder::stand(ground.children())?;
+                let pid = placeholder.pid.unsigned_abs();
+                Confined {
+                    cgroup: scope.start(ground.host(), pid, resources).map_err(failed)?,
+                    scope: Some(scope),
+                    placeholder: Mutex::new(Some(placeholder)),
+                    removed: AtomicBool::new(false),
+                }
+            }
+        };
+        let limits = match &confined.scope {
+            None => confined.cgroup.limit(resources),
+            Some(_) => confined.cgroup.limit(&with_room(resources)),
+        };
+        limits.map_err(Error::cgroup("limit the container"))?;
+        Ok(confined)
     }
 
-    /// As [`Confined::create`], for what is no container.
+    /// Makes the cgroup of what is no container.
     pub(crate) fn at(host: &Host, path: &Path) -> Result<Self, duet_cgroup::Error> {
         Ok(Confined {
             cgroup: Cgroup::create(host, path)?,
+            scope: None,
+            placeholder: Mutex::default(),
             removed: AtomicBool::new(false),
         })
+    }
+
+    /// Lets go of what was needed until the container's process was in it.
+    pub(crate) fn settle(&self, resources: &LinuxResources) -> Result<(), Error> {
+        if !self.leave() {
+            return Ok(());
+        }
+        let limited = self.cgroup.update(&of_tasks(resources));
+        limited.map_err(Error::cgroup("limit the container"))
     }
 
     /// The files by which a process of one thread enters it, writing `0` to each.
@@ -55,18 +147,39 @@ impl Confined {
         }
     }
 
+    /// Changes its limits.
+    pub(crate) fn update(&self, resources: &LinuxResources) -> Result<(), duet_cgroup::Error> {
+        match &self.scope {
+            None => self.cgroup.update(resources),
+            Some(scope) => scope.update(&self.cgroup, resources),
+        }
+    }
+
     /// Ends what lives in it and removes it. May be called again.
     pub(crate) fn remove(&self) -> Result<(), duet_cgroup::Error> {
         if self.removed.load(Ordering::Acquire) {
             return Ok(());
         }
+        self.leave();
         self.cgroup.remove().or_else(|_| {
             // Something was still in it that nobody knows: it dies with its container.
             self.cgroup.kill()?;
             self.cgroup.remove()
         })?;
+        if let Some(scope) = &self.scope {
+            systemd::stop(scope.unit(), STOP_LIMIT)?;
+        }
         self.removed.store(true, Ordering::Release);
         Ok(())
+    }
+
+    /// Ends the placeholder; whether there was one.
+    fn leave(&self) -> bool {
+        let mut placeholder = self
+            .placeholder
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        placeholder.take().is_some()
     }
 }
 
@@ -76,4 +189,31 @@ impl Drop for Confined {
             tracing::warn!(cgroup = %self.cgroup.path().display(), %error, "cgroup left behind");
         }
     }
+}
+
+/// The limits while the placeholder is there: it counts as one of the container's tasks.
+fn with_room(resources: &LinuxResources) -> LinuxResources {
+    let mut resources = resources.clone();
+    let mut unlimited = LinuxPids::default();
+    unlimited.set_limit(-1);
+    resources.set_pids(Some(unlimited));
+    let unified = resources.unified().clone().map(|mut unified| {
+        unified.remove(TASKS);
+        unified
+    });
+    resources.set_unified(unified);
+    resources
+}
+
+/// The limits that wait until it has gone.
+fn of_tasks(resources: &LinuxResources) -> LinuxResources {
+    let mut tasks = LinuxResources::default();
+    tasks.set_devices(None);
+    tasks.set_pids(*resources.pids());
+    let unified = resources.unified().clone().map(|mut unified| {
+        unified.retain(|file, _| file == TASKS);
+        unified
+    });
+    tasks.set_unified(unified);
+    tasks
 }

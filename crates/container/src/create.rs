@@ -16,14 +16,12 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use duet_cgroup::{OomWatch, Stats};
 use duet_launch::{Ask, Attach, Newborn, Stop, Supplies, spawn_with};
 use duet_plan::{Descriptor, Given, Program};
-use duet_spec::{
-    CgroupsPath, Container as Spec, LinuxResources, Moment, Namespace, PodFiles, Process,
-};
+use duet_spec::{Container as Spec, LinuxResources, Moment, Namespace, PodFiles, Process};
 use duet_wasm::Compiled;
 use tokio::sync::mpsc::UnboundedSender;
 
 use crate::body::{Body, Born, PidNamespace};
-use crate::confined::Confined;
+use crate::confined::{Confined, Place};
 use crate::error::Error;
 use crate::exec::bury;
 use crate::ground::Ground;
@@ -45,7 +43,7 @@ mod supplied;
 pub struct Prepared {
     request: Create,
     spec: Spec,
-    cgroup: PathBuf,
+    cgroup: Place,
 }
 
 /// A container whose init stands at the gate, and that nobody serves yet. Dropping it ends it.
@@ -84,7 +82,7 @@ impl Prepared {
     ///
     /// # Errors
     ///
-    /// [`Error::Spec`], or [`Error::Unsupported`] for systemd's form of `linux.cgroupsPath`.
+    /// [`Error::Spec`], or [`Error::Cgroup`] for a `linux.cgroupsPath` that systemd could not take.
     pub fn read(request: Create) -> Result<Self, Error> {
         let spec = Spec::load(&request.bundle)?;
         Self::new(request, spec)
@@ -103,22 +101,7 @@ impl Prepared {
     fn new(request: Create, spec: Spec) -> Result<Self, Error> {
         request.stdio.check(&spec.process)?;
         tell_unknown(&request.id, &spec.process);
-        let cgroup = match &spec.cgroups_path {
-            Some(CgroupsPath::Cgroupfs(path)) => path.clone(),
-            // As runc does.
-            None => Path::new("/").join(&request.id),
-            Some(CgroupsPath::Systemd {
-                slice,
-                prefix,
-                name,
-            }) => {
-                let value = format!("{slice}:{prefix}:{name}");
-                return Err(Error::Unsupported {
-                    field: "linux.cgroupsPath",
-                    value,
-                });
-            }
-        };
+        let cgroup = Place::of(spec.cgroups_path.as_ref(), &request.id)?;
         Ok(Prepared {
             request,
             spec,
@@ -138,12 +121,17 @@ impl Prepared {
 
     /// Where its cgroup will be, below the root of each hierarchy.
     pub fn cgroup(&self) -> &Path {
-        &self.cgroup
+        self.cgroup.path()
+    }
+
+    /// The unit of systemd that its cgroup will belong to.
+    pub fn unit(&self) -> Option<&str> {
+        self.cgroup.unit()
     }
 
     /// Puts it elsewhere: below its pod's.
     pub fn set_cgroup(&mut self, cgroup: PathBuf) {
-        self.cgroup = cgroup;
+        self.cgroup = Place::Path(cgroup);
     }
 
     /// Where its root filesystem will be mounted, if there is something to mount.
@@ -183,15 +171,8 @@ impl Prepared {
         };
         let decided = kind::decide(&spec, || ground.layer(&id));
         let (kind, rule) = decided.inspect_err(|error| ends.complain(error))?;
-        let confined = Confined::create(&ground, &cgroup)?;
-        confined
-            .cgroup
-            .limit(
-                spec.resources
-                    .as_ref()
-                    .unwrap_or(&LinuxResources::default()),
-            )
-            .map_err(Error::cgroup("limit the container"))?;
+        let resources = spec.resources.clone().unwrap_or_default();
+        let confined = Confined::create(&ground, cgroup, &resources)?;
         let linux = Linux {
             id: id.clone(),
             spec,
@@ -206,7 +187,7 @@ impl Prepared {
             confined,
             rootfs: Mutex::new(rootfs),
         };
-        let (mut born, init) = match linux.first(kind, plumbing, ends) {
+        let (mut born, init) = match linux.first(kind, plumbing, ends, &resources) {
             Ok(born) => born,
             Err(error) => {
                 linux.undo();
@@ -287,7 +268,13 @@ impl std::fmt::Debug for Birth {
 
 impl Linux {
     /// The birth of init, with a second descriptor of it for execs.
-    fn first(&self, kind: Kind, plumbing: Plumbing, ends: Ends) -> Result<(Born, OwnedFd), Error> {
+    fn first(
+        &self,
+        kind: Kind,
+        plumbing: Plumbing,
+        ends: Ends,
+        resources: &LinuxResources,
+    ) -> Result<(Born, OwnedFd), Error> {
         let _labour = self.ground.children().labour();
         let facts = duet_launch::facts(self.ask(&self.spec.process, &ends))?;
         let root = duet_launch::root_tree(&self.spec.root.path)?;
@@ -314,17 +301,17 @@ impl Linux {
                 self.spawn(&plan, &ends, supplies)?
             }
         };
-        let init = newborn.pidfd.try_clone();
+        let init = newborn.pidfd.try_clone().map_err(|source| Error::Host {
+            step: "keep the process",
+            source,
+        });
         let born = self.adopt(newborn, plumbing);
-        match init {
+        match init.and_then(|init| self.confined.settle(resources).map(|()| init)) {
             Ok(init) => Ok((born, init)),
-            Err(source) => {
+            Err(error) => {
                 drop(born.gate);
                 bury(&born.pidfd);
-                Err(Error::Host {
-                    step: "keep the process",
-                    source,
-                })
+                Err(error)
             }
         }
     }
@@ -480,7 +467,6 @@ impl Body for Linux {
 
     fn update(&self, resources: &LinuxResources) -> Result<(), Error> {
         self.confined
-            .cgroup
             .update(resources)
             .map_err(Error::cgroup("limit the container"))
     }

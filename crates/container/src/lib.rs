@@ -9,7 +9,7 @@
 //! | File | What it holds |
 //! | --- | --- |
 //! | `words`, `error` | the nouns that callers and events share; why something could not be done |
-//! | `create`, `confined`, `rootfs`, `kind`, `layer`, `ground` | the birth of a container, and what it stands on |
+//! | `create`, `confined`, `placeholder`, `rootfs`, `kind`, `layer`, `ground` | the birth of a container, and what it stands on |
 //! | `workshop` | the cgroup in which wasm is compiled |
 //! | `lifecycle` | what is allowed when: a pure function |
 //! | `actor`, `exec`, `process`, `handle` | who owns the container, and the way to it |
@@ -42,6 +42,7 @@ mod logger;
 mod notify;
 mod oom;
 mod outputs;
+mod placeholder;
 mod plumbing;
 mod polled;
 mod process;

@@ -1,4 +1,4 @@
-//! The birth of a program of the host's that serves a container: a logger, a hook.
+//! The birth of a program of the host's that serves a container: a logger, a hook; or of none.
 
 use crate::{Descriptor, Error, Facts, Given, Plan, Program, exec, writer::Writer};
 use duet_spec::Container;
@@ -83,6 +83,21 @@ impl Helper<'_> {
         writer.step(Step::Gate);
         writer.step(Step::Exec(Exec::Path));
     }
+}
+
+/// Plans the birth of a process that stands at its gate and never gets through it: a place in a
+/// cgroup for as long as somebody holds the gate. It executes nothing.
+///
+/// # Errors
+///
+/// [`Error::TooMuch`].
+pub fn placeholder() -> Result<Plan, Error> {
+    let mut writer = Writer::new();
+    // It keeps no file system busy.
+    let root = writer.text("/");
+    writer.step(Step::Chdir(root));
+    writer.step(Step::Gate);
+    writer.finish()
 }
 
 /// What it would have from containerd, whose services are started with the usual one.

@@ -41,6 +41,6 @@ pub use exec::{exec, hook};
 pub use facts::{
     CgroupFacts, Facts, Filesystem, Hierarchy, PodNamespaces, Seen, SourceFacts, SourceKind, Stdio,
 };
-pub use helper::Helper;
+pub use helper::{Helper, placeholder};
 pub use plan::{Descriptor, Given, Kinds, Plan, Program, TreeIdMap};
 pub use program::{DEFAULT_PATH, environment, guest_environment};

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
-use duet_cgroup::{Cgroup, Host};
+use duet_cgroup::{Cgroup, Host, systemd};
 use duet_container::{Exit, poststop, unmount_all};
 
 use crate::error::Error;
@@ -16,6 +16,9 @@ const KILLED: u8 = 137;
 /// How long loggers may take to write what a killed container has left them: 300 ms for all,
 /// of the 5 s that containerd waits.
 const FLUSH_LIMIT: Duration = Duration::from_millis(300);
+
+/// How long systemd may take to let go of a unit that is empty: 1 s.
+const UNIT_LIMIT: Duration = Duration::from_secs(1);
 
 /// How long poststop hooks may take: 1 s until the last of them begins, and each no longer than that,
 /// whatever it was given.
@@ -146,6 +149,12 @@ fn farewells(over: &[(&PathBuf, &Member)]) {
 /// Kills a member and removes what it had; whether nothing is left.
 fn member_or_warn(host: &Host, bundle: &Path, member: &Member, patience: Instant) -> bool {
     let mut clean = cgroup_or_warn(host, &member.cgroup);
+    if let Some(unit) = &member.unit
+        && let Err(error) = systemd::stop(unit, UNIT_LIMIT)
+    {
+        tracing::warn!(unit, %error, "unit left behind");
+        clean = false;
+    }
     if let Some(init) = member.init {
         end(init, Instant::now());
     }

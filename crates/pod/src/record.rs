@@ -42,6 +42,9 @@ pub(crate) struct Member {
     pub(crate) id: String,
     /// Its cgroup, below the root of each hierarchy.
     pub(crate) cgroup: PathBuf,
+    /// The unit of systemd that this belongs to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) unit: Option<String>,
     /// The pod's, if the shim made it.
     pub(crate) pod_cgroup: Option<PathBuf>,
     /// That in which the shim compiles wasm, while it does.
@@ -147,6 +150,7 @@ impl Member {
             version: VERSION,
             id,
             cgroup,
+            unit: None,
             pod_cgroup: None,
             workshop: None,
             rootfs,

@@ -17,7 +17,8 @@ use crate::error::Error;
 const SHARED: [Kind; 3] = [Kind::Net, Kind::Ipc, Kind::Uts];
 
 /// Puts a container into the pod that its annotations name, if it is the shim that has to make
-/// that pod; returns the pod's cgroup.
+/// that pod; returns the pod's cgroup. With systemd's cgroups there is none: the slice that every
+/// container names is the pod's as far as the caller wants it to be.
 ///
 /// # Errors
 ///
@@ -40,6 +41,9 @@ pub(crate) fn join(ground: &Ground, prepared: &mut Prepared) -> Result<Option<Pa
             source,
         })?;
         ground.hold(SHARED.into_iter().zip(made).collect());
+    }
+    if prepared.unit().is_some() {
+        return Ok(None);
     }
     let (pod_cgroup, cgroup) = below(prepared.cgroup(), pod);
     prepared.set_cgroup(cgroup);

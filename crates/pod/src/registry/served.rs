@@ -7,6 +7,7 @@
 use std::path::Path;
 use std::time::SystemTime;
 
+use duet_cgroup::systemd::slice_path;
 use duet_cgroup::{Cgroup, Stats};
 use duet_container::{Denied, Error as ContainerError, Exit};
 use duet_spec::PodFiles;
@@ -205,7 +206,12 @@ impl Pod {
         }
         let here = self.inner.clone();
         let read = tokio::task::spawn_blocking(move || {
-            let path = Path::new("/").join(parent);
+            // Whoever names a pod's slice may do without those above it, as containerd does.
+            let last = Path::new(&parent)
+                .file_name()
+                .and_then(|name| name.to_str());
+            let slice = last.and_then(slice_path);
+            let path = slice.unwrap_or_else(|| Path::new("/").join(&parent));
             Cgroup::open(here.ground.host(), &path).and_then(|cgroup| cgroup.stats())
         });
         let stats = read.await.map_err(|_| super::dropped())?;
