@@ -3,6 +3,7 @@
 //! Every test enters a [`duet_tests::Node`], which fails it if anything is left behind.
 #![forbid(unsafe_code)]
 
+mod apparmor;
 mod births;
 mod cri;
 mod events;
@@ -14,6 +15,7 @@ mod pods;
 mod refusals;
 mod restarts;
 mod sandboxes;
+mod systemd;
 mod tasks;
 mod user_namespaces;
 mod volumes;

@@ -12,7 +12,7 @@ use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
 use crate::cni::Network;
-use crate::machine::{self, Runtime, Sandboxer};
+use crate::machine::{self, Cgroups, Runtime, Sandboxer};
 use crate::{command, wait};
 
 /// Takes away what containerd and a failed test leave, when this program has ended.
@@ -314,7 +314,12 @@ fn handlers(version: &str) -> String {
     };
     let handler = |runtime: Runtime, sandboxer| {
         let (handler, name) = (runtime.handler(sandboxer), runtime.name());
-        format!("[plugins.{table}.containerd.runtimes.{handler}]\n  runtime_type = '{name}'\n")
+        let head = format!("[plugins.{table}.containerd.runtimes.{handler}");
+        let options = match Cgroups::chosen() {
+            Cgroups::Cgroupfs => String::new(),
+            Cgroups::Systemd => format!("{head}.options]\n  SystemdCgroup = true\n"),
+        };
+        format!("{options}{head}]\n  runtime_type = '{name}'\n")
     };
     let usual = [Runtime::Duet, Runtime::Runc].map(|it| handler(it, Sandboxer::Podsandbox));
     let mut handlers = usual.concat();

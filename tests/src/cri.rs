@@ -157,7 +157,7 @@ impl<'n> Cri<'n> {
             hostname: name.to_owned(),
             log_directory: logs.display().to_string(),
             linux: Some(api::LinuxPodSandboxConfig {
-                cgroup_parent: format!("/{}", self.node.namespace()),
+                cgroup_parent: self.node.cgroup_parent(),
                 security_context: Some(api::LinuxSandboxSecurityContext {
                     namespace_options: Some(namespaces()),
                     ..Default::default()
@@ -466,6 +466,20 @@ impl Member<'_> {
             timeout,
         };
         let _done = call!(self.pod.cri, stop_container, request).expect("StopContainer");
+    }
+
+    /// Changes its limits, as a kubelet resizes a container in place.
+    ///
+    /// # Errors
+    ///
+    /// What CRI says.
+    pub fn update(&self, limits: api::LinuxContainerResources) -> Result<(), tonic::Status> {
+        let request = api::UpdateContainerResourcesRequest {
+            container_id: self.id.clone(),
+            linux: Some(limits),
+            ..Default::default()
+        };
+        call!(self.pod.cri, update_container_resources, request).map(drop)
     }
 
     /// CRI's words about it.

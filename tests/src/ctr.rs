@@ -133,6 +133,7 @@ impl<'n> Container<'n> {
         let mut command = self.node.daemon().ctr(self.node.namespace());
         command
             .args(["run", mode, "--runtime", self.runtime.name()])
+            .args(self.node.cgroup_of(&self.id))
             .args(&self.options)
             .args([&self.image, &self.id])
             .args(&self.args);

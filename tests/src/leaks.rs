@@ -3,9 +3,11 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
+use crate::command;
 use crate::containerd::Containerd;
-use crate::machine::{self, Runtime};
+use crate::machine::{self, Cgroups, Runtime};
 
 /// The folder in which shims have their sockets.
 const SOCKET_DIR: &str = "/run/containerd/s";
@@ -85,6 +87,35 @@ pub fn remove_empty_parents(scope: &Scope<'_>) {
             // A folder that is missing is fine; one with children is a leak and reported.
             let _removed = fs::remove_dir(hierarchy.join(namespace));
         }
+    }
+    if Cgroups::chosen() == Cgroups::Systemd {
+        for namespace in scope.namespaces {
+            stop_if_empty(&slice(namespace));
+        }
+    }
+}
+
+/// The slice of a namespace's containers, where systemd makes their cgroups.
+#[must_use]
+pub fn slice(namespace: &str) -> String {
+    format!("{namespace}.slice")
+}
+
+/// Stops a slice that holds nothing: systemd keeps it for whoever comes next.
+fn stop_if_empty(slice: &str) {
+    let told = |property: &str| {
+        let mut show = Command::new("systemctl");
+        let show = show.args(["show", "--value", "-p", property, slice]);
+        command::run(show).ok().stdout.trim().to_owned()
+    };
+    let group = told("ControlGroup");
+    let empty = hierarchies().iter().all(|hierarchy| {
+        let below = fs::read_dir(hierarchy.join(group.trim_start_matches('/')));
+        let mut below = below.into_iter().flatten().flatten();
+        !below.any(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+    });
+    if !group.is_empty() && empty {
+        let _stopped = command::run(Command::new("systemctl").args(["stop", slice]));
     }
 }
 

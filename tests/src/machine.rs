@@ -22,6 +22,15 @@ pub enum Sandboxer {
     Shim,
 }
 
+/// Who makes the containers' cgroups.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cgroups {
+    /// The runtime.
+    Cgroupfs,
+    /// systemd, which has to be the machine's.
+    Systemd,
+}
+
 /// Why a test cannot run here.
 #[derive(Debug)]
 pub struct Skip {
@@ -122,6 +131,24 @@ impl Sandboxer {
             Err(_) | Ok("podsandbox") => Self::Podsandbox,
             Ok("shim") => Self::Shim,
             Ok(other) => panic!("DUET_TEST_SANDBOXER: {other:?} is neither podsandbox nor shim"),
+        }
+    }
+}
+
+// === impl Cgroups ===
+
+impl Cgroups {
+    /// The driver that `DUET_TEST_CGROUPS` chooses.
+    ///
+    /// # Panics
+    ///
+    /// When it is neither `cgroupfs` nor `systemd`.
+    #[must_use]
+    pub fn chosen() -> Self {
+        match env::var("DUET_TEST_CGROUPS").as_deref() {
+            Err(_) | Ok("cgroupfs") => Self::Cgroupfs,
+            Ok("systemd") => Self::Systemd,
+            Ok(other) => panic!("DUET_TEST_CGROUPS: {other:?} is neither cgroupfs nor systemd"),
         }
     }
 }

@@ -13,7 +13,7 @@ use crate::containerd::Containerd;
 use crate::cri::Cri;
 use crate::ctr::Container;
 use crate::leaks::{self, Scope, Snapshot};
-use crate::machine::{self, Runtime, Sandboxer, Skip};
+use crate::machine::{self, Cgroups, Runtime, Sandboxer, Skip};
 use crate::{image, wait};
 
 /// How long containerd may take to clean up after the test's last request.
@@ -123,6 +123,16 @@ impl Node {
         Self::enter()
     }
 
+    /// As [`Node::enter`], on a machine whose systemd makes the cgroups.
+    #[must_use]
+    pub fn enter_with_systemd() -> Option<Self> {
+        if Cgroups::chosen() == Cgroups::Cgroupfs {
+            eprintln!("a question for DUET_TEST_CGROUPS=systemd");
+            return None;
+        }
+        Self::enter()
+    }
+
     /// Waits only for `limit` until nothing is left.
     #[must_use]
     pub fn cleaning_within(mut self, limit: Duration) -> Self {
@@ -159,6 +169,26 @@ impl Node {
     #[must_use]
     pub fn namespace(&self) -> &str {
         &self.namespace
+    }
+
+    /// The cgroup that this test's pods are below, as CRI is told it.
+    #[must_use]
+    pub fn cgroup_parent(&self) -> String {
+        match Cgroups::chosen() {
+            Cgroups::Cgroupfs => format!("/{}", self.namespace),
+            Cgroups::Systemd => leaks::slice(&self.namespace),
+        }
+    }
+
+    /// What `ctr run` has to be told of the cgroup of a container.
+    pub(crate) fn cgroup_of(&self, id: &str) -> Vec<String> {
+        match Cgroups::chosen() {
+            Cgroups::Cgroupfs => Vec::new(),
+            Cgroups::Systemd => {
+                let slice = leaks::slice(&self.namespace);
+                vec!["--cgroup".to_owned(), format!("{slice}:ctr:{id}")]
+            }
+        }
     }
 
     /// A folder that is gone after the test.

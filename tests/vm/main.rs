@@ -5,6 +5,9 @@
 //! programs built here. Inside, `init.sh` mounts a cgroup v2 tree with all controllers, runs the kernel
 //! tests of the crates, starts a containerd, and drives it with `ctr`. It says what it saw on the serial
 //! console, one line a check.
+//!
+//! A second machine has systemd as its first process, unpacked from Debian's packages. Inside, the
+//! harness of `tests/scenarios` runs as a service, and containerd's CRI has `SystemdCgroup = true`.
 #![forbid(unsafe_code)]
 #![expect(
     clippy::unwrap_used,
@@ -18,9 +21,9 @@ use duet_tests::command;
 use std::process::Command;
 use std::time::Duration;
 
-/// How long the emulated machine may take from power on to power off. It needs about a minute on
+/// How long an emulated machine may take from power on to power off. Each needs a minute or two on
 /// two idle cores.
-const LIMIT: Duration = Duration::from_secs(600);
+const LIMIT: Duration = Duration::from_secs(900);
 
 /// The checks of `init.sh`. One that is missing from the console fails the test like one that failed.
 const CHECKS: &[&str] = &[
@@ -41,11 +44,34 @@ const CHECKS: &[&str] = &[
     "nothing-is-left",
 ];
 
+/// The scenarios that `scenarios.sh` runs where systemd is the first process.
+const UNDER_SYSTEMD: &[&str] = &[
+    "systemd::limits_are_known_to_systemd_and_outlive_a_reload",
+    "systemd::a_pod_of_cri_is_scopes_in_its_slice",
+    "systemd::running_out_of_memory_ends_the_container_and_not_its_unit_first",
+    "systemd::a_limit_of_one_task_is_enough_for_one",
+    "apparmor::a_profile_confines_a_program_and_its_execs",
+    "apparmor::a_profile_confines_a_guest",
+    "apparmor::a_profile_that_is_not_loaded_is_named",
+];
+
 #[test]
 fn births_under_cgroup_v2() {
-    let machine = initramfs::build();
-    let console = boot(&machine);
-    let failed: Vec<_> = CHECKS
+    let machine = initramfs::plain();
+    judge(&boot(&machine, "cgroup_no_v1=all"), CHECKS);
+}
+
+#[test]
+fn births_under_systemd() {
+    let machine = initramfs::with_systemd();
+    // Nothing of systemd's own on the console, and nothing started but the tests.
+    let quiet =
+        "systemd.unified_cgroup_hierarchy=1 systemd.show_status=0 systemd.unit=scenarios.service";
+    judge(&boot(&machine, quiet), UNDER_SYSTEMD);
+}
+
+fn judge(console: &str, checks: &[&str]) {
+    let failed: Vec<_> = checks
         .iter()
         .filter(|check| {
             !console
@@ -59,7 +85,7 @@ fn births_under_cgroup_v2() {
     );
 }
 
-fn boot(machine: &initramfs::Machine) -> String {
+fn boot(machine: &initramfs::Machine, parameters: &str) -> String {
     let mut qemu = Command::new("qemu-system-x86_64");
     qemu.args([
         "-accel",
@@ -67,7 +93,7 @@ fn boot(machine: &initramfs::Machine) -> String {
         "-smp",
         "2",
         "-m",
-        "1536",
+        "2560",
         "-nographic",
         "-no-reboot",
     ])
@@ -76,9 +102,9 @@ fn boot(machine: &initramfs::Machine) -> String {
     .arg(&machine.kernel)
     .arg("-initrd")
     .arg(&machine.initramfs)
-    .args([
-        "-append",
-        "console=ttyS0 quiet panic=-1 cgroup_no_v1=all mitigations=off",
-    ]);
+    .arg("-append")
+    .arg(format!(
+        "console=ttyS0 quiet panic=-1 mitigations=off {parameters}"
+    ));
     command::start(&mut qemu).wait_within(LIMIT).stdout
 }

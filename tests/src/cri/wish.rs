@@ -18,6 +18,7 @@ pub struct Wish {
     mounts: Vec<api::Mount>,
     annotations: HashMap<String, String>,
     memory_limit_bytes: i64,
+    unified: HashMap<String, String>,
     namespaces: Option<api::NamespaceOption>,
 }
 
@@ -105,6 +106,13 @@ impl Wish {
         self
     }
 
+    /// Sets a file of its cgroup, which has to be one of v2.
+    #[must_use]
+    pub fn unified(mut self, file: &str, value: &str) -> Self {
+        self.unified.insert(file.to_owned(), value.to_owned());
+        self
+    }
+
     /// As CRI takes it.
     /// `users` are its pod's, which it has too.
     pub(super) fn config(&self, users: Option<api::UserNamespace>) -> api::ContainerConfig {
@@ -112,6 +120,7 @@ impl Wish {
         options.userns_options = options.userns_options.or(users);
         let resources = api::LinuxContainerResources {
             memory_limit_in_bytes: self.memory_limit_bytes,
+            unified: self.unified.clone(),
             ..Default::default()
         };
         let security = api::LinuxContainerSecurityContext {

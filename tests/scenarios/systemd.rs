@@ -1,0 +1,207 @@
+//! Cgroups that are units of systemd: `slice:prefix:name` in `linux.cgroupsPath`.
+//!
+//! These run in the emulated machine that `tests/vm` boots with systemd as its first process.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use duet_tests::cri::Wish;
+use duet_tests::{Node, command, wait};
+use k8s_cri::v1::LinuxContainerResources;
+
+const FOREVER: &str = "echo ready; exec sleep 1000";
+
+/// A unit, as systemd sees it.
+struct Unit(String);
+
+impl Unit {
+    /// The scope of a container that `ctr` runs.
+    fn of_ctr(id: &str) -> Self {
+        Unit(format!("ctr-{id}.scope"))
+    }
+
+    /// The scope of a container of CRI's.
+    fn of_cri(id: &str) -> Self {
+        Unit(format!("cri-containerd-{id}.scope"))
+    }
+
+    fn property(&self, name: &str) -> String {
+        let mut show = Command::new("systemctl");
+        let show = show.args(["show", "--value", "-p", name, &self.0]);
+        command::run(show).ok().stdout.trim().to_owned()
+    }
+
+    /// The text of a file of its cgroup.
+    fn file(&self, name: &str) -> String {
+        let path = self.dir().join(name);
+        let text = fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        text.trim().to_owned()
+    }
+
+    fn dir(&self) -> PathBuf {
+        let group = self.property("ControlGroup");
+        assert!(!group.is_empty(), "{} has no cgroup", self.0);
+        Path::new("/sys/fs/cgroup").join(group.trim_start_matches('/'))
+    }
+
+    /// Waits until systemd has forgotten it: at Delete it is gone, and then it is swept away.
+    fn is_gone(&self) {
+        wait::until(&format!("{} to be forgotten", self.0), || {
+            (self.property("LoadState") == "not-found").then_some(())
+        });
+        assert_eq!(self.property("ActiveState"), "inactive");
+    }
+}
+
+/// What undoes a limit that systemd was not told of: it reads its units again, and it makes the next.
+fn stir(node: &Node) {
+    let _reloaded = command::run(Command::new("systemctl").arg("daemon-reload")).ok();
+    let _ran = node.container("beside").args(&["/bin/true"]).run().ok();
+}
+
+#[test]
+fn limits_are_known_to_systemd_and_outlive_a_reload() {
+    let Some(node) = Node::enter_with_systemd() else {
+        return;
+    };
+    let limits = [
+        "--memory-limit",
+        "33554432",
+        "--cpu-quota",
+        "12345",
+        "--cpu-period",
+        "50000",
+    ];
+    let mut task = node.container("main").with(&limits).script(FOREVER).start();
+    task.says("ready");
+    let unit = Unit::of_ctr("main");
+    for (property, value) in [
+        ("ActiveState", "active"),
+        ("Delegate", "yes"),
+        ("Slice", &format!("{}.slice", node.namespace())),
+        ("MemoryMax", "33554432"),
+        // 246.9 ms of each second: rounded up to a whole percent.
+        ("CPUQuotaPerSecUSec", "250ms"),
+        ("TasksMax", "infinity"),
+        ("TasksCurrent", "1"),
+    ] {
+        assert_eq!(unit.property(property), value, "{property}");
+    }
+    let cgroup = fs::read_to_string(format!("/proc/{}/cgroup", task.pid())).expect("it runs");
+    assert_eq!(
+        cgroup.trim(),
+        format!("0::{}", unit.property("ControlGroup"))
+    );
+    let holds = || {
+        assert_eq!(unit.file("memory.max"), "33554432");
+        assert_eq!(unit.file("pids.max"), "max");
+        let disk =
+            "mknod /tmp/disk b 7 0 && cat /tmp/disk; rm /tmp/disk; echo x > /dev/null && echo null";
+        let outcome = task.exec(&[], &["/bin/sh", "-c", disk]);
+        assert_eq!(outcome.stdout, "null\n", "{outcome:?}");
+        assert!(
+            outcome.stderr.contains("Operation not permitted"),
+            "{outcome:?}"
+        );
+    };
+    holds();
+    assert_eq!(unit.file("cpu.max"), "12345 50000");
+    stir(&node);
+    holds();
+    task.end();
+    unit.is_gone();
+}
+
+#[test]
+fn a_pod_of_cri_is_scopes_in_its_slice() {
+    let Some(node) = Node::enter_with_systemd() else {
+        return;
+    };
+    let cri = node.cri();
+    let pod = cri.pod("web");
+    let pause = Unit::of_cri(pod.id());
+    let native = pod.start(&Wish::native("native", FOREVER).memory(64 << 20));
+    let wasm = pod.start(&Wish::wasm("wasm", &["spin"]).memory(128 << 20));
+    native.says("ready");
+    let (first, second) = (Unit::of_cri(native.id()), Unit::of_cri(wasm.id()));
+    for unit in [&pause, &first, &second] {
+        assert_eq!(
+            unit.property("Slice"),
+            format!("{}.slice", node.namespace())
+        );
+        assert_eq!(unit.property("ActiveState"), "active");
+        assert_eq!(unit.file("pids.current"), unit.property("TasksCurrent"));
+    }
+    assert_eq!(first.property("MemoryMax"), (64 << 20).to_string());
+    assert_eq!(second.file("memory.max"), (128 << 20).to_string());
+    let memory = native.stats().memory.expect("it has memory");
+    assert!(
+        memory
+            .working_set_bytes
+            .is_some_and(|bytes| bytes.value > 0),
+        "{memory:?}"
+    );
+
+    let limits = LinuxContainerResources {
+        cpu_quota: 30_000,
+        cpu_period: 100_000,
+        cpu_shares: 2048,
+        memory_limit_in_bytes: 96 << 20,
+        ..Default::default()
+    };
+    native.update(limits).expect("UpdateContainerResources");
+    let holds = || {
+        assert_eq!(first.file("memory.max"), (96 << 20).to_string());
+        assert_eq!(first.file("cpu.max"), "30000 100000");
+        assert_eq!(first.property("MemoryMax"), (96 << 20).to_string());
+        assert_eq!(first.property("CPUQuotaPerSecUSec"), "300ms");
+        assert_eq!(first.file("cpu.weight"), first.property("CPUWeight"));
+    };
+    holds();
+    stir(&node);
+    holds();
+    pod.remove();
+    for unit in [pause, first, second] {
+        unit.is_gone();
+    }
+}
+
+#[test]
+fn running_out_of_memory_ends_the_container_and_not_its_unit_first() {
+    let Some(node) = Node::enter_with_systemd() else {
+        return;
+    };
+    let cri = node.cri();
+    let pod = cri.pod("hungry");
+    let member = pod.start(&Wish::native("main", "exec tail /dev/zero").memory(16 << 20));
+    assert_eq!(member.wait(), (137, "OOMKilled".to_owned()));
+    let unit = Unit::of_cri(member.id());
+    // A neighbour's kill is no end of the container's own program.
+    let script = "echo ready; tail /dev/zero; echo $?; exec sleep 1000";
+    let survivor = pod.start(&Wish::native("survivor", script).memory(16 << 20));
+    survivor.says("137");
+    assert_eq!(
+        Unit::of_cri(survivor.id()).property("ActiveState"),
+        "active"
+    );
+    pod.remove();
+    unit.is_gone();
+}
+
+#[test]
+fn a_limit_of_one_task_is_enough_for_one() {
+    let Some(node) = Node::enter_with_systemd() else {
+        return;
+    };
+    let cri = node.cri();
+    let pod = cri.pod("alone");
+    let wish = Wish::native("main", FOREVER).unified("pids.max", "1");
+    let member = pod.start(&wish);
+    member.says("ready");
+    let unit = Unit::of_cri(member.id());
+    assert_eq!(unit.file("pids.max"), "1");
+    assert_eq!(unit.property("TasksMax"), "1");
+    pod.remove();
+    unit.is_gone();
+}
