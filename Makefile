@@ -47,7 +47,7 @@ help: ## say what there is
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 
 .PHONY: build
-build: build-needs ## build the five programs
+build: build-needs ## build the five programs, and put the guest of tools beside them
 	@# One invocation each where features must not meet: the runner has no compiler in it.
 	$(CARGO) build --release -p containerd-shim-duet-v1 -p duet -p duet-holder
 	$(CARGO) build --release -p duet-runner
@@ -130,7 +130,7 @@ examples: build test-needs tests-built ## every pod of examples/, and duet run b
 	$(call run-tests,examples run,)
 
 .PHONY: vm
-vm: build test-needs vm-needs tests-built ## the same births on cgroup v2, in an emulated machine
+vm: build test-needs vm-needs tests-built ## the same births on cgroup v2 and under systemd, in emulated machines
 	$(call run-tests,vm,)
 
 # Runs the test programs $(1) with the environment $(2), all of their tests or those of $(3).
@@ -168,5 +168,5 @@ test-needs:
 	$(call install-missing,$(run-needs) $(demo-needs) $(test-needs))
 vm-needs:
 	$(call install-missing,$(vm-needs))
-	@# The kernel is unpacked from what the package lists offer now, not installed.
+	@# The kernel and systemd are unpacked from what the package lists offer now, not installed.
 	@apt-cache show linux-image-cloud-amd64 >/dev/null 2>&1 || $(SUDO) apt-get -qq -o Acquire::Retries=5 update
