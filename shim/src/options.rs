@@ -28,7 +28,8 @@ const RUNTIME: [&str; 2] = ["runtimeoptions.v1.Options", "cri.runtimeoptions.v1.
 /// The options that Duet knows, checked.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Options {
-    /// Whether cgroups are systemd's to make: `cgroupsPath` is `slice:prefix:name`.
+    /// Whether cgroups are systemd's to make. Taken, and not needed: the form of `cgroupsPath`,
+    /// which whoever sets this writes as `slice:prefix:name`, says it for each container.
     pub(crate) systemd_cgroup: bool,
     /// Who owns the ends of the pipes that the container holds: the mapped root of a user
     /// namespace.
