@@ -144,21 +144,24 @@ fn a_pod_of_cri_is_scopes_in_its_slice() {
     );
 
     let limits = LinuxContainerResources {
-        cpu_quota: 30_000,
-        cpu_period: 100_000,
+        cpu_quota: 12_345,
+        cpu_period: 50_000,
         cpu_shares: 2048,
         memory_limit_in_bytes: 96 << 20,
+        unified: [("memory.oom.group".to_owned(), "1".to_owned())].into(),
         ..Default::default()
     };
     native.update(limits).expect("UpdateContainerResources");
     let holds = || {
         assert_eq!(first.file("memory.max"), (96 << 20).to_string());
-        assert_eq!(first.file("cpu.max"), "30000 100000");
         assert_eq!(first.property("MemoryMax"), (96 << 20).to_string());
-        assert_eq!(first.property("CPUQuotaPerSecUSec"), "300ms");
+        assert_eq!(first.property("CPUQuotaPerSecUSec"), "250ms");
         assert_eq!(first.file("cpu.weight"), first.property("CPUWeight"));
     };
     holds();
+    // What systemd rounds, and what it writes as if nobody had set it.
+    assert_eq!(first.file("cpu.max"), "12345 50000");
+    assert_eq!(first.file("memory.oom.group"), "1");
     stir(&node);
     holds();
     pod.remove();

@@ -90,6 +90,8 @@ impl Cgroup {
         let share = read_optional(dir, file).ok().flatten();
         let share: Option<u64> = share.and_then(|share| share.trim().parse().ok());
         if share.is_some_and(|share| share < usual) {
+            // An idle one takes no share.
+            write(dir, "cpu.idle", "0").ok();
             write(dir, file, &usual.to_string()).ok();
         }
     }

@@ -189,7 +189,6 @@ impl Properties {
             "memory.high" => "MemoryHigh",
             "memory.max" => "MemoryMax",
             "memory.swap.max" => "MemorySwapMax",
-            "memory.zswap.max" => "MemoryZSwapMax",
             "pids.max" => "TasksMax",
             "cpu.weight" => "CPUWeight",
             "cpu.idle" if value == "1" => return self.number("CPUWeight", 0),

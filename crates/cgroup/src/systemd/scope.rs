@@ -9,7 +9,7 @@ use oci_spec::runtime::LinuxResources;
 use super::bus::Bus;
 use super::message::{Value, Writer};
 use super::properties::{PERIOD, Properties};
-use crate::control::read_optional;
+use crate::control::{read_optional, write};
 use crate::{Cgroup, Error, Host, Mode};
 
 /// How long systemd may take to start a unit: 30 s, as runc gives it.
@@ -28,9 +28,18 @@ const UNIT_EXISTS: &str = "org.freedesktop.systemd1.UnitExists";
 const NO_SUCH_UNIT: &str = "org.freedesktop.systemd1.NoSuchUnit";
 
 /// Names that systemd gives no cgroup, because a controller might make a file of that name.
-const CONTROLLERS: [&str; 12] = [
-    "cpu", "cpuacct", "cpuset", "io", "blkio", "memory", "devices", "pids", "hugetlb", "rdma",
-    "misc", "freezer",
+const CONTROLLERS: [&str; 8] = [
+    "cpu", "cpuacct", "cpuset", "io", "blkio", "memory", "devices", "pids",
+];
+
+/// Files that systemd writes whenever it is told of any limit: rounded, or as if nobody had set them.
+const WRITTEN_OVER: [(&str, &str); 6] = [
+    ("cpu", "cpu.max"),
+    ("cpu", "cpu.cfs_period_us"),
+    ("cpu", "cpu.cfs_quota_us"),
+    ("memory", "memory.oom.group"),
+    ("memory", "memory.zswap.max"),
+    ("memory", "memory.zswap.writeback"),
 ];
 
 /// A scope of systemd, running or not.
@@ -134,14 +143,22 @@ impl Scope {
         if properties.is_empty() {
             return Ok(());
         }
+        let mut kept = Vec::new();
+        for (controller, file) in WRITTEN_OVER {
+            if let Some(dir) = cgroup.controller(controller)
+                && let Some(text) = read_optional(dir, file)?
+            {
+                kept.push((dir, file, text));
+            }
+        }
         let mut body = Writer::default();
         body.text(&self.unit);
         // As long as the unit lives, and no longer.
         body.number(1);
         body.properties(properties.iter());
         Bus::connect(START_LIMIT)?.call("SetUnitProperties", &self.unit, "sba(sv)", &body)?;
-        // systemd has written its round numbers.
-        cgroup.update(&quotas(resources))
+        kept.iter()
+            .try_for_each(|(dir, file, text)| write(dir, file, text.trim()))
     }
 
     /// What makes it a container's.
@@ -241,19 +258,6 @@ fn period(cgroup: &Cgroup) -> Result<u64, Error> {
     Ok(last
         .and_then(|period| period.parse().ok())
         .unwrap_or(PERIOD))
-}
-
-/// What systemd rounds.
-fn quotas(resources: &LinuxResources) -> LinuxResources {
-    let mut quotas = LinuxResources::default();
-    quotas.set_cpu(resources.cpu().clone());
-    let unified = resources.unified().clone().map(|mut unified| {
-        unified.retain(|file, _| file == "cpu.max");
-        unified
-    });
-    quotas.set_unified(unified);
-    quotas.set_devices(None);
-    quotas
 }
 
 #[cfg(test)]
