@@ -17,7 +17,7 @@ const KILLED: u8 = 137;
 /// of the 5 s that containerd waits.
 const FLUSH_LIMIT: Duration = Duration::from_millis(300);
 
-/// How long systemd may take to let go of a unit that is empty: 1 s.
+/// How long systemd may take to let go of units that are empty: 1 s for all.
 const UNIT_LIMIT: Duration = Duration::from_secs(1);
 
 /// How long poststop hooks may take: 1 s until the last of them begins, and each no longer than that,
@@ -101,10 +101,12 @@ pub fn clean(bundle: &Path, only: Option<&str>) -> Result<Vec<Cleaned>, Error> {
         },
     })?;
     let patience = Instant::now() + FLUSH_LIMIT;
+    let mut for_units = UNIT_LIMIT;
     let mut over = Vec::new();
     let mut cleaned = Vec::new();
     for (bundle, member) in &members {
-        if member_or_warn(&host, bundle, member, patience) && member.init.is_some() {
+        let clean = member_or_warn(&host, bundle, member, patience, &mut for_units);
+        if clean && member.init.is_some() {
             over.push((bundle, member));
         }
         cleaned.push(Cleaned::killed(member));
@@ -147,13 +149,22 @@ fn farewells(over: &[(&PathBuf, &Member)]) {
 }
 
 /// Kills a member and removes what it had; whether nothing is left.
-fn member_or_warn(host: &Host, bundle: &Path, member: &Member, patience: Instant) -> bool {
+fn member_or_warn(
+    host: &Host,
+    bundle: &Path,
+    member: &Member,
+    patience: Instant,
+    for_units: &mut Duration,
+) -> bool {
     let mut clean = cgroup_or_warn(host, &member.cgroup);
-    if let Some(unit) = &member.unit
-        && let Err(error) = systemd::stop(unit, UNIT_LIMIT)
-    {
-        tracing::warn!(unit, %error, "unit left behind");
-        clean = false;
+    if let Some(unit) = &member.unit {
+        let begun = Instant::now();
+        let stopped = systemd::stop(unit, *for_units);
+        *for_units = for_units.saturating_sub(begun.elapsed());
+        if let Err(error) = stopped {
+            tracing::warn!(unit, %error, "unit left behind");
+            clean = false;
+        }
     }
     if let Some(init) = member.init {
         end(init, Instant::now());
