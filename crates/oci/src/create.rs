@@ -131,7 +131,7 @@ fn look(global: &Global, asked: &Create) -> Result<(About, Option<UnixStream>), 
     let bundle = fs::canonicalize(&asked.bundle).map_err(Error::file("open", &asked.bundle))?;
     let config = config(&bundle)?;
     let path = config["linux"]["cgroupsPath"].as_str().unwrap_or_default();
-    if global.systemd_cgroup && path.split(':').count() != 3 {
+    if global.systemd_cgroup && (path.contains('/') || path.split(':').count() != 3) {
         return Err(Error::Argument {
             field: "linux.cgroupsPath",
             value: path.to_owned(),
