@@ -25,7 +25,7 @@ const PROGRAMS: &[&str] = &[
     "script",
 ];
 
-/// Folders of Debian's packages that systemd's machine has. What starts there is told in `checks.service`.
+/// Folders of Debian's packages that systemd's machine has. What starts there is told in `scenarios.service`.
 const FOLDERS: &[&str] = &[
     "bin",
     "sbin",
@@ -197,7 +197,12 @@ fn with_modules(package: &Path, modules: &[&str], root: &Path) {
 
 fn with_duet(root: &Path) {
     copy(&image::busybox(), &root.join("bin/busybox"));
-    for name in ["containerd-shim-duet-v1", "duet-runner", "duet-compiler"] {
+    for name in [
+        "containerd-shim-duet-v1",
+        "duet-runner",
+        "duet-compiler",
+        "duet-tools.wasm",
+    ] {
         copy(&machine::binary(name), &root.join("bin").join(name));
     }
 }

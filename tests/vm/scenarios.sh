@@ -5,4 +5,4 @@ echo
 /tests/scenarios --test-threads=1 systemd:: apparmor:: > /run/out 2> /run/err
 echo "the scenarios ended with $?"
 sed -n 's/^test \(.*\) \.\.\. ok$/CHECK \1 ok/p' /run/out
-grep -q '^test result: ok' /run/out || cat /run/out /run/err
+grep -q '^test result: ok' /run/out && echo 'CHECK all ok' || cat /run/out /run/err
