@@ -5,7 +5,7 @@ use core::ffi::{CStr, c_int};
 use duet_step::{Reg, Text};
 
 use crate::fault::{Fault, unless};
-use crate::mounts::RDONLY;
+use crate::mounts::{RDONLY, of_kernel};
 use crate::paths::resolve;
 use crate::run::Child;
 use crate::syscalls::{self, Config, Fd};
@@ -13,19 +13,47 @@ use crate::syscalls::{self, Config, Fd};
 impl Child<'_> {
     /// Opens a path of the container when it is there.
     fn existing(&self, path: Text) -> Result<Option<Fd>, Fault> {
-        let root = self.register(Reg::Root)?;
-        unless(libc::ENOENT, resolve(root, self.code.text(path)?))
+        let (base, path) = self.base(self.code.text(path)?)?;
+        unless(libc::ENOENT, resolve(base, path))
+    }
+
+    /// Where a path is walked from, and what remains of it.
+    ///
+    /// What was mounted at `/proc` and `/sys` is not looked for: through a link of the image it may
+    /// lie where a later mount has covered the way, and a guest may have renamed it meanwhile.
+    /// Protection would then be skipped as that of something missing.
+    fn base<'p>(&self, path: &'p CStr) -> Result<(c_int, &'p CStr), Fault> {
+        let kept = [(Reg::Procfs, &b"/proc"[..]), (Reg::Sysfs, b"/sys")];
+        for (register, prefix) in kept {
+            let rest = path.to_bytes_with_nul().strip_prefix(prefix);
+            let rest = rest.and_then(|rest| CStr::from_bytes_with_nul(rest).ok());
+            let (Some(rest), Ok(kept)) = (rest, self.register(register)) else {
+                continue;
+            };
+            match rest.to_bytes().first() {
+                None => return Ok((kept, c"/")),
+                // A way that leads out again is walked from the root, as it is meant.
+                Some(b'/') if !leads_up(rest) => return Ok((kept, rest)),
+                Some(_) => {}
+            }
+        }
+        Ok((self.register(Reg::Root)?, path))
     }
 
     /// Binds a path onto itself, read-only.
-    pub(crate) fn read_only(&self, path: Text) -> Result<(), Fault> {
+    pub(crate) fn read_only(&mut self, path: Text) -> Result<(), Fault> {
         let Some(at) = self.existing(path)? else {
             return Ok(());
         };
         let tree = syscalls::clone_mount(at.number(), true)?;
         // Everything below too: a mount of the container's own must not be a way around.
         syscalls::mount_setattr(tree.number(), true, RDONLY, 0, 0)?;
-        syscalls::attach(tree.number(), at.number())
+        syscalls::attach(tree.number(), at.number())?;
+        // It covers the one that was kept.
+        match of_kernel(self.code.text(path)?) {
+            Some(register) => self.keep(register, tree.number()),
+            None => Ok(()),
+        }
     }
 
     /// Hides a path.
@@ -96,4 +124,9 @@ impl Child<'_> {
     fn proc(&self, path: &CStr, flags: c_int) -> Result<Fd, Fault> {
         syscalls::openat2(self.register(Reg::Proc)?, path, flags, syscalls::PROCFS)
     }
+}
+
+fn leads_up(path: &CStr) -> bool {
+    let mut names = path.to_bytes().split(|byte| *byte == b'/');
+    names.any(|name| name == b"..")
 }

@@ -103,8 +103,11 @@ impl Child<'_> {
         if mount.copy_up {
             copy_up(root, target, tree)?;
         }
-        let target = ensure(root, target, mount.kind, Owner::ROOT)?;
-        syscalls::attach(tree, target.number())?;
+        let place = ensure(root, target, mount.kind, Owner::ROOT)?;
+        syscalls::attach(tree, place.number())?;
+        if let Some(register) = of_kernel(target) {
+            self.keep(register, tree)?;
+        }
         if let Some(register) = mount.keep {
             self.keep(register, tree)?;
         }
@@ -188,6 +191,15 @@ impl Child<'_> {
         syscalls::pivot_root()?;
         syscalls::detach_cwd()?;
         syscalls::chdir(c"/")
+    }
+}
+
+/// Where what is mounted at a path is kept, if that is one whose insides are protected.
+pub(crate) fn of_kernel(path: &CStr) -> Option<Reg> {
+    match path.to_bytes() {
+        b"/proc" => Some(Reg::Procfs),
+        b"/sys" => Some(Reg::Sysfs),
+        _ => None,
     }
 }
 

@@ -45,11 +45,15 @@ pub enum Reg {
     Console,
     /// A `/dev` that another one is about to cover.
     Covered,
+    /// What was last mounted at `/proc`: what is hidden or kept below that is walked from here.
+    Procfs,
+    /// What was last mounted at `/sys`, likewise.
+    Sysfs,
 }
 
 impl Reg {
     /// How many registers there are.
-    pub const COUNT: usize = 7;
+    pub const COUNT: usize = 9;
 }
 
 /// A range of the plan's BPF instructions.
@@ -279,9 +283,10 @@ pub enum Step {
     /// Writes a sysctl: `(path below /proc/sys, value)`, through [`Reg::Proc`].
     Sysctl(Text, Text),
     /// Binds a path onto itself read-only, keeping its other flags; a missing path is skipped.
+    /// Below `/proc` and `/sys` it is walked from [`Reg::Procfs`] and [`Reg::Sysfs`], where filled.
     ReadOnly(Text),
     /// Hides a path: a file behind `null` of [`Reg::Dev`], a directory behind [`Reg::Empty`]
-    /// (made at first use); a missing path is skipped.
+    /// (made at first use); a missing path is skipped. Walked as for [`Step::ReadOnly`].
     Mask(Text),
     /// `sethostname`.
     Hostname(Text),

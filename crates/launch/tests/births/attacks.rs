@@ -180,6 +180,41 @@ fn a_proc_that_is_a_link_is_protected_where_it_leads() {
 }
 
 #[test]
+fn a_proc_behind_what_a_later_mount_covers_is_protected() {
+    // The way to /proc leads through /dev of the image, which a tmpfs covers next. With the paths
+    // walked from the root, all of them were missing, and procfs was writable at /fake.
+    stage(|stage| {
+        for made in ["dev/there", "fake"] {
+            fs::create_dir_all(stage.root().join(made)).unwrap();
+        }
+        symlink("dev/there/../../fake", stage.root().join("proc")).unwrap();
+        let script = "echo 1 > /fake/sys/kernel/msgmax; cat /fake/timer_list | wc -c";
+        let mut spec = stage.spec(["sh", "-c", script]);
+        let whole = json!(["/proc"]);
+        for paths in [spec["linux"]["readonlyPaths"].clone(), whole] {
+            spec["linux"]["readonlyPaths"] = paths;
+            let outcome = stage.run(&spec);
+            assert!(outcome.err.contains("msgmax: Read-only"), "{outcome:?}");
+            assert_eq!(outcome.out, "0\n", "{outcome:?}");
+        }
+    });
+}
+
+#[test]
+fn what_a_spec_mounts_over_proc_is_what_is_protected() {
+    stage(|stage| {
+        let script = "echo 1 > /proc/sys/kernel/msgmax; cat /proc/timer_list | wc -c";
+        let mut spec = stage.spec(["sh", "-c", script]);
+        let hosts = json!({"destination": "/proc", "type": "bind", "source": "/proc",
+            "options": ["rbind"]});
+        spec["mounts"].as_array_mut().unwrap().push(hosts);
+        let outcome = stage.run(&spec);
+        assert!(outcome.err.contains("msgmax: Read-only"), "{outcome:?}");
+        assert_eq!(outcome.out, "0\n", "{outcome:?}");
+    });
+}
+
+#[test]
 fn a_console_that_is_a_link_is_not_bound_where_it_leads() {
     // CVE-2025-52565: what is bound over /dev/console went over a file of the image's choice. With
     // the link followed, the victim was a character special file.
