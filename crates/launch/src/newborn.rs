@@ -168,11 +168,14 @@ fn until_ready<E: From<Error>>(
         match message.kind {
             Message::CONSOLE => told.console = received.descriptor,
             Message::BORN => {
-                let pid = i32::try_from(message.step).ok();
-                told.second = pid.zip(received.descriptor);
+                // The message has it as the first half sees it, which may be in the container.
+                let pidfd = received.descriptor;
+                let pid = pidfd.as_ref().map_or(Ok(0), process::number);
+                told.second = pidfd.map(|pidfd| (*pid.as_ref().unwrap_or(&0), pidfd));
                 // It has ended, or is about to: the message was its last word. Reaped here, so
                 // that nobody takes it for a stranger while something else is waited for.
                 process::wait(first.1).map_err(|error| failure(Error::call("waitid")(error)))?;
+                pid.map_err(|error| failure(Error::call("fdinfo")(error)))?;
             }
             // A first half that failed with its last words has lost the second, which may speak
             // until it is killed.

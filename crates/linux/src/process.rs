@@ -1,7 +1,7 @@
 //! Processes, held by descriptor.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::SystemTime;
 
 use rustix::process::{
@@ -28,6 +28,26 @@ pub struct Exit {
 pub fn pidfd_open(pid: i32) -> io::Result<OwnedFd> {
     let pid = Pid::from_raw(pid).ok_or(io::ErrorKind::InvalidInput)?;
     Ok(rustix::process::pidfd_open(pid, PidfdFlags::empty())?)
+}
+
+/// The number of a process in the PID namespace of the procfs at `/proc`, whoever has made its
+/// descriptor.
+///
+/// # Errors
+///
+/// When procfs is not at `/proc`; `ESRCH` when the process was reaped, or is not in that namespace.
+///
+/// # References
+///
+/// [pidfd_open(2)](https://man7.org/linux/man-pages/man2/pidfd_open.2.html), `fdinfo`.
+pub fn number(pidfd: impl AsFd) -> io::Result<i32> {
+    let file = pidfd.as_fd().as_raw_fd();
+    let info = std::fs::read_to_string(format!("/proc/thread-self/fdinfo/{file}"))?;
+    let told = info.lines().find_map(|line| line.strip_prefix("Pid:"));
+    let number = told.and_then(|told| told.trim().parse().ok());
+    // 0 is a process of another namespace, -1 one that is no more.
+    let number = number.filter(|number| *number > 0);
+    number.ok_or_else(|| rustix::io::Errno::SRCH.into())
 }
 
 /// Sends a signal, real-time ones included; 0 only asks whether the process is there.

@@ -394,7 +394,7 @@ impl Message {
     /// listener of its seccomp filter.
     pub const LISTENER: u32 = 5;
     /// [`Step::Fork`] has made a process: its pidfd comes with this message, and `step` is its
-    /// number.
+    /// number in the PID namespace of the one that forked, which need not be the parent's.
     pub const BORN: u32 = 6;
 }
 

@@ -197,6 +197,13 @@ impl Stage {
 
     /// The life of a wasm container in which busybox plays the runner.
     pub(crate) fn run_as_guest(&self, spec: &Value) -> Outcome {
+        let (newborn, pipes) = self.create_guest(spec);
+        newborn.gate.open().unwrap();
+        pipes.outcome(&newborn.pidfd)
+    }
+
+    /// Brings such a one to its gate.
+    pub(crate) fn create_guest(&self, spec: &Value) -> (Newborn, Pipes) {
         let container = self.container(spec);
         let facts = duet_launch::facts(ask(&container, &container.process)).unwrap();
         let plan = duet_plan::container(&container, &facts, Program::Wasm).unwrap();
@@ -213,9 +220,7 @@ impl Stage {
             handoff: Some(handoff.as_fd()),
             ..Supplies::default()
         };
-        let (newborn, pipes) = create(&plan, supplies).unwrap();
-        newborn.gate.open().unwrap();
-        pipes.outcome(&newborn.pidfd)
+        create(&plan, supplies).unwrap()
     }
 
     /// The output of a shell script in a container as CRI makes it.

@@ -8,7 +8,8 @@ use duet_plan::{Facts, Filesystem, Kinds, Program, Seen};
 use duet_spec::Process;
 use serde_json::json;
 
-use crate::stage::{Stage, ask, stage};
+use crate::stage::{self, Stage, ask, stage};
+use crate::user_namespaces;
 
 /// Where the kernel was still seen when nothing more could be mounted, and what the process then said.
 struct Beside {
@@ -104,5 +105,44 @@ fn what_shows_the_kernel_is_covered_for_a_guest_and_what_was_missed_is_seen_in_t
         std::fs::remove_file(stage.root().join("tmp/ready")).unwrap();
         let missed = beside(stage, GUEST, "true", |seen| !seen.point.ends_with("web"));
         assert_eq!(missed.kernels, ["/home/web"]);
+    });
+}
+
+/// An executable beside a guest.
+const NATIVE: Kinds = Kinds {
+    container: Program::Wasm,
+    process: Program::Native,
+};
+
+#[test]
+fn an_executable_beside_a_mapped_guest_has_the_number_that_the_host_knows() {
+    // It is born in the container's PID namespace. With the number of its message, it was process 3.
+    stage(|stage| {
+        let spec = user_namespaces::spec(stage, ["sleep", "100"]);
+        let container = stage.container(&spec);
+        let (guest, _pipes) = stage.create_guest(&spec);
+        guest.gate.open().unwrap();
+        let process = json!({"args": ["sleep", "100"], "cwd": "/",
+            "user": {"uid": 0, "gid": 0}, "env": ["PATH=/bin"]});
+        let process = Process::parse(process.to_string().as_bytes()).unwrap();
+        let facts = duet_launch::exec_facts(ask(&container, &process)).unwrap();
+        let tree = duet_launch::tree(guest.pid).unwrap();
+        let plan = duet_plan::exec(&process, &container, &Facts { tree, ..facts }, NATIVE);
+        let supplies = Supplies {
+            init: Some(guest.pidfd.as_fd()),
+            ..Supplies::default()
+        };
+        let (newborn, _pipes) = stage::create(&plan.unwrap(), supplies).unwrap();
+        let numbers = std::fs::read_to_string(format!("/proc/{}/status", newborn.pid)).unwrap();
+        let numbers = numbers.lines().find_map(|line| line.strip_prefix("NSpid:"));
+        let numbers: Vec<_> = numbers.unwrap().split_whitespace().collect();
+        assert_eq!(numbers.len(), 2, "{numbers:?}");
+        let [own, init] = [newborn.pid, guest.pid]
+            .map(|pid| std::fs::read_link(format!("/proc/{pid}/ns/user")).unwrap());
+        assert_eq!(own, init);
+        for pidfd in [newborn.pidfd, guest.pidfd] {
+            process::send_signal(&pidfd, 9).unwrap();
+            process::wait(&pidfd).unwrap();
+        }
     });
 }
