@@ -1,6 +1,8 @@
 //! Sets a container's limits at its birth and changes them while it lives: what v1 and v2 share.
 
 use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd;
 use std::path::Path;
 
 use cgroups_rs::fs::MaxValue;
@@ -62,7 +64,8 @@ impl Cgroup {
 
     /// The file that holds its memory limit, for whoever is in it to read: the way to it is open only to us.
     ///
-    /// `/dev/null` if this host has no such limit.
+    /// `/dev/null` if this host has no such limit. Whoever opens the descriptor once more through
+    /// procfs gets no writable one either.
     ///
     /// # Errors
     ///
@@ -75,7 +78,7 @@ impl Cgroup {
         let path = self.controller("memory").map(|dir| dir.join(name));
         let path = path.filter(|path| path.exists());
         let path = path.unwrap_or_else(|| "/dev/null".into());
-        File::open(&path).map_err(|error| Error::Call {
+        open_read_only(&path).map_err(|error| Error::Call {
             action: "open",
             source: Errno::from_raw(error.raw_os_error().unwrap_or_default()),
             path,
@@ -101,6 +104,13 @@ impl Cgroup {
             Error::unsupported(field, value, "its cgroup v1 controller is not mounted")
         })
     }
+}
+
+/// Opens a file on a read-only mount of its own. The mount at its path is writable, and of the same
+/// user as who holds the descriptor there may be others who may look at that one's descriptors.
+fn open_read_only(path: &Path) -> io::Result<File> {
+    let mount = duet_linux::mount::clone_read_only(path)?;
+    File::open(format!("/proc/thread-self/fd/{}", mount.as_raw_fd()))
 }
 
 /// Refuses `linux.resources.<field>`.

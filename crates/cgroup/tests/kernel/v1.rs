@@ -1,7 +1,7 @@
 //! The v1 hierarchies.
 
 use std::io::Read as _;
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::path::Path;
 
 use duet_cgroup::{Attach, Cgroup, Error, Stats};
@@ -291,6 +291,23 @@ fn statistics_tell_what_was_used() {
     assert_eq!(stats.memory_oom_control.unwrap().oom_kill, 0);
     own.cgroup.kill().unwrap();
     child.wait().unwrap();
+}
+
+#[test]
+fn the_memory_limit_is_read_by_descriptor_and_raised_through_none() {
+    let own = own!("limit");
+    let limit = r#"{"memory": {"limit": 67108864}}"#;
+    own.cgroup.limit(&resources(limit)).unwrap();
+    let mut file = own.cgroup.memory_limit().unwrap();
+    let mut text = String::new();
+    file.read_to_string(&mut text).unwrap();
+    assert_eq!(text, "67108864\n");
+    let again = format!("/proc/self/fd/{}", file.as_raw_fd());
+    let again = std::fs::OpenOptions::new().write(true).open(again);
+    let error = again.unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::ReadOnlyFilesystem);
+    // Who holds it does not keep the cgroup.
+    own.cgroup.remove().unwrap();
 }
 
 #[test]
