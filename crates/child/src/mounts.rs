@@ -5,6 +5,7 @@ use core::ffi::CStr;
 use duet_step::{Destination, Mount, Op, Reg, Slot, Source, Text, Texts};
 
 use crate::copy_up::copy_up;
+use crate::devices::encode;
 use crate::fault::{Fault, unless};
 use crate::paths::{Owner, ensure, resolve};
 use crate::run::Child;
@@ -120,9 +121,12 @@ impl Child<'_> {
         let Some(from) = unless(libc::ENOENT, resolve(self.register(Reg::Covered)?, path))? else {
             return Ok(());
         };
-        let (mode, _) = syscalls::fstat(from.number())?;
+        let (mode, device) = syscalls::fstat(from.number())?;
         let kind = match mode & libc::S_IFMT {
             libc::S_IFDIR => Destination::Directory,
+            // A mount may be one of a device, too; that of nothing is what files are hidden with.
+            libc::S_IFBLK => return Ok(()),
+            libc::S_IFCHR if device != u64::from(encode(1, 3)?) => return Ok(()),
             _ => Destination::File,
         };
         // What is mounted below it is carried by itself, if it may be seen.

@@ -249,7 +249,7 @@ pub enum Step {
     /// Makes and attaches a mount.
     Mount(Mount),
     /// Attaches a copy of the mount at a path below [`Reg::Covered`] at the same path below
-    /// [`Reg::Dev`]; a missing path is skipped.
+    /// [`Reg::Dev`]; a missing path is skipped, and so is a device other than `null`.
     Carry(Text),
     /// Makes a directory below the root with its parents (mode 0755) if missing;
     /// `(path, uid, gid)` for what is made.

@@ -24,7 +24,8 @@ fn beside(stage: &Stage, kinds: Kinds, asked: &str, known: impl Fn(&Seen) -> boo
     let made = std::process::Command::new("mkfifo").arg(&ready).status();
     assert!(made.unwrap().success());
     let first = "mount -t proc proc /home/web && busybox mkdir -p /dev/shm && \
-                 mount -t tmpfs tmpfs /dev/shm && word=ready; echo $word >/tmp/ready; exec sleep 100";
+                 mount -t tmpfs tmpfs /dev/shm && \
+                 touch /dev/tape && mount -o bind /dev/full /dev/tape && word=ready; echo $word >/tmp/ready; exec sleep 100";
     let mut spec = stage.spec(["sh", "-c", first]);
     let capabilities = &mut spec["process"]["capabilities"];
     for set in ["bounding", "effective", "permitted"] {
