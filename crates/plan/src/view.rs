@@ -11,7 +11,7 @@
 //! Both get a `/dev` of their own over the container's, with what is mounted below that carried over.
 
 use crate::{
-    Error, Facts, Filesystem, Kinds, Program, mounts, mounts::ms, namespaces::clone,
+    Error, Facts, Filesystem, Kinds, Program, labels, mounts, mounts::ms, namespaces::clone,
     user_namespace, wasm, writer::Writer,
 };
 use duet_spec::{Container, Mount, MountKind, Process, attr};
@@ -174,11 +174,13 @@ pub(crate) fn hidden_pts(writer: &mut Writer, container: &Container) {
         } if fstype == "devpts" => Some(options.as_slice()),
         MountKind::Filesystem { .. } | MountKind::Bind { .. } | MountKind::Cgroup { .. } => None,
     });
+    let mut options = made.unwrap_or_default().to_vec();
+    options.extend(labels::mount(container, "devpts"));
     let name = writer.text("devpts");
     let source = Source::Filesystem {
         fstype: name,
         source: name,
-        options: writer.texts(made.unwrap_or_default()),
+        options: writer.texts(&options),
     };
     writer.step(Step::Detached(
         source,

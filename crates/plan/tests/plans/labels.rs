@@ -31,3 +31,21 @@ fn a_label_of_mounts_is_an_option_of_new_file_systems() {
         "linux.mountLabel: a:b:c:s0: SELinux is not enabled in this kernel"
     );
 }
+
+#[test]
+fn the_devpts_that_a_guest_does_not_see_is_labelled_too() {
+    let spec = edited("cri-default.json", |document| {
+        document["linux"]["mountLabel"] = "a:b:c:s0".into();
+        document["process"]["terminal"] = true.into();
+    });
+    let facts = Facts {
+        selinux: true,
+        ..facts(&spec)
+    };
+    let shown = container(&spec, &facts, Program::Wasm).unwrap().show();
+    let mut lines = shown.lines();
+    assert!(
+        lines.any(|line| line.contains("devpts") && line.contains("context=a:b:c:s0")),
+        "{shown}"
+    );
+}
