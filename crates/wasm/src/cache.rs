@@ -213,7 +213,7 @@ impl Cache {
             key,
             module: copy,
             name: name.to_owned(),
-            lock,
+            lock: Arc::new(lock),
         };
         let built = match aside(build, began + self.patience, deadline) {
             Ok(Some(built)) => built?,

@@ -29,7 +29,7 @@ pub(super) struct Build {
     /// The module, which nobody can change any more.
     pub(super) module: File,
     pub(super) name: String,
-    pub(super) lock: File,
+    pub(super) lock: Arc<File>,
 }
 
 /// What came of it.
@@ -46,14 +46,17 @@ impl Build {
     /// Compiles until `deadline` at the latest, and makes room for what came of it.
     pub(super) fn run(self, deadline: Instant) -> Result<Built, Error> {
         let (store, limit) = (Arc::clone(&self.store), self.limit);
+        let lock = Arc::clone(&self.lock);
         let fresh = new_of(self.key);
         let (directory, unshared) = match self.make(&fresh, deadline) {
             Ok(made) => made,
             Err(error) => {
-                store.discard(&fresh)?;
+                // Under the lock: the next builder makes one of the same name. What is left it discards.
+                drop(store.discard(&fresh));
                 return Err(error);
             }
         };
+        drop(lock);
         Ok(Built {
             directory,
             unshared,

@@ -4,7 +4,7 @@ use std::fs::Permissions;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::time::SystemTime;
 
-use rustix::fs::{Mode, OFlags, openat};
+use rustix::fs::{FlockOperation, Mode, OFlags, flock, openat};
 use rustix::io::Errno;
 
 use super::*;
@@ -346,6 +346,17 @@ impl Node {
             .unwrap();
     }
 
+    /// Waits until nobody has the entry locked: a process that another test begins right now has a copy of
+    /// each of our descriptors until its exec.
+    fn idle(&self, key: Key) {
+        let cache = self.root.path().join("cache");
+        for name in [key.to_string(), format!("{key}.lock")] {
+            let locked = File::open(cache.join(name)).unwrap();
+            flock(&locked, FlockOperation::LockExclusive).unwrap();
+            flock(&locked, FlockOperation::Unlock).unwrap();
+        }
+    }
+
     fn has(&self, key: Key) -> bool {
         self.code(key).exists()
     }
@@ -369,6 +380,9 @@ fn what_was_not_used_for_longest_goes_when_the_cache_is_full() {
     }
     // To be used is to be young again.
     assert_eq!(compiled("one1"), one);
+    for key in [one, two, three] {
+        node.idle(key);
+    }
     let four = compiled("four");
     let there = [one, two, three, four].map(|key| node.has(key));
     assert_eq!(there, [true, false, true, true]);
@@ -392,7 +406,9 @@ fn what_is_in_use_stays_in_a_cache_that_is_full() {
     let again = compiled("one");
     assert_eq!(again.source, Source::Cached);
     // Two containers use it, of which one ends.
+    let unused = two.key;
     drop((one, two));
+    node.idle(unused);
     let three = compiled("three");
     assert!(node.has(again.key) && node.has(three.key));
     assert_eq!(node.names().len(), 4, "{:?}", node.names());
