@@ -40,7 +40,12 @@ pub(crate) struct Limiter {
 // === impl Limiter ===
 
 impl Limiter {
-    fn grow(&mut self, current: u64, desired: u64) -> bool {
+    /// Counts a growth that stays within `maximum`, the memory's own: wasmtime asks before it refuses one
+    /// that does not, and what it refuses nobody has.
+    fn grow(&mut self, current: u64, desired: u64, maximum: Option<u64>) -> bool {
+        if maximum.is_some_and(|maximum| desired > maximum) {
+            return false;
+        }
         let more = desired.saturating_sub(current);
         let held = HELD.load(Ordering::Relaxed).saturating_add(more);
         // What a module is born with it may never touch; with 0 it is being born.
@@ -75,19 +80,19 @@ impl ResourceLimiter for Limiter {
         &mut self,
         current: usize,
         desired: usize,
-        _: Option<usize>,
+        maximum: Option<usize>,
     ) -> wasmtime::Result<bool> {
-        Ok(self.grow(bytes(current), bytes(desired)))
+        Ok(self.grow(bytes(current), bytes(desired), maximum.map(bytes)))
     }
 
     fn table_growing(
         &mut self,
         current: usize,
         desired: usize,
-        _: Option<usize>,
+        maximum: Option<usize>,
     ) -> wasmtime::Result<bool> {
         let size = |elements| bytes(elements).saturating_mul(ELEMENT);
-        Ok(self.grow(size(current), size(desired)))
+        Ok(self.grow(size(current), size(desired), maximum.map(size)))
     }
 }
 
@@ -126,6 +131,17 @@ mod tests {
         assert_eq!(parse(b"9223372036854771712\n"), None);
         assert_eq!(parse(b"33554432\n"), Some(32 << 20));
         assert_eq!(parse(b""), None);
+    }
+
+    #[test]
+    fn what_a_memory_cannot_have_is_not_counted() {
+        let mut limiter = Limiter::default();
+        assert!(limiter.memory_growing(0, 64, Some(128)).unwrap());
+        assert!(!limiter.memory_growing(64, 129, Some(128)).unwrap());
+        assert!(!limiter.table_growing(0, 9, Some(8)).unwrap());
+        assert_eq!(limiter.held, 64);
+        assert!(limiter.table_growing(0, 8, Some(8)).unwrap());
+        assert_eq!(limiter.held, 128);
     }
 
     #[test]

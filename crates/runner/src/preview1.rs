@@ -283,7 +283,9 @@ impl WasiSnapshotPreview1 for Preview1 {
         match self.descriptors.get(fd)? {
             Descriptor::File(number) => self.wasmtime.fd_read(memory, *number, buffers).await,
             Descriptor::Stdin => streams::read(memory, buffers, &std::io::stdin()),
-            Descriptor::Connection(socket) => streams::read(memory, buffers, socket),
+            Descriptor::Connection(socket) => {
+                streams::receive(memory, buffers, socket, types::Riflags::empty())
+            }
             Descriptor::Listener(_) => Err(Errno::Notconn.into()),
             Descriptor::Stdout | Descriptor::Stderr => Err(Errno::Badf.into()),
         }

@@ -20,7 +20,7 @@ use wiggle::GuestMemory;
 /// How many buffers one call takes: `UIO_MAXIOV`. What is beyond is for the next call.
 const BUFFERS: usize = 1024;
 
-/// Reads into the first buffer that has room.
+/// Reads from a standard stream into the first buffer that has room.
 pub(super) fn read(
     memory: &mut GuestMemory<'_>,
     buffers: IovecArray,
@@ -32,14 +32,14 @@ pub(super) fn read(
     loop {
         match retry_on_intr(|| read_fd(from, &mut *buffer)) {
             Ok(count) => return Ok(Size::try_from(count)?),
-            // Somebody else, who has the same open file, made it non-blocking; the guest did not.
-            Err(Kernel::AGAIN) if !is_nonblocking(from) => wait(from, PollFlags::IN)?,
+            // Somebody else, who has the same open file, made it non-blocking; a guest cannot.
+            Err(Kernel::AGAIN) => wait(from, PollFlags::IN)?,
             Err(error) => return Err(errno(error).into()),
         }
     }
 }
 
-/// Writes all buffers, as far as they go at once.
+/// Writes all buffers to a standard stream, as far as they go at once.
 pub(super) fn write(
     memory: &mut GuestMemory<'_>,
     buffers: CiovecArray,
@@ -49,7 +49,7 @@ pub(super) fn write(
     loop {
         match retry_on_intr(|| writev(to, &slices)) {
             Ok(count) => return Ok(Size::try_from(count)?),
-            // A standard stream cannot be made non-blocking by a guest, only by who shares it.
+            // The same.
             Err(Kernel::AGAIN) => wait(to, PollFlags::OUT)?,
             Err(error) => return Err(errno(error).into()),
         }
