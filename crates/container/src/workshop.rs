@@ -23,7 +23,7 @@ use crate::confined::Confined;
 /// What compilers may take together: 3 GiB, one and a half times of what one takes from itself.
 const MEMORY: i64 = 3 << 30;
 
-/// How many threads they may have: 64. One compiler has four.
+/// How many threads they may have: 64. One compiler has three: two that compile, one that waits for them.
 const THREADS: i64 = 64;
 
 /// Their share of a busy processor: an eighth of what a cgroup has that says nothing.

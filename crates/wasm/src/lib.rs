@@ -7,7 +7,7 @@
 //! | `cache.rs`, `cache/` | each module is compiled once per node, and only what our compiler wrote is ever run |
 //! | `workshop.rs` | where the compiler works, and how it gets there |
 //! | `engine.rs` | the one engine configuration (feature `engine`) |
-//! | `inherited.rs` | the runner's end of descriptors 3 and 4 (feature `load`) |
+//! | `inherited.rs` | the runner's end of descriptors 3 to 5 (feature `load`) |
 //! | `blocks.rs` | large blocks of memory that all runners of the same code share (feature `load`) |
 //!
 //! ```text
@@ -18,7 +18,8 @@
 //!     <key>/code  <-------------------------- stdout: machine code       |
 //!     <key>/blocks  <----------------------------------------------------- stdout: what loading it fills
 //!  Compiled::tree() ------------------------------------------------------> 3: maps `code`
-//!  Handoff::seal() -------------------------------------------------------> 4: argv, env, cwd, http
+//!  Handoff::seal() -------------------------------------------------------> 4: argv, env, cwd, config, listen, http
+//!  the file of the container's memory limit ------------------------------> 5: read when memory grows
 //! ```
 //!
 //! The shim links none of wasmtime: with default features this crate has no engine in it.
