@@ -15,8 +15,9 @@ use duet_wasm::{HEAD, detect};
 
 use crate::error::WasmError;
 
-/// How long containerd may take to hand a layer over: 60 s, of the two minutes that Create has.
-const LIMIT: Duration = Duration::from_secs(60);
+/// How long containerd may take to hand a layer over: 15 s. Create has two minutes, of which the compiler
+/// may take 100 s.
+const LIMIT: Duration = Duration::from_secs(15);
 
 /// The exit status that says that there is none.
 const NONE: i32 = 3;
@@ -124,10 +125,11 @@ enum Answer {
 
 /// The beginning of what a program wrote.
 fn text(mut said: File) -> io::Result<String> {
-    let mut text = String::new();
+    let mut text = Vec::new();
     said.rewind()?;
-    said.take(SENTENCE).read_to_string(&mut text)?;
-    Ok(text.trim().to_owned())
+    said.take(SENTENCE).read_to_end(&mut text)?;
+    // The last character may be cut.
+    Ok(String::from_utf8_lossy(&text).trim().to_owned())
 }
 
 /// Why a layer of such a type is none to run: code that was compiled elsewhere, for one.
