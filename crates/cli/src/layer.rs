@@ -136,10 +136,20 @@ async fn find(
         containerd.read(&digest, size, kept).await?;
         let document: Document = serde_json::from_slice(&text)
             .map_err(|error| wrong(image, format!("manifest {digest}: {error}")))?;
-        match document.manifest() {
-            None => return document.layer().map_err(|why| wrong(image, why)),
-            Some(manifest) => next = (manifest.digest.clone(), manifest.size),
+        if document.manifests.is_empty() {
+            return document.layer().map_err(|why| wrong(image, why));
         }
+        let mut there = None;
+        for manifest in document.candidates() {
+            if containerd.has(&manifest.digest).await? {
+                there = Some(manifest);
+                break;
+            }
+        }
+        let Some(manifest) = there else {
+            return Ok(None);
+        };
+        next = (manifest.digest.clone(), manifest.size);
     }
     Err(wrong(image, format!("more than {DEPTH} indexes deep")))
 }
@@ -147,8 +157,9 @@ async fn find(
 // === impl Document ===
 
 impl Document {
-    /// If it is an index, the manifest to follow: WebAssembly's own, else this machine's, else the first.
-    fn manifest(&self) -> Option<&Blob> {
+    /// The manifests of an index, in the order in which they are tried: WebAssembly's own, this machine's,
+    /// all. containerd need not have the first: CRI pulls this machine's and no other.
+    fn candidates(&self) -> impl Iterator<Item = &Blob> {
         let native = match std::env::consts::ARCH {
             "x86_64" => "amd64",
             "aarch64" => "arm64",
@@ -156,12 +167,12 @@ impl Document {
         };
         let wasm = |blob: &&Blob| blob.platform.architecture.starts_with("wasm");
         let ours =
-            |blob: &&Blob| blob.platform.os == "linux" && blob.platform.architecture == native;
+            move |blob: &&Blob| blob.platform.os == "linux" && blob.platform.architecture == native;
         let manifests = || self.manifests.iter();
         manifests()
-            .find(wasm)
-            .or_else(|| manifests().find(ours))
-            .or_else(|| manifests().next())
+            .filter(wasm)
+            .chain(manifests().filter(ours))
+            .chain(manifests())
     }
 
     /// If it is a manifest, its only WebAssembly layer.
@@ -226,13 +237,15 @@ mod tests {
     }
 
     #[test]
-    fn of_an_index_the_wasm_manifest_is_followed_and_else_this_machines() {
+    fn of_an_index_the_wasm_manifest_is_tried_first_and_then_this_machines() {
         let entry = |os: &str, arch: &str| {
             format!(r#"{{"digest":"{arch}","platform":{{"os":"{os}","architecture":"{arch}"}}}}"#)
         };
         let index = |entries: &[String]| {
             let text = format!(r#"{{"manifests":[{}]}}"#, entries.join(","));
-            document(&text).manifest().unwrap().digest.clone()
+            let document = document(&text);
+            let digests = document.candidates().map(|blob| blob.digest.as_str());
+            digests.collect::<Vec<_>>().join(" ")
         };
         let native = if cfg!(target_arch = "x86_64") {
             "amd64"
@@ -241,10 +254,16 @@ mod tests {
         };
         let (other, ours) = (entry("linux", "s390x"), entry("linux", native));
         let wasm = entry("wasip1", "wasm");
-        assert_eq!(index(&[other.clone(), ours.clone(), wasm]), "wasm");
-        assert_eq!(index(&[other.clone(), ours]), native);
+        assert_eq!(
+            index(&[other.clone(), ours.clone(), wasm]),
+            format!("wasm {native} s390x {native} wasm")
+        );
+        assert_eq!(
+            index(&[other.clone(), ours]),
+            format!("{native} s390x {native}")
+        );
         assert_eq!(index(&[other]), "s390x");
-        assert!(document(r#"{"layers":[]}"#).manifest().is_none());
+        assert!(document(r#"{"layers":[]}"#).manifests.is_empty());
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The three calls of containerd's own API that lead to a layer, and the fields of them that are read.
+//! The four calls of containerd's own API that lead to a layer, and the fields of them that are read.
 //!
 //! Written by hand: the published messages come with a client of all of containerd's services.
 
@@ -22,7 +22,7 @@ pub(super) struct Containerd {
     namespace: MetadataValue<Ascii>,
 }
 
-/// `{id = 1}` of a container, `{name = 1}` of an image.
+/// `{id = 1}` of a container, `{name = 1}` of an image, `{digest = 1}` of content.
 #[derive(Clone, PartialEq, prost::Message)]
 struct GetRequest {
     #[prost(string, tag = "1")]
@@ -115,6 +115,16 @@ impl Containerd {
             .await
             .map_err(Error::cri(format!("image {image}")))?;
         Ok(answer.and_then(|answer| answer.image?.target))
+    }
+
+    /// Whether content is there: of an index, a pull brings the manifests of one platform.
+    pub(super) async fn has(&mut self, digest: &str) -> Result<bool, Error> {
+        let path = "/containerd.services.content.v1.Content/Info";
+        let answer: Option<()> = self
+            .get(path, digest)
+            .await
+            .map_err(Error::cri(format!("content {digest}")))?;
+        Ok(answer.is_some())
     }
 
     /// Reads content of `size` bytes, and checks that it is what its digest says.
