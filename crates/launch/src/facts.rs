@@ -231,7 +231,9 @@ fn home(container: &Container, uid: u32) -> Option<String> {
 /// the last of the mounts over it brings.
 fn passwd(container: &Container) -> Option<File> {
     let file = Path::new("/etc/passwd");
-    let over = container.mounts.iter().rev().find_map(|mount| {
+    // What begins with what it covers shows that.
+    let covering = container.mounts.iter().filter(|mount| !mount.copy_up);
+    let over = covering.rev().find_map(|mount| {
         let rest = file.strip_prefix(&mount.destination).ok()?;
         Some((&mount.kind, rest))
     });
