@@ -26,11 +26,18 @@ static int fail(const char *what)
     return 1;
 }
 
+/* Tells whoever waits that a connection is expected from now on. */
+static void ready(void)
+{
+    printf("listening at %s\n", getenv("LISTEN_FDS") ? getenv("LISTEN_FDS") : "nothing");
+}
+
 static int echo(int count)
 {
     /* As large as the stack. */
     static char buffer[1 << 16];
 
+    ready();
     for (int i = 0; i < count; i++) {
         ssize_t got;
         int connection = accept(LISTENER, NULL, NULL);
@@ -81,6 +88,7 @@ static int poll_all(int count)
         return fail("fcntl");
     if (accept(LISTENER, NULL, NULL) >= 0 || errno != EAGAIN)
         return fail("accept without a client");
+    ready();
     while (over < count) {
         if (poll(fds, (nfds_t)open, -1) < 1)
             return fail("poll");
@@ -194,10 +202,8 @@ int main(int argc, char **argv)
         return either();
     if (strcmp(job, "full") == 0)
         return full();
-    if (argc == 3 && (strcmp(job, "echo") == 0 || strcmp(job, "poll") == 0)) {
-        printf("listening at %s\n", getenv("LISTEN_FDS") ? getenv("LISTEN_FDS") : "nothing");
+    if (argc == 3 && (strcmp(job, "echo") == 0 || strcmp(job, "poll") == 0))
         return *job == 'e' ? echo(atoi(argv[2])) : poll_all(atoi(argv[2]));
-    }
     fprintf(stderr, "sockets: unknown job %s\n", job);
     return 2;
 }

@@ -53,7 +53,7 @@ fn many_connections_are_polled_at_a_time() {
         return;
     }
     let (mut running, address) = guest(&["poll", "20"]);
-    running.line();
+    assert_eq!(running.line(), "listening at 1");
     // All are open before the first one says anything.
     let mut connections: Vec<_> = (0..20)
         .map(|_| TcpStream::connect(address).unwrap())
