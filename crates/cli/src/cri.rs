@@ -37,20 +37,25 @@ pub(crate) struct Sandbox {
     pub(crate) ip: String,
 }
 
+/// A connection to the socket of a containerd.
+pub(crate) async fn channel(socket: &Path) -> Result<Channel, Error> {
+    let failed = |source| Error::Connect {
+        socket: socket.to_owned(),
+        source,
+    };
+    Endpoint::try_from(format!("unix://{}", socket.display()))
+        .map_err(failed)?
+        .connect()
+        .await
+        .map_err(failed)
+}
+
 // === impl Cri ===
 
 impl Cri {
     /// Connects to the socket of a containerd.
     pub(crate) async fn connect(socket: &Path) -> Result<Self, Error> {
-        let failed = |source| Error::Connect {
-            socket: socket.to_owned(),
-            source,
-        };
-        let channel = Endpoint::try_from(format!("unix://{}", socket.display()))
-            .map_err(failed)?
-            .connect()
-            .await
-            .map_err(failed)?;
+        let channel = channel(socket).await?;
         Ok(Self {
             runtime: RuntimeServiceClient::new(channel.clone()),
             images: ImageServiceClient::new(channel),

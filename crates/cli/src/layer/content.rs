@@ -9,10 +9,11 @@ use tonic::Request;
 use tonic::client::Grpc;
 use tonic::codegen::http::uri::PathAndQuery;
 use tonic::metadata::{Ascii, MetadataValue};
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 use tonic_prost::ProstCodec;
 
 use super::check;
+use crate::cri;
 use crate::error::Error;
 
 /// containerd, seen from one of its namespaces.
@@ -78,15 +79,7 @@ struct ReadResponse {
 
 impl Containerd {
     pub(super) async fn connect(socket: &Path, namespace: String) -> Result<Self, Error> {
-        let failed = |source| Error::Connect {
-            socket: socket.to_owned(),
-            source,
-        };
-        let channel = Endpoint::try_from(format!("unix://{}", socket.display()))
-            .map_err(failed)?
-            .connect()
-            .await
-            .map_err(failed)?;
+        let channel = cri::channel(socket).await?;
         let namespace = namespace
             .parse()
             .map_err(|_| Error::Argument(format!("--namespace {namespace:?}")))?;
