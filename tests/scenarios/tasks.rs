@@ -14,8 +14,10 @@ fn a_running_container_is_listed_with_the_pid_the_kernel_knows() {
         .start();
     task.says("ready");
     assert_eq!(task.status().as_deref(), Some("RUNNING"));
-    let command = fs::read(format!("/proc/{}/cmdline", task.pid())).expect("it runs");
-    assert_eq!(command, b"sleep\x001000\0");
+    wait::until("the pid's program to be the container's", || {
+        let command = fs::read(format!("/proc/{}/cmdline", task.pid())).expect("it runs");
+        (command == b"sleep\x001000\0").then_some(())
+    });
 
     let table = task.ctr("ps", &[]).ok().stdout;
     let mut lines = table.lines();

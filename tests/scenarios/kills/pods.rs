@@ -113,7 +113,7 @@ fn kill_at_every_point(victim: Victim) {
 fn interrupt(node: &Node, cri: &Cri<'_>, name: &str, point: Point, victim: Victim) {
     let starting = cri.begin_pod(name);
     let server = closely("the shim", || shim(node));
-    let socket = socket_of(server);
+    let socket = closely("the shim's arguments", || socket_of(server));
     if matches!(point, Point::Holder) {
         closely("the cgroup", || has_cgroup(node).then_some(()));
     }
@@ -193,11 +193,12 @@ fn shim(node: &Node) -> Option<i32> {
         .find_map(|pid| pid.parse().ok())
 }
 
-/// The socket that a shim serves.
-fn socket_of(shim: i32) -> PathBuf {
+/// The socket that a shim serves. A process whose execve(2) is under way has no arguments yet,
+/// though its parent knows already that it succeeds (the kernel closes descriptors first).
+fn socket_of(shim: i32) -> Option<PathBuf> {
     let line = fs::read_to_string(format!("/proc/{shim}/cmdline")).expect("it runs");
     let mut words = line.split('\0').skip_while(|word| *word != "-socket");
-    words.nth(1).expect("it was told").into()
+    words.nth(1).map(PathBuf::from)
 }
 
 /// A child of a process. (`children` of procfs has those of one thread.)
