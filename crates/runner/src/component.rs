@@ -13,6 +13,7 @@ use crate::config;
 use crate::end::End;
 use crate::guest::{Guest, STACK};
 use crate::imports::{imports, linker};
+use crate::limits;
 use crate::module::unfit;
 use crate::serve;
 use crate::signals::Signals;
@@ -57,8 +58,9 @@ pub(crate) fn run(inherited: Inherited, handoff: &Handoff, signals: Signals) -> 
     end
 }
 
-/// Keeps what only few components ask for.
+/// Keeps what the component will be asked about, and what only few of them ask for.
 fn tell(component: &Component, handoff: &Handoff) {
+    limits::expect(component.resources_required().as_ref());
     if imports(component, "wasi:config/") {
         config::remember(handoff);
     }

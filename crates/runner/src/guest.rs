@@ -59,7 +59,7 @@ impl Guest {
             http: WasiHttpCtx::new(),
             outgoing: Outgoing,
             table: ResourceTable::new(),
-            limiter: Limiter::default(),
+            limiter: Limiter::new(),
         })
     }
 

@@ -7,9 +7,9 @@
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-use wasmtime::ResourceLimiter;
+use wasmtime::{ResourceLimiter, ResourcesRequired};
 
 use crate::end::say;
 
@@ -17,6 +17,8 @@ use crate::end::say;
 static HELD: AtomicU64 = AtomicU64::new(0);
 /// The limit that was last spoken of: a guest that asks again and again fills no log.
 static SAID: AtomicU64 = AtomicU64::new(0);
+/// How many memories and tables an instance is born with.
+static BORN: AtomicU32 = AtomicU32::new(u32::MAX);
 /// Where the container's limit is written.
 static LIMIT: OnceLock<File> = OnceLock::new();
 
@@ -31,15 +33,62 @@ pub(crate) fn follow(limit: File) {
     drop(LIMIT.set(limit));
 }
 
+/// Remembers what an instance is born with, if that is known.
+pub(crate) fn expect(needs: Option<&ResourcesRequired>) {
+    let born = needs.map_or(u32::MAX, |needs| {
+        needs.num_memories.saturating_add(needs.num_tables)
+    });
+    BORN.store(born, Ordering::Relaxed);
+}
+
+/// Counts memory of the runner's own that a guest fills, if it fits. For `what`, the line on stderr.
+pub(crate) fn take(bytes: u64, what: &str) -> bool {
+    let held = HELD.load(Ordering::Relaxed).saturating_add(bytes);
+    if let Some(limit) = limit()
+        && held > room(limit)
+    {
+        refuse(what, held, limit);
+        return false;
+    }
+    HELD.fetch_add(bytes, Ordering::Relaxed);
+    true
+}
+
+/// What was taken is free again.
+pub(crate) fn give_back(bytes: u64) {
+    HELD.fetch_sub(bytes, Ordering::Relaxed);
+}
+
+fn refuse(what: &str, held: u64, limit: u64) {
+    if SAID.swap(limit, Ordering::Relaxed) != limit {
+        say(&format!(
+            "duet: a growth of the guest's {what} to {} KiB is refused: \
+             the container's limit is {} KiB",
+            held >> 10,
+            limit >> 10
+        ));
+    }
+}
+
 /// Counts what one instance has, and lets it have no more than fits.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Limiter {
     held: u64,
+    /// How many of its memories and tables are still to be made.
+    unborn: u32,
 }
 
 // === impl Limiter ===
 
 impl Limiter {
+    /// Of an instance that is about to be made.
+    pub(crate) fn new() -> Self {
+        Self {
+            held: 0,
+            unborn: BORN.load(Ordering::Relaxed),
+        }
+    }
+
     /// Counts a growth that stays within `maximum`, the memory's own: wasmtime asks before it refuses one
     /// that does not, and what it refuses nobody has.
     fn grow(&mut self, current: u64, desired: u64, maximum: Option<u64>) -> bool {
@@ -47,23 +96,15 @@ impl Limiter {
             return false;
         }
         let more = desired.saturating_sub(current);
-        let held = HELD.load(Ordering::Relaxed).saturating_add(more);
-        // What a module is born with it may never touch; with 0 it is being born.
-        if current > 0
-            && let Some(limit) = limit()
-            && held > room(limit)
-        {
-            if SAID.swap(limit, Ordering::Relaxed) != limit {
-                say(&format!(
-                    "duet: a growth of the guest's memory to {} KiB is refused: \
-                     the container's limit is {} KiB",
-                    held >> 10,
-                    limit >> 10
-                ));
-            }
+        // What a module is born with it may never touch. One that was born empty grows from 0 as well, but
+        // not before all of the others are there: only a start function in the midst of a component could.
+        let birth = current == 0 && self.unborn > 0;
+        if birth {
+            self.unborn -= 1;
+            HELD.fetch_add(more, Ordering::Relaxed);
+        } else if !take(more, "memory") {
             return false;
         }
-        HELD.fetch_add(more, Ordering::Relaxed);
         self.held = self.held.saturating_add(more);
         true
     }
@@ -71,7 +112,7 @@ impl Limiter {
 
 impl Drop for Limiter {
     fn drop(&mut self) {
-        HELD.fetch_sub(self.held, Ordering::Relaxed);
+        give_back(self.held);
     }
 }
 
@@ -135,7 +176,7 @@ mod tests {
 
     #[test]
     fn what_a_memory_cannot_have_is_not_counted() {
-        let mut limiter = Limiter::default();
+        let mut limiter = Limiter::new();
         assert!(limiter.memory_growing(0, 64, Some(128)).unwrap());
         assert!(!limiter.memory_growing(64, 129, Some(128)).unwrap());
         assert!(!limiter.table_growing(0, 9, Some(8)).unwrap());

@@ -7,6 +7,7 @@ use wasmtime::{Engine, Linker, Module, Store};
 
 use crate::end::End;
 use crate::guest::STACK;
+use crate::limits;
 use crate::preview1::{Preview1, linker, listeners};
 
 /// Runs the module to its end.
@@ -17,6 +18,7 @@ pub(crate) fn run(inherited: Inherited, handoff: &Handoff) -> End {
     };
     let prepared = (|| {
         let module = load(&inherited)?;
+        limits::expect(Some(&module.resources_required()));
         let engine = module.engine().clone();
         let world = Preview1::new(handoff, listeners)?;
         Ok((module, linker(&engine)?, Store::new(&engine, world)))

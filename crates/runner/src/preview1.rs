@@ -95,7 +95,7 @@ impl Preview1 {
         Ok(Self {
             wasmtime: world.build_p1(),
             descriptors: Descriptors::new(listeners),
-            limiter: Limiter::default(),
+            limiter: Limiter::new(),
         })
     }
 

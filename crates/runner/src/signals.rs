@@ -3,13 +3,15 @@
 //! The kernel drops signals that process 1 of a PID namespace has no handler for. So there is one, and
 //! it leaves the process there and then: a guest that spins in a loop is ended as fast as an idle one,
 //! without epochs or fuel in its code and without a thread that waits.
+//!
+//! XFSZ has one that does nothing: a guest cannot handle it, and is told `EFBIG` instead of being killed.
 
 use std::io;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use signal_hook::consts::{SIGINT, SIGQUIT, SIGTERM};
+use signal_hook::consts::{SIGINT, SIGQUIT, SIGTERM, SIGXFSZ};
 use signal_hook::{flag, low_level};
 
 /// The signals that end a container, each with the exit code a shell would show.
@@ -30,6 +32,7 @@ impl Signals {
         for (signal, code) in ENDING {
             flag::register_conditional_shutdown(signal, code, Arc::clone(&at_once))?;
         }
+        flag::register(SIGXFSZ, Arc::default())?;
         Ok(Self { at_once })
     }
 

@@ -1,5 +1,6 @@
 //! Waiting for clocks, sockets, streams and files at once.
 
+use std::collections::BTreeMap;
 use std::net::{TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
@@ -140,7 +141,9 @@ impl Preview1 {
     /// Waits for the first of them, and says which have come to pass.
     fn wait(&self, all: &[Waiting]) -> Result<Vec<Event>, Error> {
         let (stdin, stdout, stderr) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
-        let mut fds = Vec::new();
+        // Each descriptor once, for everything that is waited for on it: `poll` takes no more entries than
+        // RLIMIT_NOFILE, however few descriptors they name.
+        let mut whats = BTreeMap::new();
         let mut end = None;
         for waiting in all {
             match &waiting.wait {
@@ -149,15 +152,22 @@ impl Preview1 {
                     end = Some(end.map_or(*moment, |end: Instant| end.min(*moment)));
                 }
                 Wait::Over(_) => end = Some(Instant::now()),
-                Wait::On(fd, what) => fds.push(match self.descriptors.get(*fd)? {
-                    Descriptor::Stdin => PollFd::new(&stdin, *what),
-                    Descriptor::Stdout => PollFd::new(&stdout, *what),
-                    Descriptor::Stderr => PollFd::new(&stderr, *what),
-                    Descriptor::Listener(socket) => PollFd::new::<TcpListener>(socket, *what),
-                    Descriptor::Connection(socket) => PollFd::new::<TcpStream>(socket, *what),
-                    Descriptor::File(_) => return Err(Errno::Badf.into()),
-                }),
+                Wait::On(fd, what) => {
+                    let whole = whats.entry(u32::from(*fd)).or_insert(PollFlags::empty());
+                    *whole |= *what;
+                }
             }
+        }
+        let mut fds = Vec::with_capacity(whats.len());
+        for (fd, what) in &whats {
+            fds.push(match self.descriptors.get((*fd).into())? {
+                Descriptor::Stdin => PollFd::new(&stdin, *what),
+                Descriptor::Stdout => PollFd::new(&stdout, *what),
+                Descriptor::Stderr => PollFd::new(&stderr, *what),
+                Descriptor::Listener(socket) => PollFd::new::<TcpListener>(socket, *what),
+                Descriptor::Connection(socket) => PollFd::new::<TcpStream>(socket, *what),
+                Descriptor::File(_) => return Err(Errno::Badf.into()),
+            });
         }
         loop {
             let left = end.map(|end| end.saturating_duration_since(Instant::now()));
@@ -167,7 +177,8 @@ impl Preview1 {
                 Err(Kernel::INTR) => continue,
                 Err(error) => return Err(streams::errno(error).into()),
             }
-            let happened = happened(all, &fds);
+            let polled = whats.keys().copied().zip(&fds).collect();
+            let happened = happened(all, &polled);
             if !happened.is_empty() {
                 return Ok(happened);
             }
@@ -175,10 +186,9 @@ impl Preview1 {
     }
 }
 
-/// The events of those whose time has come; `fds` are those of [`Wait::On`], in their order.
-fn happened(all: &[Waiting], fds: &[PollFd<'_>]) -> Vec<Event> {
+/// The events of those whose time has come; `polled` has every descriptor of [`Wait::On`].
+fn happened(all: &[Waiting], polled: &BTreeMap<u32, &PollFd<'_>>) -> Vec<Event> {
     let now = Instant::now();
-    let mut fds = fds.iter();
     let mut happened = Vec::new();
     for waiting in all {
         let outcome = match &waiting.wait {
@@ -186,7 +196,9 @@ fn happened(all: &[Waiting], fds: &[PollFd<'_>]) -> Vec<Event> {
                 .is_some_and(|moment| moment <= now)
                 .then(|| Ok(event(0, false))),
             Wait::Over(outcome) => Some(outcome.clone()),
-            Wait::On(..) => fds.next().and_then(outcome),
+            Wait::On(fd, what) => polled
+                .get(&u32::from(*fd))
+                .and_then(|fd| outcome(fd, *what)),
         };
         if let Some(outcome) = outcome {
             let error = outcome.as_ref().err().copied().unwrap_or(Errno::Success);
@@ -201,9 +213,11 @@ fn happened(all: &[Waiting], fds: &[PollFd<'_>]) -> Vec<Event> {
     happened
 }
 
-/// What the kernel said of a descriptor, if it said anything.
-fn outcome(fd: &PollFd<'_>) -> Option<Result<EventFdReadwrite, Errno>> {
-    let said = fd.revents();
+/// What the kernel said of a descriptor to one who waits for `what`, if it said anything.
+fn outcome(fd: &PollFd<'_>, what: PollFlags) -> Option<Result<EventFdReadwrite, Errno>> {
+    // These it says unasked.
+    let unasked = PollFlags::ERR | PollFlags::HUP | PollFlags::NVAL;
+    let said = fd.revents() & (what | unasked);
     if said.is_empty() {
         return None;
     }

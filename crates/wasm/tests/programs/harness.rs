@@ -24,6 +24,8 @@ pub(crate) struct Guest {
     limit: PathBuf,
     /// Whether somebody goes on typing.
     typing: bool,
+    /// What the shell does before it becomes the runner.
+    first: &'static str,
 }
 
 /// A guest that runs. Killed when it is dropped.
@@ -165,6 +167,7 @@ impl Guest {
             stdin: Vec::new(),
             limit: "/dev/null".into(),
             typing: false,
+            first: ":",
         }
     }
 
@@ -197,6 +200,12 @@ impl Guest {
         self
     }
 
+    /// Sets one of its process's limits, in the words of a shell's `ulimit`.
+    pub(crate) fn ulimit(mut self, command: &'static str) -> Self {
+        self.first = command;
+        self
+    }
+
     pub(crate) fn config(mut self, name: &str, value: &str) -> Self {
         self.handoff.config.insert(name.into(), value.into());
         self
@@ -225,7 +234,7 @@ impl Guest {
         let mut child = Command::new("sh")
             .args([
                 "-c",
-                "exec \"$@\" 3<\"$ENTRY\" 4<\"$HANDOFF\" 5<\"$LIMIT\"",
+                "$FIRST; exec \"$@\" 3<\"$ENTRY\" 4<\"$HANDOFF\" 5<\"$LIMIT\"",
                 "sh",
             ])
             .arg(runner())
@@ -234,6 +243,7 @@ impl Guest {
             .env("ENTRY", path(entry.as_raw_fd()))
             .env("HANDOFF", path(handoff.as_raw_fd()))
             .env("LIMIT", &self.limit)
+            .env("FIRST", self.first)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

@@ -50,3 +50,82 @@ fn without_a_limit_there_is_none() {
         assert_eq!((ended.code, ended.stdout.as_str()), (0, "grown\n"));
     }
 }
+
+/// Grows what was born empty, and ends with 9 if that fails.
+fn born_empty(what: &str, grow: &str) -> Guest {
+    Guest::wat(&format!(
+        r#"(module
+            (import "wasi_snapshot_preview1" "proc_exit" (func $exit (param i32)))
+            (memory (export "memory") 0)
+            {what}
+            (func (export "_start")
+                (if (i32.eq ({grow}) (i32.const -1)) (then (call $exit (i32.const 9))))))"#
+    ))
+}
+
+#[test]
+fn what_is_born_empty_is_held_to_the_limit_from_its_first_growth_on() {
+    if !root() {
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let limit = directory.path().join("memory.max");
+    for (what, grow) in [
+        ("", "memory.grow (i32.const 512)"),
+        (
+            "(table 0 funcref)",
+            "table.grow (ref.null func) (i32.const 4000000)",
+        ),
+    ] {
+        let run = |bytes: &str| {
+            std::fs::write(&limit, format!("{bytes}\n")).unwrap();
+            born_empty(what, grow).limit(&limit).run().code
+        };
+        assert_eq!(run("16777216"), 9, "{grow}");
+        assert_eq!(run("67108864"), 0, "{grow}");
+    }
+}
+
+#[test]
+fn a_file_past_its_size_limit_is_an_error_and_not_the_end() {
+    if !root() {
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    for probe in ["probe-p1.wasm", "probe-p2.wasm"] {
+        let file = directory.path().join(probe);
+        let text = "x".repeat(4096);
+        let guest = Guest::named(probe).args(["write", file.to_str().unwrap(), &text]);
+        // A thousand bytes: two blocks of 512.
+        let ended = guest.ulimit("ulimit -f 2").run();
+        assert_eq!(ended.code, 134, "{ended:?}");
+        assert!(ended.stderr.contains("File too large"), "{ended:?}");
+        assert_eq!(file.metadata().unwrap().len(), 1024);
+    }
+}
+
+#[test]
+fn more_can_be_waited_for_than_descriptors_can_be_open() {
+    if !root() {
+        return;
+    }
+    // 1000 times the end of standard input; ends with 9 if it is told of fewer.
+    let guest = Guest::wat(
+        r#"(module
+            (import "wasi_snapshot_preview1" "proc_exit" (func $exit (param i32)))
+            (import "wasi_snapshot_preview1" "poll_oneoff" (func $poll (param i32 i32 i32 i32) (result i32)))
+            (memory (export "memory") 2)
+            (func (export "_start") (local $i i32)
+                (loop $next
+                    ;; Its tag, 1, is that of reading; descriptor 0 is what the rest is.
+                    (i32.store8 (i32.add (i32.const 72) (i32.mul (local.get $i) (i32.const 48))) (i32.const 1))
+                    (local.set $i (i32.add (local.get $i) (i32.const 1)))
+                    (br_if $next (i32.lt_u (local.get $i) (i32.const 1000))))
+                (call $exit (i32.add
+                    (call $poll (i32.const 64) (i32.const 65536) (i32.const 1000) (i32.const 0))
+                    (if (result i32) (i32.eq (i32.load (i32.const 0)) (i32.const 1000))
+                        (then (i32.const 0)) (else (i32.const 9)))))))"#,
+    );
+    let ended = guest.ulimit("ulimit -n 64").run();
+    assert_eq!((ended.code, ended.stderr.as_str()), (0, ""));
+}
