@@ -101,6 +101,7 @@ rust examples/init-config wasm32-wasip2 init_config.wasm examples/init-config/in
 rust crates/wasm/tests/guests/probe wasm32-wasip1 probe.wasm crates/wasm/tests/guests/probe-p1.wasm
 rust crates/wasm/tests/guests/probe wasm32-wasip2 probe.wasm crates/wasm/tests/guests/probe-p2.wasm
 rust crates/wasm/tests/guests/server wasm32-wasip2 server.wasm crates/wasm/tests/guests/server.wasm
+rust crates/wasm/tests/guests/keyvalue wasm32-wasip2 keyvalue.wasm crates/wasm/tests/guests/keyvalue.wasm
 rust crates/wasm/tools wasm32-wasip2 tools.wasm crates/wasm/tools/tools.wasm
 find "$here/examples" "$here/crates/wasm/tests" -name '*.wasm' -size +250k | while read -r file; do
     say "$file is larger than the 250 kB that are committed" >&2

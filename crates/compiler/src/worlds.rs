@@ -35,7 +35,12 @@ const PREVIEW2: [(&str, &str); 7] = [
 ];
 
 /// The drafts that are provided, each in the one version it was written down in.
-const DRAFTS: [&str; 1] = ["wasi:config/store@0.2.0-rc.1"];
+const DRAFTS: [&str; 4] = [
+    "wasi:config/store@0.2.0-rc.1",
+    "wasi:keyvalue/atomics@0.2.0-draft",
+    "wasi:keyvalue/batch@0.2.0-draft",
+    "wasi:keyvalue/store@0.2.0-draft",
+];
 
 /// Validates `wasm` and checks what it imports and exports.
 pub(crate) fn check(wasm: &[u8], format: Format) -> Result<(), String> {
@@ -208,7 +213,12 @@ fn hint(name: &str) -> &'static str {
         _ if name.contains("@0.3") => "; this is preview 3",
         _ if name.starts_with("wasi:nn/") => "; this is world wasi:nn/ml",
         _ if name.starts_with("wasi:tls/") => "; this is world wasi:tls/imports",
-        _ if name.starts_with("wasi:keyvalue/") => "; this is world wasi:keyvalue/imports",
+        _ if name.starts_with("wasi:keyvalue/watcher") => {
+            "; this is world wasi:keyvalue/watch-service"
+        }
+        _ if name.starts_with("wasi:keyvalue/") => {
+            "; this is another draft of world wasi:keyvalue/imports"
+        }
         _ if name.starts_with("wasi:blobstore/") => "; this is world wasi:blobstore/imports",
         _ if name.starts_with("wasi:messaging/") => "; this is world wasi:messaging/imports",
         _ if name.starts_with("wasi:config/") => {

@@ -15,6 +15,7 @@ use wasmtime_wasi_http::{WasiHttp, WasiHttpView as _};
 
 use crate::config;
 use crate::guest::Guest;
+use crate::keyvalue;
 
 /// A linker with everything `component` imports, as far as there is such a thing.
 ///
@@ -92,6 +93,9 @@ fn link(l: &mut Linker<Guest>, interface: &str) -> wasmtime::Result<()> {
             sockets::udp_create_socket::add_to_linker::<G, WasiSockets>(l, G::sockets)
         }
         "wasi:config/store" => wasmtime_wasi_config::add_to_linker(l, config::view),
+        "wasi:keyvalue/store" | "wasi:keyvalue/atomics" | "wasi:keyvalue/batch" => {
+            keyvalue::link(l, interface)
+        }
         "wasi:http/types" => {
             let options = LinkOptions::default();
             http::types::add_to_linker::<G, WasiHttp>(l, &(&options).into(), G::http)

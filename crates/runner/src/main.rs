@@ -14,6 +14,7 @@
 //! | `preview1.rs`, `preview1/` | what they can call |
 //! | `component.rs` | WASI preview 2: commands; and which components are servers |
 //! | `config.rs` | `wasi:config` |
+//! | `keyvalue.rs`, `keyvalue/` | `wasi:keyvalue` |
 //! | `imports.rs` | what components can be linked with |
 //! | `limits.rs` | growing memory past the container's limit |
 //! | `serve.rs`, `serve/` | `wasi:http` servers |
@@ -25,6 +26,7 @@ mod config;
 mod end;
 mod guest;
 mod imports;
+mod keyvalue;
 mod limits;
 mod module;
 mod outgoing;

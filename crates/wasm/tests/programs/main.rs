@@ -9,6 +9,7 @@ mod commands;
 mod config;
 mod harness;
 mod jail;
+mod keyvalue;
 mod limits;
 mod memory;
 mod refusals;

@@ -70,7 +70,7 @@ fn an_import_that_nothing_provides_is_named_with_its_world() {
         ("wasi:nn/graph@0.2.0", "; this is world wasi:nn/ml"),
         (
             "wasi:keyvalue/store@0.2.0-draft2",
-            "; this is world wasi:keyvalue/imports",
+            "; this is another draft of world wasi:keyvalue/imports",
         ),
         (
             "wasi:config/runtime@0.2.0-draft",

@@ -8,13 +8,13 @@ use rustix::process::Signal;
 use crate::harness::{Guest, PATIENCE, Running, eventually, free_port, root};
 
 /// A server and its port.
-struct Server {
+pub(crate) struct Server {
     guest: Running,
     port: u16,
 }
 
 impl Server {
-    fn start(guest: Guest) -> Self {
+    pub(crate) fn start(guest: Guest) -> Self {
         let port = free_port();
         let address = format!("127.0.0.1:{port}");
         let mut guest = guest.http(|http| http.address = Some(address)).start();
@@ -32,7 +32,7 @@ impl Server {
     }
 
     /// The status and the body of one request on a connection of its own.
-    fn get(&self, path: &str) -> (u16, String) {
+    pub(crate) fn get(&self, path: &str) -> (u16, String) {
         let mut stream = self.connect();
         ask(&mut stream, path, "connection: close\r\n");
         read(&mut stream)
