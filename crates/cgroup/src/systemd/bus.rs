@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockopt};
 
 use super::message::{self, ERROR, HEAD, Message, Object, RETURN, Writer};
 use crate::Error;
@@ -67,16 +68,17 @@ impl Bus {
     }
 
     pub(super) fn connect_to(path: &Path, limit: Duration) -> Result<Self, Error> {
-        let stream = UnixStream::connect(path).map_err(|error| Error::Bus {
+        let deadline = Instant::now() + limit;
+        let stream = connect(path, deadline).map_err(|source| Error::Bus {
             step: "connect to",
             path: path.to_owned(),
-            source: errno(&error),
+            source,
         })?;
         let mut bus = Bus {
             stream,
             path: path.to_owned(),
             serial: 0,
-            deadline: Instant::now() + limit,
+            deadline,
             removed: Vec::new(),
         };
         bus.authenticate()?;
@@ -249,6 +251,32 @@ impl Bus {
     }
 }
 
+/// Connects until `deadline`: one who hangs accepts nobody, and once its backlog is full the kernel
+/// would wait for ever. (`unix_stream_connect` of the kernel waits for the time of sending.)
+fn connect(path: &Path, deadline: Instant) -> Result<UnixStream, Errno> {
+    let number = |error: rustix::io::Errno| Errno::from_raw(error.raw_os_error());
+    let address = SocketAddrUnix::new(path).map_err(number)?;
+    let socket = rustix::net::socket_with(
+        AddressFamily::UNIX,
+        SocketType::STREAM,
+        SocketFlags::CLOEXEC,
+        None,
+    )
+    .map_err(number)?;
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(Errno::ETIMEDOUT);
+        }
+        sockopt::set_socket_timeout(&socket, sockopt::Timeout::Send, Some(left)).map_err(number)?;
+        match rustix::net::connect(&socket, &address) {
+            Ok(()) => return Ok(UnixStream::from(socket)),
+            Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(late(number(error))),
+        }
+    }
+}
+
 /// A socket whose time is over says "try again".
 fn late(error: Errno) -> Errno {
     if error == Errno::EAGAIN {
@@ -386,6 +414,33 @@ mod tests {
             matches!(
                 error,
                 Error::Bus {
+                    source: Errno::ETIMEDOUT,
+                    ..
+                }
+            ),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn nobody_waits_for_ever_to_be_accepted() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("private");
+        let flags = SocketFlags::CLOEXEC;
+        let socket =
+            rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None).unwrap();
+        rustix::net::bind(&socket, &SocketAddrUnix::new(&path).unwrap()).unwrap();
+        // Room for one whom nobody accepts.
+        rustix::net::listen(&socket, 0).unwrap();
+        let _first = UnixStream::connect(&path).unwrap();
+        let error = Bus::connect_to(&path, Duration::from_millis(50))
+            .err()
+            .unwrap();
+        assert!(
+            matches!(
+                error,
+                Error::Bus {
+                    step: "connect to",
                     source: Errno::ETIMEDOUT,
                     ..
                 }
