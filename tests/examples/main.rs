@@ -58,7 +58,7 @@ fn start(node: &Node, name: &str) -> Pod {
         Some(line.rsplit_once(", ")?.1.to_owned())
     });
     let pod = Pod { client, address };
-    let answered = wait::within(wait::PATIENCE, || pod.get("/", "").ok());
+    let answered = wait::within(wait::patience(), || pod.get("/", "").ok());
     assert!(
         answered.is_some(),
         "{name} does not answer: {}",

@@ -89,7 +89,7 @@ fn run(node: &Node, spec: &str) -> Outcome {
 
 /// Waits until `needle` stands among the steps.
 fn steps(running: &mut Running, needle: &str) {
-    let seen = wait::within(wait::PATIENCE, || {
+    let seen = wait::within(wait::patience(), || {
         let seen = running.stderr().contains(needle);
         (seen || running.has_ended()).then_some(seen)
     });

@@ -139,7 +139,7 @@ fn limits_are_in_force_from_the_first_instruction() {
     let Some(node) = Node::enter() else { return };
     let own = "memory=$(sed -n 's/.*:memory://p' /proc/self/cgroup); \
                [ -n \"$memory\" ] && cat /sys/fs/cgroup/memory/memory.limit_in_bytes \
-               || cat /sys/fs/cgroup/memory.max";
+               || cat /sys/fs/cgroup$(sed -n 's/^0:://p' /proc/self/cgroup)/memory.max";
     let limits = [
         "--memory-limit",
         "33554432",

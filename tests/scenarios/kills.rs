@@ -7,7 +7,7 @@ use std::thread;
 use std::time::Instant;
 
 use duet_tests::command::{self, Running};
-use duet_tests::{Node, leaks, wait};
+use duet_tests::{Node, wait};
 use nix::sys::signal::{self, Signal};
 use nix::unistd::Pid;
 
@@ -63,7 +63,7 @@ struct Life<'n> {
 
 /// Asks without a pause: for what lasts a millisecond.
 fn closely<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
-    let end = Instant::now() + wait::PATIENCE;
+    let end = Instant::now() + wait::patience();
     loop {
         if let Some(answer) = ask() {
             return answer;
@@ -166,9 +166,7 @@ impl<'n> Life<'n> {
     }
 
     fn has_cgroup(&self) -> bool {
-        leaks::hierarchies()
-            .iter()
-            .any(|dir| dir.join(self.node.namespace()).join(&self.id).is_dir())
+        self.node.has_cgroup(Some(&self.id))
     }
 
     fn says(&self, needle: &str) {

@@ -11,7 +11,7 @@ use containerd_shim_protos::sandbox_api as sandbox;
 use duet_tests::cri::Wish;
 use duet_tests::machine;
 use duet_tests::shim::{Bundle, Shim};
-use duet_tests::{Node, wait};
+use duet_tests::{Node, leaks, wait};
 use k8s_cri::v1 as api;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -41,12 +41,9 @@ fn shot(pid: i32) {
     kill(Pid::from_raw(pid), Signal::SIGKILL).expect("it runs");
 }
 
-/// The parent of a process.
+/// The parent of a process that runs.
 fn parent(pid: i32) -> i32 {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).expect("it runs");
-    let (_, rest) = stat.rsplit_once(')').expect("a name in brackets");
-    let parent = rest.split_whitespace().nth(1).expect("a parent");
-    parent.parse().expect("a pid")
+    leaks::parent_of(pid).expect("it runs")
 }
 
 #[test]

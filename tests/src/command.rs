@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use crate::wait::{self, PATIENCE};
+use crate::wait::{self, patience};
 
 /// What a program left behind.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,7 +33,7 @@ pub struct Running {
 ///
 /// # Panics
 ///
-/// When it cannot be started or does not end within [`PATIENCE`].
+/// When it cannot be started or does not end within [`patience`].
 pub fn run(command: &mut Command) -> Outcome {
     start(command.stdin(Stdio::null())).wait()
 }
@@ -135,7 +135,7 @@ impl Running {
     ///
     /// When the program ends without having said it, or stays silent for too long.
     pub fn says(&mut self, needle: &str) {
-        let said = wait::within(PATIENCE, || {
+        let said = wait::within(patience(), || {
             if self.stdout().contains(needle) {
                 return Some(true);
             }
@@ -174,9 +174,9 @@ impl Running {
     ///
     /// # Panics
     ///
-    /// When it does not end within [`PATIENCE`].
+    /// When it does not end within [`patience`].
     pub fn wait(self) -> Outcome {
-        self.wait_within(PATIENCE)
+        self.wait_within(patience())
     }
 
     /// Waits until the program has ended and its output is complete.

@@ -88,7 +88,7 @@ impl Containerd {
     pub fn end(&self, signal: Signal) {
         let mut daemon = self.daemon();
         daemon.signal(signal);
-        let ended = wait::within(wait::PATIENCE, || daemon.has_ended().then_some(()));
+        let ended = wait::within(wait::patience(), || daemon.has_ended().then_some(()));
         assert!(ended.is_some(), "{signal} does not end containerd");
     }
 
@@ -195,7 +195,7 @@ impl Containerd {
 
     fn wait_until_ready(&self) {
         // `ctr version` asks the daemon itself, so its answer is the readiness.
-        let ready = wait::within(wait::PATIENCE, || {
+        let ready = wait::within(wait::patience(), || {
             let answer = command::run(self.ctr("default").arg("version"));
             (answer.code == 0 || self.daemon().has_ended()).then_some(answer.code == 0)
         });
@@ -315,9 +315,13 @@ fn handlers(version: &str) -> String {
     let handler = |runtime: Runtime, sandboxer| {
         let (handler, name) = (runtime.handler(sandboxer), runtime.name());
         let head = format!("[plugins.{table}.containerd.runtimes.{handler}");
-        let options = match Cgroups::chosen() {
-            Cgroups::Cgroupfs => String::new(),
-            Cgroups::Systemd => format!("{head}.options]\n  SystemdCgroup = true\n"),
+        let options = match (Cgroups::chosen(), sandboxer) {
+            // containerd 2.1 starts no container in a pod of a shim's own whose handler has options,
+            // unless it is runc's: `WithTaskAPIEndpoint` asks for runc's type.
+            (Cgroups::Cgroupfs, _) | (Cgroups::Systemd, Sandboxer::Shim) => String::new(),
+            (Cgroups::Systemd, Sandboxer::Podsandbox) => {
+                format!("{head}.options]\n  SystemdCgroup = true\n")
+            }
         };
         format!("{options}{head}]\n  runtime_type = '{name}'\n")
     };

@@ -10,7 +10,7 @@ use tonic::transport::{Channel, Endpoint};
 
 use crate::machine::Sandboxer;
 use crate::node::Node;
-use crate::wait::{self, PATIENCE};
+use crate::wait::{self, patience};
 use crate::{image, stream};
 
 /// A blocking CRI client.
@@ -43,7 +43,7 @@ macro_rules! call {
     ($cri:expr, $method:ident, $request:expr) => {{
         let mut client = RuntimeServiceClient::new($cri.channel());
         let call = async {
-            let answer = tokio::time::timeout(PATIENCE, client.$method($request)).await;
+            let answer = tokio::time::timeout(patience(), client.$method($request)).await;
             answer.unwrap_or_else(|_| panic!("{} did not answer", stringify!($method)))
         };
         $cri.runtime.block_on(call).map(tonic::Response::into_inner)
@@ -189,7 +189,7 @@ impl<'n> Cri<'n> {
         let mut images = k8s_cri::v1::image_service_client::ImageServiceClient::new(self.channel());
         let list = async {
             let asked = images.list_images(api::ListImagesRequest { filter: None });
-            tokio::time::timeout(PATIENCE, asked).await
+            tokio::time::timeout(patience(), asked).await
         };
         let list = self.runtime.block_on(list).expect("CRI answers in time");
         let list = list.expect("CRI has a list of images").into_inner();
@@ -554,7 +554,7 @@ impl Member<'_> {
     ///
     /// When there is none.
     pub fn says(&self, needle: &str) {
-        let said = wait::within(PATIENCE, || {
+        let said = wait::within(patience(), || {
             self.log()
                 .iter()
                 .any(|(_, text)| text.contains(needle))

@@ -91,6 +91,10 @@ pub fn remove_empty_parents(scope: &Scope<'_>) {
     if Cgroups::chosen() == Cgroups::Systemd {
         for namespace in scope.namespaces {
             stop_if_empty(&slice(namespace));
+            // On v1 systemd has none of its own in some hierarchies; the one that stops is not there.
+            for hierarchy in hierarchies() {
+                let _removed = fs::remove_dir(hierarchy.join(parent_of_cgroups(namespace)));
+            }
         }
     }
 }
@@ -99,6 +103,21 @@ pub fn remove_empty_parents(scope: &Scope<'_>) {
 #[must_use]
 pub fn slice(namespace: &str) -> String {
     format!("{namespace}.slice")
+}
+
+/// Where the containers of a namespace have their cgroups, below the root of each hierarchy.
+#[must_use]
+pub fn parent_of_cgroups(namespace: &str) -> PathBuf {
+    match Cgroups::chosen() {
+        Cgroups::Cgroupfs => PathBuf::from(namespace),
+        // `a-b.slice` lies in `a.slice`.
+        Cgroups::Systemd => namespace
+            .match_indices('-')
+            .map(|(at, _)| at)
+            .chain([namespace.len()])
+            .map(|end| slice(&namespace[..end]))
+            .collect(),
+    }
 }
 
 /// Stops a slice that holds nothing: systemd keeps it for whoever comes next.
@@ -165,7 +184,9 @@ fn is_client(exe: &Path) -> bool {
         || std::env::current_exe().is_ok_and(|this| this == exe)
 }
 
-fn parent_of(pid: i32) -> Option<i32> {
+/// The parent of a process; `None` once that is gone.
+#[must_use]
+pub fn parent_of(pid: i32) -> Option<i32> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     stat.rsplit_once(')')?
         .1

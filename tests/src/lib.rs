@@ -11,6 +11,7 @@
 //! | `DUET_BIN_DIR` | where the shim, runner, compiler and `duet` lie; default `<target>/<host>/release` |
 //! | `DUET_TEST_RUNTIME` | `duet` (default), or `runc`: the oracle, for the tests that are not about wasm |
 //! | `DUET_TEST_CGROUPS` | `cgroupfs` (default), or `systemd` on a machine that it runs |
+//! | `DUET_TEST_SLOWNESS` | how many times longer everything may take, in an emulated machine; default 1 |
 //! | `DUET_TEST_CONTAINERD` | a folder with another `containerd` and `ctr`; default: those in `PATH` |
 //! | `DUET_TEST_UPGRADE` | folders with later releases of it, in order, for the test of upgrades |
 //! | `DUET_TEST_REQUIRE` | what must not be skipped: `root`, `containerd`, ... or `all` |

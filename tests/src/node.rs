@@ -16,9 +16,6 @@ use crate::leaks::{self, Scope, Snapshot};
 use crate::machine::{self, Cgroups, Runtime, Sandboxer, Skip};
 use crate::{image, wait};
 
-/// How long containerd may take to clean up after the test's last request.
-const CLEANUP: Duration = wait::PATIENCE;
-
 /// The command line of a shim that serves.
 const SHIM: &str = "containerd-shim-duet-v1 -namespace";
 
@@ -39,7 +36,7 @@ pub struct Node {
     sandboxer: Sandboxer,
     namespace: String,
     netns: RefCell<Vec<PathBuf>>,
-    /// How long to wait for containerd to clean up.
+    /// How long containerd may take to clean up after the test's last request.
     cleanup: Duration,
     scratch: tempfile::TempDir,
     before: Snapshot,
@@ -91,7 +88,7 @@ impl Node {
             sandboxer: Sandboxer::chosen(),
             namespace,
             netns: RefCell::default(),
-            cleanup: CLEANUP,
+            cleanup: wait::patience(),
             scratch,
             before: Snapshot::default(),
             log_start: daemon.log().len(),
@@ -180,6 +177,24 @@ impl Node {
         }
     }
 
+    /// Whether there is a cgroup of a container that `ctr` runs, or of any if none is named.
+    #[must_use]
+    pub fn has_cgroup(&self, container: Option<&str>) -> bool {
+        let name = container.map(|id| match Cgroups::chosen() {
+            Cgroups::Cgroupfs => id.to_owned(),
+            Cgroups::Systemd => format!("ctr-{id}.scope"),
+        });
+        let parent = leaks::parent_of_cgroups(&self.namespace);
+        let below = |hierarchy: PathBuf| std::fs::read_dir(hierarchy.join(&parent));
+        let mut entries = leaks::hierarchies().into_iter().flat_map(below).flatten();
+        entries.any(|entry| {
+            entry.as_ref().is_ok_and(|entry| {
+                let named = name.as_ref().is_none_or(|name| entry.file_name() == **name);
+                named && entry.path().is_dir()
+            })
+        })
+    }
+
     /// What `ctr run` has to be told of the cgroup of a container.
     pub(crate) fn cgroup_of(&self, id: &str) -> Vec<String> {
         match Cgroups::chosen() {
@@ -244,7 +259,9 @@ impl Node {
                 .then_some(())
         });
         // The shim's own end may wait for containerd to take its last events.
-        let left = self.leftovers(AFTERWARDS, |sentence| !sentence.contains(SHIM));
+        let left = self.leftovers(AFTERWARDS * wait::slowness(), |sentence| {
+            !sentence.contains(SHIM)
+        });
         assert!(
             left.is_empty(),
             "left behind a second after containerd's cleanup after {after}:\n{}",

@@ -13,7 +13,7 @@ use ttrpc::proto::Request;
 
 use crate::command::{self, Outcome};
 use crate::containerd::Containerd;
-use crate::wait::{self, PATIENCE};
+use crate::wait::{self, patience};
 
 /// The name of the Task service that every shim of the field speaks.
 const TASK: &str = "containerd.task.v2.Task";
@@ -151,7 +151,7 @@ impl Shim {
         method: &str,
         request: &impl Message,
     ) -> Result<A, String> {
-        let timeout = i64::try_from(PATIENCE.as_nanos()).map_err(|error| error.to_string())?;
+        let timeout = i64::try_from(patience().as_nanos()).map_err(|error| error.to_string())?;
         let request = Request {
             service: service.to_owned(),
             method: method.to_owned(),

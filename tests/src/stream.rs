@@ -6,7 +6,7 @@
 use std::io::{self, BufRead as _, BufReader, Read, Write as _};
 use std::net::TcpStream;
 
-use crate::wait::PATIENCE;
+use crate::wait::patience;
 
 /// How a streamed program ended.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -39,7 +39,7 @@ pub fn exec(url: &str, input: &str) -> io::Result<Ended> {
         .and_then(|rest| rest.split_once('/'))
         .ok_or_else(|| io::Error::other("not an http address"))?;
     let mut socket = TcpStream::connect(host)?;
-    socket.set_read_timeout(Some(PATIENCE))?;
+    socket.set_read_timeout(Some(patience()))?;
     write!(
         socket,
         "GET /{path} HTTP/1.1\r\nHost: {host}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use duet_tests::command::{self, Running};
 use duet_tests::cri::{Cri, Member, Pod, Wish};
-use duet_tests::{Node, leaks, wait};
+use duet_tests::{Node, wait};
 use nix::sys::signal::{self, Signal};
 use nix::unistd::Pid;
 
@@ -115,7 +115,7 @@ fn interrupt(node: &Node, cri: &Cri<'_>, name: &str, point: Point, victim: Victi
     let server = closely("the shim", || shim(node));
     let socket = closely("the shim's arguments", || socket_of(server));
     if matches!(point, Point::Holder) {
-        closely("the cgroup", || has_cgroup(node).then_some(()));
+        closely("the cgroup", || node.has_cgroup(None).then_some(()));
     }
     kill(match victim {
         Victim::Shim => Some(server),
@@ -213,13 +213,4 @@ fn child_of(parent: i32) -> Option<i32> {
         let ppid = fields.and_then(|mut fields| fields.nth(1)?.parse().ok());
         ppid == Some(parent)
     })
-}
-
-fn has_cgroup(node: &Node) -> bool {
-    let pods = leaks::hierarchies()
-        .into_iter()
-        .map(|dir| dir.join(node.namespace()));
-    pods.filter_map(|dir| fs::read_dir(dir).ok())
-        .flat_map(Iterator::flatten)
-        .any(|entry| entry.path().is_dir())
 }

@@ -6,7 +6,7 @@ use k8s_cri::v1 as api;
 use k8s_cri::v1::runtime_service_client::RuntimeServiceClient;
 
 use super::{Cri, channel};
-use crate::wait::{self, PATIENCE};
+use crate::wait::{self, patience};
 
 /// A RunPodSandbox that is under way.
 #[derive(Debug)]
@@ -24,7 +24,8 @@ impl Cri<'_> {
         let mut client = RuntimeServiceClient::new(channel(&runtime, self.node));
         Starting(thread::spawn(move || {
             let call = async {
-                let answer = tokio::time::timeout(PATIENCE, client.run_pod_sandbox(request)).await;
+                let answer =
+                    tokio::time::timeout(patience(), client.run_pod_sandbox(request)).await;
                 answer.expect("RunPodSandbox answers in time")
             };
             let answer = runtime.block_on(call)?;
