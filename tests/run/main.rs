@@ -370,3 +370,40 @@ fn two_pods_share_a_containerd_and_the_last_one_ends_it_even_if_it_died() {
     );
     assert!(!root(&node).join("run").exists(), "state is left");
 }
+
+#[test]
+fn the_pod_of_one_that_was_killed_is_removed_by_the_next() {
+    let Some(node) = Node::enter_with_duet() else {
+        return;
+    };
+    // Its namespace has the images that the leak check knows of.
+    drop(node.cri());
+    let attached = |name: &str, line: &str| {
+        let main = shell("main", line, "");
+        let spec = format!("restartPolicy: Never, containers: [{main}]");
+        let mut duet = duet(&node, name, &pod(name, &spec));
+        duet.arg("--address").arg(node.daemon().socket());
+        duet
+    };
+    let mut first = command::start(&mut attached("first", POLITE));
+    first.says("main | here");
+    let mut beside = command::start(&mut attached("beside", POLITE));
+    beside.says("main | here");
+    send(&first, Signal::SIGKILL);
+    assert_eq!(first.wait().code, 137);
+    let pods = || {
+        let pods = fs::read_dir(root(&node).join("attached"));
+        pods.map_or(0, Iterator::count)
+    };
+    assert_eq!(pods(), 2, "what was killed cleans nothing up");
+
+    let outcome = command::run(&mut attached("next", "exit 3"));
+    assert_eq!(outcome.code, 3, "{outcome:#?}");
+    assert!(!outcome.stderr.contains("left behind"), "{outcome:#?}");
+    let removed = outcome.stderr.matches("removes the left-over pod").count();
+    assert_eq!(removed, 1, "{outcome:#?}");
+    assert_eq!(pods(), 1, "who lives keeps its pod");
+    assert!(!beside.has_ended());
+    beside.terminate();
+    assert_eq!(beside.wait().code, 143);
+}

@@ -1,4 +1,4 @@
-//! The programs that Duet calls by name: `containerd`, `ctr`, `iptables`, `ldd`.
+//! The programs that Duet calls by name: `containerd`, `ctr`, `iptables`, `ldd`, `systemctl`.
 
 use crate::error::Error;
 use std::ffi::OsStr;

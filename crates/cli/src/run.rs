@@ -1,5 +1,6 @@
 //! `duet run`: one pod, from its manifest to its exit status.
 
+mod attached;
 mod driver;
 mod images;
 mod probing;
@@ -13,7 +14,8 @@ use crate::error::Error;
 use crate::log::follow::Follower;
 use crate::screen::{Screen, step};
 use crate::volumes::Volumes;
-use crate::{machine, manifest, restart, volumes};
+use crate::{machine, manifest, program, restart, volumes};
+use attached::Claim;
 use driver::{Driver, Ended};
 pub(crate) use images::import;
 use k8s_openapi::api::core::v1::{Pod, PodSpec};
@@ -78,6 +80,7 @@ pub(crate) async fn run(args: Args) -> Result<u8, Error> {
                     socket: &socket,
                     pods: &private.pods(),
                     snapshotter: Some(private.snapshotter()),
+                    lasting: false,
                 };
                 on(&args, &site, &pod, &spec, &images, &mut stops).await
             }
@@ -90,6 +93,7 @@ pub(crate) async fn run(args: Args) -> Result<u8, Error> {
         socket: &socket,
         pods: &root.join("attached"),
         snapshotter: None,
+        lasting: true,
     };
     on(&args, &site, &pod, &spec, &images, &mut stops).await
 }
@@ -102,6 +106,8 @@ struct Site<'a> {
     pods: &'a Path,
     /// Named if images have to be unpacked for another than containerd's default.
     snapshotter: Option<&'a str>,
+    /// Whether it goes on when the last `duet` is gone, and with it the pod of one that is killed.
+    lasting: bool,
 }
 
 /// Imports the images and runs the pod on a containerd that is there.
@@ -114,6 +120,9 @@ async fn on(
     stops: &mut Stops,
 ) -> Result<u8, Error> {
     let mut cri = Cri::connect(site.socket).await?;
+    if site.lasting {
+        attached::sweep(&mut cri, site.pods, site.socket).await?;
+    }
     for image in images {
         images::import(&mut cri, site.socket, site.snapshotter, image).await?;
         if let Some(signal) = stops.signal() {
@@ -131,6 +140,11 @@ async fn on(
     let directory = site.pods.join(&uid);
     let logs = directory.join("logs");
     std::fs::create_dir_all(&logs).map_err(Error::at("could not create", &logs))?;
+    let _claim = if site.lasting {
+        Some(Claim::stake(&directory, site.socket)?)
+    } else {
+        None
+    };
     let cgroup_parent = cgroup_parent(&mut cri, &uid).await?;
     let profiles = profiles(&args.manifest)?;
     let placement = Placement {
@@ -199,7 +213,9 @@ async fn clean_up(
     }
     let files = volumes::remove(directory);
     let cgroup = if cgroup_parent.ends_with(".slice") {
-        Ok(())
+        // systemd keeps one that is empty.
+        let stop = vec!["stop".to_owned(), cgroup_parent.to_owned()];
+        program::run("systemctl", stop).await.map(drop)
     } else {
         machine::remove_cgroup(Path::new(cgroup_parent))
     };
