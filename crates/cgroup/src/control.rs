@@ -11,14 +11,29 @@ use nix::errno::Errno;
 use crate::Error;
 use crate::error::errno;
 
+/// How much of a control file is asked for at a time, in bytes: the kernel makes at most a page of
+/// most of them, so that one call has all of it and a second one the end.
+const PAGE: usize = 4096;
+
 /// The text of `dir/name`.
 pub(crate) fn read(dir: &Path, name: &str) -> Result<String, Error> {
     let path = dir.join(name);
-    let mut text = String::new();
-    File::open(&path)
-        .and_then(|mut file| file.read_to_string(&mut text))
-        .map_err(|error| Error::on("read", &path, &error))?;
-    Ok(text)
+    read_all(&path).map_err(|error| Error::on("read", &path, &error))
+}
+
+/// As `std::fs::read_to_string`, which asks first for a size that no control file has.
+fn read_all(path: &Path) -> io::Result<String> {
+    let mut file = File::open(path)?;
+    let (mut text, mut page) = (Vec::new(), [0; PAGE]);
+    loop {
+        match file.read(&mut page) {
+            Ok(0) => break,
+            Ok(len) => text.extend(page.iter().take(len)),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    String::from_utf8(text).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
 }
 
 /// The text of `dir/name`, or `None` where this kernel or this cgroup has no such file.
@@ -40,14 +55,29 @@ pub(crate) fn read_optional(dir: &Path, name: &str) -> Result<Option<String>, Er
 
 /// Writes `value` to `dir/name` in one call, as the kernel wants it.
 pub(crate) fn write(dir: &Path, name: &str, value: &str) -> Result<(), Error> {
-    write_once(&dir.join(name), value).map_err(|error| refused(name, value, errno(&error)))
+    write_each(dir, name, [value])
 }
 
-fn write_once(path: &Path, value: &str) -> io::Result<()> {
-    OpenOptions::new()
-        .write(true)
-        .open(path)?
-        .write_all(value.as_bytes())
+/// Writes each of `values` to `dir/name`, in one call each; the file is opened once, and not at all
+/// without a value.
+pub(crate) fn write_each<T: AsRef<str>>(
+    dir: &Path,
+    name: &str,
+    values: impl IntoIterator<Item = T>,
+) -> Result<(), Error> {
+    let mut file: Option<File> = None;
+    for value in values {
+        let value = value.as_ref();
+        let written = match &mut file {
+            Some(file) => file.write_all(value.as_bytes()),
+            None => OpenOptions::new()
+                .write(true)
+                .open(dir.join(name))
+                .and_then(|opened| file.insert(opened).write_all(value.as_bytes())),
+        };
+        written.map_err(|error| refused(name, value, errno(&error)))?;
+    }
+    Ok(())
 }
 
 /// The error for a value that the kernel refused.

@@ -195,7 +195,8 @@ impl Cgroup {
         for place in &self.places {
             make_dirs(&place.dir, made, look)?;
             if place.name.split(',').any(|name| name == "cpuset") {
-                fill_cpuset(&place.dir, &place.mountpoint)?;
+                let new = made.last().is_some_and(|last| *last == place.dir);
+                fill_cpuset(&place.dir, &place.mountpoint, new)?;
             }
         }
         if let Some(dir) = &self.unified {
@@ -292,10 +293,14 @@ fn vacant(dir: &Path) -> Result<(), Error> {
 /// Gives a v1 cpuset the processors and memory nodes of its parent where it has none yet.
 ///
 /// A cpuset is born empty, and nothing may enter it like that. `cgroup.clone_children` would do the
-/// same, but it is a switch on a cgroup that belongs to someone else.
-fn fill_cpuset(dir: &Path, mountpoint: &Path) -> Result<(), Error> {
+/// same, but it is a switch on a cgroup that belongs to someone else. One that is `new` is not looked
+/// at: it has none, or by that switch its parent's.
+fn fill_cpuset(dir: &Path, mountpoint: &Path, new: bool) -> Result<(), Error> {
     for file in ["cpuset.cpus", "cpuset.mems"] {
-        inherit(dir, mountpoint, file)?;
+        match dir.parent() {
+            Some(parent) if new => write(dir, file, &inherit(parent, mountpoint, file)?)?,
+            Some(_) | None => drop(inherit(dir, mountpoint, file)?),
+        }
     }
     Ok(())
 }
@@ -389,11 +394,13 @@ mod tests {
             fs::write(dir.join("cpuset.cpus"), cpus).unwrap();
             fs::write(dir.join("cpuset.mems"), "0\n").unwrap();
         }
-        fill_cpuset(&leaf, root.path()).unwrap();
-        assert_eq!(read(&leaf, "cpuset.cpus").unwrap(), "0-3");
-        assert_eq!(
-            read(&root.path().join("pod"), "cpuset.cpus").unwrap(),
-            "0-3"
-        );
+        for new in [true, false] {
+            fs::write(leaf.join("cpuset.cpus"), "").unwrap();
+            fs::write(root.path().join("pod/cpuset.cpus"), "\n").unwrap();
+            fill_cpuset(&leaf, root.path(), new).unwrap();
+            assert_eq!(read(&leaf, "cpuset.cpus").unwrap(), "0-3");
+            let above = read(&root.path().join("pod"), "cpuset.cpus").unwrap();
+            assert_eq!(above, "0-3");
+        }
     }
 }

@@ -8,7 +8,7 @@ use std::fmt;
 
 use oci_spec::runtime::{LinuxDeviceCgroup, LinuxDeviceType};
 
-use crate::control::write;
+use crate::control::{write, write_each};
 use crate::{Cgroup, Error, Mode};
 
 /// Block or character device.
@@ -325,10 +325,7 @@ impl Cgroup {
         };
         // Nobody lives here yet who could see the moment in between.
         write(dir, first, "a")?;
-        policy
-            .exceptions
-            .iter()
-            .try_for_each(|rule| write(dir, then, &rule.to_string()))
+        write_each(dir, then, policy.exceptions.iter().map(ToString::to_string))
     }
 }
 

@@ -67,7 +67,7 @@ pub(crate) enum Scope {
     Container,
 }
 
-/// Work that a blocking thread has finished.
+/// Work that has been finished beside the loop.
 pub(crate) enum Done {
     /// Init's gate.
     Opened(Result<(), Error>, Reply<i32>),
@@ -374,7 +374,7 @@ impl Actor {
             (Ok(state), Some(gate)) => {
                 self.init.state = state;
                 self.jobs
-                    .spawn_blocking(move || Done::Opened(gate(), reply));
+                    .spawn(async move { Done::Opened(gate.opened().await, reply) });
             }
             (Ok(_), None) => {
                 // An earlier start failed: it ends, and is as good as ended.

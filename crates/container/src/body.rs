@@ -1,19 +1,27 @@
 //! What the actor drives: the kernel's half of a container, behind one seam, so that the
 //! rules of the actor can be tested with processes that need no root.
 
+use std::io;
 use std::os::fd::OwnedFd;
 
 use duet_cgroup::{OomWatch, Stats};
 use duet_spec::{LinuxResources, Process};
+use tokio::io::Interest;
+use tokio::time::timeout_at;
 
 use crate::children::Child;
 use crate::error::Error;
 use crate::plumbing::Plumbing;
+use crate::polled::polled;
 use crate::words::Stdio;
 
-/// Lets a process run its program. Returns once it does, or with the reason why it does not;
-/// dropped uncalled, it ends the process.
-pub(crate) type Gate = Box<dyn FnOnce() -> Result<(), Error> + Send>;
+/// Lets a process run its program; dropped unopened, it ends the process.
+pub(crate) enum Gate {
+    /// The process alone is waited for.
+    Plain(duet_launch::Gate),
+    /// Somebody else has a part in it too: hooks, an agent. Blocks.
+    Attended(Box<dyn FnOnce() -> Result<(), Error> + Send>),
+}
 
 /// A process that stands at its gate.
 pub(crate) struct Born {
@@ -36,6 +44,41 @@ pub(crate) enum PidNamespace {
     Own,
     /// The host's or another container's: what init leaves behind must be killed.
     Shared,
+}
+
+// === impl Gate ===
+
+impl Gate {
+    /// Returns once the process runs its program, or with the reason why it does not. Blocks.
+    pub(crate) fn open(self) -> Result<(), Error> {
+        match self {
+            Self::Plain(gate) => Ok(gate.open()?),
+            Self::Attended(open) => open(),
+        }
+    }
+
+    /// As [`Gate::open`], in the event loop: a thread is woken only for who needs one.
+    pub(crate) async fn opened(self) -> Result<(), Error> {
+        let gate = match self {
+            Self::Plain(gate) => gate,
+            Self::Attended(open) => {
+                let opened = tokio::task::spawn_blocking(open).await;
+                return opened.unwrap_or_else(|error| Err(failed(error.into())));
+            }
+        };
+        let opening = polled(gate.begin()?, Interest::READABLE).map_err(failed)?;
+        let deadline = opening.get_ref().deadline().into();
+        // Late or not, its end says what it came to.
+        drop(timeout_at(deadline, opening.readable()).await);
+        Ok(opening.into_inner().end()?)
+    }
+}
+
+fn failed(source: io::Error) -> Error {
+    Error::Host {
+        step: "open the gate",
+        source,
+    }
 }
 
 /// The kernel's half of a container. Every method may block, for a bounded time.

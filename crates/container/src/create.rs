@@ -20,7 +20,7 @@ use duet_spec::{Container as Spec, LinuxResources, Moment, Namespace, PodFiles, 
 use duet_wasm::Compiled;
 use tokio::sync::mpsc::UnboundedSender;
 
-use crate::body::{Body, Born, PidNamespace};
+use crate::body::{Body, Born, Gate, PidNamespace};
 use crate::confined::{Confined, Place};
 use crate::error::Error;
 use crate::exec::bury;
@@ -204,7 +204,7 @@ impl Prepared {
             .any(&[Moment::StartContainer, Moment::Poststart])
         {
             let (body, gate) = (Arc::clone(&body), born.gate);
-            born.gate = Box::new(move || body.start(gate));
+            born.gate = Gate::Attended(Box::new(move || body.start(gate)));
         }
         let label = Label {
             id,
@@ -331,13 +331,18 @@ impl Linux {
             gate,
             console,
         } = newborn;
-        let answered = self.answered(pid, "created");
+        let gate = if gate.needs_answer() {
+            let answered = self.answered(pid, "created");
+            Gate::Attended(Box::new(move || gate.open_with(answered)))
+        } else {
+            Gate::Plain(gate)
+        };
         Born {
             pid,
             pidfd: self.ground.children().own(pid, pidfd),
             console,
             plumbing,
-            gate: Box::new(move || gate.open_with(answered)),
+            gate,
         }
     }
 
@@ -395,10 +400,22 @@ impl Linux {
             unified: unified.map(AsFd::as_fd),
             tasks,
         };
+        let first = self.init.get().is_none();
         spawn_with(plan, supplies, attach, |stop| match stop {
-            Stop::Pause { pid, pidfd } if self.init.get().is_none() => self.pause(pid, pidfd),
+            Stop::Born { pid } if first => self.on_record(pid),
+            Stop::Born { .. } => Ok(()),
+            Stop::Pause { pid, pidfd } if first => self.pause(pid, pidfd),
             Stop::Pause { pid, .. } => further::check_hidden(pid),
             Stop::Listener { pid, listener } => self.answered(pid, "creating")(listener),
+        })
+    }
+
+    /// Puts its first process on record, while that is on its way to the gate.
+    fn on_record(&self, pid: i32) -> Result<(), Error> {
+        let recorded = self.ledger.begin(pid);
+        recorded.map_err(|source| Error::Host {
+            step: "record the process",
+            source,
         })
     }
 
@@ -510,6 +527,7 @@ impl Body for Linux {
             .unwrap_or_else(PoisonError::into_inner)
             .unmount()?;
         self.bid_farewell();
+        self.ledger.close();
         Ok(())
     }
 }

@@ -101,7 +101,7 @@ impl Actor {
                     plumbing,
                     gate,
                 } = born;
-                match gate() {
+                match gate.open() {
                     Ok(()) => Ok(Running {
                         pid,
                         pidfd,

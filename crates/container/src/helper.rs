@@ -123,11 +123,17 @@ pub(crate) mod tests {
     struct Forgetful;
 
     impl Ledger for Forgetful {
+        fn begin(&self, _: i32) -> std::io::Result<()> {
+            Ok(())
+        }
+
         fn enter(&self, _: i32) -> std::io::Result<()> {
             Ok(())
         }
 
         fn strike(&self, _: i32) {}
+
+        fn close(&self) {}
     }
 
     impl Default for Household {

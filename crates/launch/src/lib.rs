@@ -31,6 +31,6 @@ mod user_namespace;
 
 pub use error::Error;
 pub use facts::{Ask, exec_facts, facts, tree};
-pub use newborn::{Gate, Newborn, Stop, spawn, spawn_with};
+pub use newborn::{Gate, Newborn, Opening, Stop, spawn, spawn_with};
 pub use supplies::{Attach, Supplies, root_tree};
 pub use user_namespace::user_namespace;

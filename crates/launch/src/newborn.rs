@@ -1,6 +1,6 @@
 //! What the child says, and the gate it stands at.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::time::{Duration, Instant};
 
 use duet_linux::channel::{self, Heard, Received};
@@ -38,6 +38,13 @@ pub struct Gate {
     plan: Plan,
 }
 
+/// A gate that opens: readable when the process runs its program, or says why it cannot.
+#[derive(Debug)]
+pub struct Opening {
+    gate: Gate,
+    deadline: Instant,
+}
+
 /// Makes a process and waits until it stands at the gate.
 ///
 /// Blocks for about a millisecond, longer when a file system is slow to mount.
@@ -46,13 +53,20 @@ pub struct Gate {
 ///
 /// [`Error`]; the process, if there was one, is dead and reaped.
 pub fn spawn(plan: &Plan, supplies: Supplies<'_>, attach: Attach<'_>) -> Result<Newborn, Error> {
-    let never = |_: Stop<'_>| Err(Error::Plan("it stops for nobody"));
-    spawn_with(plan, supplies, attach, never)
+    spawn_with(plan, supplies, attach, |stop| match stop {
+        Stop::Born { .. } => Ok(()),
+        Stop::Pause { .. } | Stop::Listener { .. } => Err(Error::Plan("it stops for nobody")),
+    })
 }
 
-/// What a birth stops for until somebody has acted on it.
+/// What a birth waits for until somebody has acted on it.
 #[derive(Debug)]
 pub enum Stop<'a> {
+    /// It is there, and goes on meanwhile: what must be done about it costs no time of its own.
+    Born {
+        /// Its number in the caller's PID namespace.
+        pid: i32,
+    },
     /// The hooks that run before the pivot.
     Pause {
         /// The process's number in the caller's PID namespace.
@@ -69,7 +83,7 @@ pub enum Stop<'a> {
     },
 }
 
-/// As [`spawn`]; `stop` is called where the plan says so, and the process goes on when it is done.
+/// As [`spawn`]; `stop` is called as soon as the process is there and where the plan says so.
 ///
 /// # Errors
 ///
@@ -89,7 +103,9 @@ pub fn spawn_with<E: From<Error>>(
     let mut told = Told::default();
     let first = (pid, pidfd.as_fd());
     let ready = until_ready(plan, forks, &ours, first, &mut told, stop);
-    let Told { console, second } = told;
+    let Told {
+        console, second, ..
+    } = told;
     let (pid, pidfd) = second.unwrap_or((pid, pidfd));
     let end = ready.and_then(|()| {
         let process = pidfd.try_clone().map_err(Error::call("fcntl"));
@@ -116,6 +132,8 @@ struct Told {
     console: Option<OwnedFd>,
     /// The process that goes on with the plan, when the first one has forked.
     second: Option<(i32, OwnedFd)>,
+    /// The caller knows of the process.
+    known: bool,
 }
 
 /// Why there will be no newborn.
@@ -142,6 +160,9 @@ fn until_ready<E: From<Error>>(
         if !forks || told.second.is_some() {
             let second = told.second.as_ref();
             let (pid, pidfd) = second.map_or(first, |(pid, pidfd)| (*pid, pidfd.as_fd()));
+            if !std::mem::replace(&mut told.known, true) {
+                stop(Stop::Born { pid }).map_err(End::Error)?;
+            }
             match unanswered.take().map(|message| (message.kind, message)) {
                 None => {}
                 Some((Message::READY, _)) => return Ok(()),
@@ -206,7 +227,14 @@ fn listen(
     channel: impl AsFd,
     alone: Option<BorrowedFd<'_>>,
 ) -> Result<Option<Received<{ size_of::<Message>() }>>, Error> {
-    let deadline = Instant::now() + PATIENCE;
+    listen_until(channel, alone, Instant::now() + PATIENCE)
+}
+
+fn listen_until(
+    channel: impl AsFd,
+    alone: Option<BorrowedFd<'_>>,
+    deadline: Instant,
+) -> Result<Option<Received<{ size_of::<Message>() }>>, Error> {
     if let Some(process) = alone {
         let spoke = channel::readable_before(&channel, process, deadline);
         if spoke.map_err(Error::call("poll"))? == Some(false) {
@@ -285,10 +313,11 @@ impl Gate {
         self,
         listener: impl FnOnce(OwnedFd) -> Result<(), E>,
     ) -> Result<(), E> {
-        channel::send_byte(&self.channel, 1).map_err(Error::call("gate"))?;
-        let mut expected = self.plan.listens_late().then_some(listener);
+        let Opening { gate, deadline } = self.begin()?;
+        let mut expected = gate.plan.listens_late().then_some(listener);
         loop {
-            let message = match (listen(&self.channel, None)?, &expected) {
+            let heard = listen_until(&gate.channel, None, deadline)?;
+            let message = match (heard, &expected) {
                 (Some(received), _) => decode(&received),
                 // The channel closes on exec; but who could not speak has not come so far.
                 (None, Some(_)) => return Err(Error::Unheard.into()),
@@ -296,12 +325,67 @@ impl Gate {
             };
             match (message.kind, expected.take()) {
                 (Message::LISTENER, Some(listener)) => {
-                    listener(taken(self.process.as_fd(), message)?)?;
-                    go_on(&self.channel)?;
+                    listener(taken(gate.process.as_fd(), message)?)?;
+                    go_on(&gate.channel)?;
                 }
-                _ => return Err(failed(&self.plan, message).into()),
+                _ => return Err(failed(&gate.plan, message).into()),
             }
         }
+    }
+
+    /// Whether somebody must answer the listener of a seccomp filter while it opens.
+    #[must_use]
+    pub fn needs_answer(&self) -> bool {
+        self.plan.listens_late()
+    }
+
+    /// Lets the process run its program, and waits for nothing: for who has an event loop.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Call`] with `EPIPE` when the process was dead before.
+    pub fn begin(self) -> Result<Opening, Error> {
+        channel::send_byte(&self.channel, 1).map_err(Error::call("gate"))?;
+        let deadline = Instant::now() + PATIENCE;
+        Ok(Opening {
+            gate: self,
+            deadline,
+        })
+    }
+}
+
+// === impl Opening ===
+
+impl Opening {
+    /// When it must have come to something.
+    #[must_use]
+    pub fn deadline(&self) -> Instant {
+        self.deadline
+    }
+
+    /// What it came to. Does not block once its descriptor is readable, or the deadline has passed.
+    ///
+    /// # Errors
+    ///
+    /// As [`Gate::open`].
+    pub fn end(self) -> Result<(), Error> {
+        match listen_until(&self.gate.channel, None, self.deadline)? {
+            // The channel closes on exec.
+            None => Ok(()),
+            Some(received) => Err(failed(&self.gate.plan, decode(&received))),
+        }
+    }
+}
+
+impl AsFd for Opening {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.gate.channel.as_fd()
+    }
+}
+
+impl AsRawFd for Opening {
+    fn as_raw_fd(&self) -> RawFd {
+        self.gate.channel.as_raw_fd()
     }
 }
 
@@ -337,7 +421,7 @@ mod tests {
         let own = i32::try_from(std::process::id()).unwrap();
         let process = process::pidfd_open(own).unwrap();
         let first = (own, process.as_fd());
-        let never = |_: Stop<'_>| -> Result<(), Error> { unreachable!() };
+        let never = |stop: Stop<'_>| -> Result<(), Error> { unreachable!("{stop:?}") };
         let ended = until_ready(&plan, true, &ours, first, &mut Told::default(), never);
         assert!(matches!(ended, Err(End::Error(Error::Step { .. }))));
     }

@@ -12,10 +12,10 @@
 //! nothing is flushed. A member is written before anything of it exists.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use duet_container::Ledger;
 use serde::de::DeserializeOwned;
@@ -90,6 +90,7 @@ pub(crate) struct Record {
 /// A member's file, while it is served.
 #[derive(Debug)]
 pub(crate) struct Page {
+    record: Arc<Record>,
     bundle: PathBuf,
     member: Mutex<Member>,
 }
@@ -185,8 +186,9 @@ impl Member {
 
 impl Page {
     /// The file of a member that was added to the record.
-    pub(crate) fn new(bundle: &Path, member: Member) -> Self {
+    pub(crate) fn new(record: &Arc<Record>, bundle: &Path, member: Member) -> Self {
         Page {
+            record: Arc::clone(record),
             bundle: bundle.to_owned(),
             member: Mutex::new(member),
         }
@@ -202,6 +204,12 @@ impl Page {
 }
 
 impl Ledger for Page {
+    fn begin(&self, pid: i32) -> io::Result<()> {
+        let init = Init::of(pid).ok_or(io::ErrorKind::NotFound)?;
+        self.change(|member| member.init = Some(init))
+            .map_err(io::Error::other)
+    }
+
     fn enter(&self, pid: i32) -> io::Result<()> {
         let helper = Init::of(pid).ok_or(io::ErrorKind::NotFound)?;
         self.change(|member| member.helpers.push(helper))
@@ -218,6 +226,12 @@ impl Ledger for Page {
             tracing::debug!(%error, pid, "a helper that has ended stays on record");
         }
     }
+
+    fn close(&self) {
+        if let Err(error) = self.record.remove(&self.bundle) {
+            tracing::warn!(%error, "record left behind");
+        }
+    }
 }
 
 // === impl Init ===
@@ -225,7 +239,11 @@ impl Ledger for Page {
 impl Init {
     /// The process that has this number now.
     pub(crate) fn of(pid: i32) -> Option<Self> {
-        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        // Some 350 bytes, which the kernel gives in one piece.
+        let mut stat = [0; 1024];
+        let mut file = File::open(format!("/proc/{pid}/stat")).ok()?;
+        let len = file.read(&mut stat).ok()?;
+        let stat = String::from_utf8_lossy(stat.get(..len)?);
         // The name in the second field may hold anything, brackets and spaces too.
         let (_, rest) = stat.rsplit_once(')')?;
         let started = rest.split_whitespace().nth(19)?.parse().ok()?;
@@ -371,7 +389,8 @@ mod tests {
     fn helpers_are_listed_while_they_run_and_never_bring_a_page_back() {
         let dir = tempfile::tempdir().unwrap();
         member("a").write(dir.path()).unwrap();
-        let page = Page::new(dir.path(), member("a"));
+        let record = Arc::new(Record::new(dir.path()));
+        let page = Page::new(&record, dir.path(), member("a"));
         let own = i32::try_from(std::process::id()).unwrap();
         let listed = || Member::read(dir.path()).unwrap().unwrap().helpers;
         page.enter(own).unwrap();

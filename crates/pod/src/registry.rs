@@ -17,7 +17,7 @@ use tokio::task::JoinSet;
 use crate::error::Error;
 use crate::holder::Furnished;
 use crate::reaper;
-use crate::record::{Init, Member, Page, Record};
+use crate::record::{Member, Page, Record};
 use crate::sandbox::{self, check_id};
 
 mod served;
@@ -51,7 +51,7 @@ struct Inner {
     facts: UnboundedSender<Fact>,
     ground: Arc<Ground>,
     holder: PathBuf,
-    record: Record,
+    record: Arc<Record>,
     /// The Sandbox service's pod, once there is one. Watched by whoever waits for its end.
     served: watch::Sender<Option<Served>>,
     roster: Mutex<Roster>,
@@ -78,7 +78,6 @@ enum Place {
     /// It can be asked.
     Here {
         container: Container,
-        bundle: PathBuf,
         pod_cgroup: Option<PathBuf>,
     },
 }
@@ -89,12 +88,6 @@ enum Asked {
     Container(Create),
     /// The holder of the pod.
     Holder(Box<Furnished>),
-}
-
-/// A container that stands at its gate and is on record.
-struct Recorded {
-    birth: Birth,
-    bundle: PathBuf,
 }
 
 // === impl Pod ===
@@ -118,7 +111,7 @@ impl Pod {
         let ground =
             Ground::new(namespace, programs).map_err(|source| Error::Container { id, source })?;
         let inner = Inner {
-            record: Record::new(&bundle),
+            record: Arc::new(Record::new(&bundle)),
             facts,
             ground: Arc::new(ground),
             holder,
@@ -380,7 +373,7 @@ impl Inner {
         });
         let (born, pod_cgroup) = born.await.unwrap_or_else(|_| (Err(dropped()), None));
         let begun = async {
-            let Recorded { birth, bundle } = born?;
+            let birth = born?;
             let pid = birth.pid();
             let (container, owner) = birth.begin(facts).await.map_err(of(&id))?;
             let pod_cgroup = pod_cgroup.clone();
@@ -388,7 +381,6 @@ impl Inner {
                 pid,
                 Place::Here {
                     container,
-                    bundle,
                     pod_cgroup,
                 },
                 owner,
@@ -426,7 +418,7 @@ impl Inner {
 
     /// Makes everything there is to make, and says first which cgroup of the pod it will be in.
     /// Blocks.
-    fn bear(&self, asked: Asked, pod_cgroup: &mut Option<PathBuf>) -> Result<Recorded, Error> {
+    fn bear(&self, asked: Asked, pod_cgroup: &mut Option<PathBuf>) -> Result<Birth, Error> {
         let request = asked.request();
         let (id, bundle) = (request.id.clone(), request.bundle.clone());
         let mounted = !request.rootfs.is_empty();
@@ -452,38 +444,41 @@ impl Inner {
         member.pod_cgroup.clone_from(pod_cgroup);
         member.workshop = Some(self.ground.workshop().to_owned());
         self.record.add(&bundle, &member)?;
-        let page = Arc::new(Page::new(&bundle, member));
-        let ledger = Arc::<Page>::clone(&page);
+        let ledger = Arc::new(Page::new(&self.record, &bundle, member));
         let birth = prepared
             .bear(Arc::clone(&self.ground), ledger)
             .map_err(of(&id))?;
-        let written = page
-            .change(|member| member.init = Init::of(birth.pid()))
-            .and_then(|()| holder.map_or(Ok(()), |holder| holder.write()));
-        if let Err(error) = written {
+        if let Some(Err(error)) = holder.map(|holder| holder.write()) {
             birth.abandon();
             return Err(error);
         }
-        Ok(Recorded { birth, bundle })
+        Ok(birth)
     }
 
-    /// Removes what is left of a container that was deleted.
+    /// Removes what is left of a container that was deleted, and whose place on record went with
+    /// it: its name, and the pod's cgroup with the last.
     async fn forget(self: &Arc<Self>, id: &str) {
-        let (bundle, pod_cgroup) = match self.roster().members.get(id) {
-            Some(Place::Here {
-                bundle, pod_cgroup, ..
-            }) => (bundle.clone(), pod_cgroup.clone()),
+        let pod_cgroup = match self.roster().members.get(id) {
+            Some(Place::Here { pod_cgroup, .. }) => pod_cgroup.clone(),
             Some(Place::Creating) | None => return,
         };
-        self.leave(id.to_owned(), bundle, pod_cgroup).await;
+        self.roster().members.remove(id);
+        let Some(path) = pod_cgroup else { return };
+        let here = Arc::clone(self);
+        let left = tokio::task::spawn_blocking(move || here.remove_pod_cgroup(&path));
+        if let Err(error) = left.await {
+            tracing::error!(%error, "a pod's cgroup is left behind");
+        }
     }
 
-    /// Removes a member's place on record, its name, and the pod's cgroup with the last. The name
-    /// goes after the record: whoever takes it again may have the same bundle.
+    /// As [`Inner::forget`], of what never came to be: its place on record goes first, because
+    /// whoever takes the name again may have the same bundle.
     async fn leave(self: &Arc<Self>, id: String, bundle: PathBuf, pod_cgroup: Option<PathBuf>) {
         let here = Arc::clone(self);
         let left = tokio::task::spawn_blocking(move || {
-            here.forget_record(&bundle);
+            if let Err(error) = here.record.remove(&bundle) {
+                tracing::warn!(%error, "record left behind");
+            }
             here.roster().members.remove(&id);
             if let Some(path) = pod_cgroup {
                 here.remove_pod_cgroup(&path);
@@ -491,12 +486,6 @@ impl Inner {
         });
         if let Err(error) = left.await {
             tracing::error!(%error, "a container's record is left behind");
-        }
-    }
-
-    fn forget_record(&self, bundle: &Path) {
-        if let Err(error) = self.record.remove(bundle) {
-            tracing::warn!(%error, "record left behind");
         }
     }
 

@@ -13,7 +13,7 @@ use proptest::prelude::*;
 use tokio::sync::mpsc::unbounded_channel;
 
 use super::*;
-use crate::body::Born;
+use crate::body::{Born, Gate};
 use crate::children::Children;
 use crate::handle::{Container, Label};
 use crate::plumbing::Plumbing;
@@ -43,7 +43,7 @@ impl Sleepers {
             pidfd: self.children.own(pid, pidfd),
             console: None,
             plumbing: Plumbing::Pipes(Pipes::default()),
-            gate: Box::new(|| Ok(())),
+            gate: Gate::Attended(Box::new(|| Ok(()))),
         }
     }
 }
@@ -277,10 +277,10 @@ fn a_slow_gate_keeps_nobody_else_waiting() {
         let body = Arc::new(Sleepers::default());
         let (open, opened) = channel::<()>();
         let mut born = body.process("100");
-        born.gate = Box::new(move || {
+        born.gate = Gate::Attended(Box::new(move || {
             opened.recv().unwrap_or(());
             Ok(())
-        });
+        }));
         let label = Label {
             id: "web".to_owned(),
             bundle: PathBuf::new(),

@@ -53,7 +53,7 @@ impl Linux {
             };
             self.help(&plan, supplies)
         })?;
-        gate()?;
+        gate.open()?;
         self.state(Some(*pid))
             .run_or_warn(Moment::Poststart, hooks::LONGEST, self.beside());
         Ok(())

@@ -565,7 +565,7 @@ fn whoever_it_stops_for_is_told_of_the_second_process() {
         let newborn = duet_launch::spawn_with(&stage.plan(&spec), supplies, attach, |at| {
             match at {
                 Stop::Pause { pid, .. } => told = stop(pid),
-                Stop::Listener { .. } => {}
+                Stop::Born { .. } | Stop::Listener { .. } => {}
             }
             Ok::<(), duet_launch::Error>(())
         });

@@ -9,6 +9,7 @@
 
 mod rig;
 
+mod budget;
 mod guests;
 mod hooks;
 mod lifecycle;
