@@ -15,6 +15,7 @@ mod cases;
 mod known;
 mod life;
 mod probe;
+mod stats;
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
