@@ -5,7 +5,8 @@
 //! asks of it beside one around a pause container, in time and in memory; how much memory an idle wasm container
 //! adds to its pod. Nothing here passes or fails: the promises are in SPECIFICATION.md.
 //!
-//! `duet-bench [ROUNDS] [FILE.json]`; 40 rounds without, and with 0 only the memory.
+//! `duet-bench [ROUNDS] [FILE.json]`; 40 rounds without, and with 0 only the memory. `DUET_BENCH_BEFORE` may
+//! name a folder with Duet's programs as they were: they are asked the first two questions too.
 #![forbid(unsafe_code)]
 
 mod memory;
@@ -123,7 +124,9 @@ impl Stage {
     /// A new bundle with what `spec` makes of its name.
     fn bundle(&self, spec: impl Fn(&Specs, &str) -> String) -> (String, Bundle) {
         let number = self.count.replace(self.count.get() + 1);
-        let id = format!("c{number}");
+        // With the pod's name: two pods may have a container of the same number at the same time.
+        let pod = self.dir.file_name().unwrap_or_default().display();
+        let id = format!("{pod}-c{number}");
         let bundle = Bundle::new(&self.dir.join(&id), Some(&spec(&self.specs, &id)));
         (id, bundle.expect("our own folder"))
     }
@@ -179,13 +182,19 @@ fn task_api(node: &Node, rounds: usize) -> Table {
     let duet = Stage::new(node, "duet", &machine::binary("containerd-shim-duet-v1"));
     let program = machine::program("containerd-shim-runc-v2").expect("containerd brings it");
     let runc = Stage::new(node, "runc", &program);
-    let subjects: Vec<Subject<'_>> = vec![
+    let before = before().map(|program| Stage::new(node, "before", &program));
+    let mut subjects: Vec<Subject<'_>> = vec![
         ("Duet, native", Box::new(|| duet.life(Specs::native))),
         ("Duet, wasm (warm)", Box::new(|| duet.life(Specs::wasm))),
-        ("runc", Box::new(|| runc.life(Specs::native))),
     ];
+    if let Some(before) = &before {
+        subjects.push(("before, native", Box::new(|| before.life(Specs::native))));
+        subjects.push(("before, wasm", Box::new(|| before.life(Specs::wasm))));
+    }
+    subjects.push(("runc", Box::new(|| runc.life(Specs::native))));
     let table = bench::interleaved("Task API: create + start + wait + delete", rounds, subjects);
     duet.close();
+    before.into_iter().for_each(Stage::close);
     runc.close();
     table
 }
@@ -199,17 +208,33 @@ fn exec(node: &Node, rounds: usize) -> Table {
     let program = machine::program("containerd-shim-runc-v2").expect("containerd brings it");
     let runc = Stage::new(node, "runc-exec", &program);
     let (ours, theirs) = (duet.idle(), runc.idle());
-    let subjects: Vec<Subject<'_>> = vec![
-        ("Duet, native", Box::new(|| duet.further(&ours.0))),
-        ("runc", Box::new(|| runc.further(&theirs.0))),
-    ];
+    let before = before().map(|program| {
+        let stage = Stage::new(node, "before-exec", &program);
+        let idle = stage.idle();
+        (stage, idle)
+    });
+    let mut subjects: Vec<Subject<'_>> = vec![("Duet, native", Box::new(|| duet.further(&ours.0)))];
+    if let Some((before, idle)) = &before {
+        subjects.push(("before, native", Box::new(|| before.further(&idle.0))));
+    }
+    subjects.push(("runc", Box::new(|| runc.further(&theirs.0))));
     let question = "Task API: exec of true, exec + start + wait + delete";
     let table = bench::interleaved(question, rounds, subjects);
+    if let Some((before, idle)) = before {
+        before.end(idle);
+        before.close();
+    }
     duet.end(ours);
     runc.end(theirs);
     duet.close();
     runc.close();
     table
+}
+
+/// The shim to compare with, if one is named.
+fn before() -> Option<PathBuf> {
+    let dir = PathBuf::from(std::env::var_os("DUET_BENCH_BEFORE")?);
+    Some(dir.join("containerd-shim-duet-v1"))
 }
 
 fn ctr_run(node: &Node, rounds: usize) -> Table {
