@@ -20,7 +20,6 @@ use containerd_shim_protos::sandbox_async::create_sandbox;
 use containerd_shim_protos::shim_async::create_task;
 use duet_linux::process;
 use duet_pod::{Config, Pod, Programs};
-use duet_wasm::Cache;
 use nix::unistd;
 use tokio::sync::mpsc;
 use tokio::{runtime, time};
@@ -170,20 +169,12 @@ fn both_versions(tasks: &Arc<Tasks>) -> HashMap<String, Service> {
 fn config(flags: &Flags, pod: String, bundle: &Path) -> Result<Config, Error> {
     // Not `current_exe`: `start` runs the server from a guarded copy, whose path has lost its directory.
     let program = env::args_os().next().map(PathBuf::from).unwrap_or_default();
-    let beside = |name: &str| program.with_file_name(name);
     Ok(Config {
         id: pod,
         namespace: flags.namespace.clone(),
         bundle: bundle.to_owned(),
-        holder: beside("duet-holder"),
-        programs: Programs {
-            runner: beside("duet-runner"),
-            compiler: beside("duet-compiler"),
-            tools: beside("duet-tools.wasm"),
-            cache: PathBuf::from(Cache::DIRECTORY),
-            duet: beside("duet"),
-            address: flags.address.clone(),
-        },
+        holder: program.with_file_name("duet-holder"),
+        programs: Programs::beside(&program, flags.address.clone()),
     })
 }
 

@@ -29,7 +29,7 @@ const ARROWS: [(&str, &[&str]); 18] = [
     ("duet", &[]),
     ("duet-compiler", &["duet-linux", "duet-step", "duet-wasm"]),
     ("duet-holder", &["duet-linux"]),
-    ("duet-oci", &["duet-linux", "duet-pod", "duet-wasm"]),
+    ("duet-oci", &["duet-linux", "duet-pod"]),
     ("duet-runner", &["duet-linux", "duet-wasm"]),
     (
         "duet-pod",

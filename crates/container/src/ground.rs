@@ -49,6 +49,23 @@ pub struct Programs {
     pub address: String,
 }
 
+// === impl Programs ===
+
+impl Programs {
+    /// Those that `make install` puts beside `program`, with the node's cache; `address` is containerd's.
+    #[must_use]
+    pub fn beside(program: &Path, address: String) -> Self {
+        Self {
+            runner: program.with_file_name("duet-runner"),
+            compiler: program.with_file_name("duet-compiler"),
+            tools: program.with_file_name("duet-tools.wasm"),
+            cache: PathBuf::from(Cache::DIRECTORY),
+            duet: program.with_file_name("duet"),
+            address,
+        }
+    }
+}
+
 /// The wasm half, opened when the first guest needs it.
 #[derive(Debug)]
 struct Wasm {

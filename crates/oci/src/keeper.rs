@@ -12,20 +12,24 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use duet_linux::process;
 use duet_pod::{Config, Create, Given, Phase, Pod, Programs, Stdio};
-use duet_wasm::Cache;
+use nix::errno::Errno;
 use nix::unistd;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
-use tokio::{runtime, task};
+use tokio::{runtime, task, time};
 use tracing::level_filters::LevelFilter;
 
 use crate::arguments::{Global, LogFormat};
 use crate::error::{Error, chain};
 use crate::message::{Answer, Request, hear, say};
 use crate::place::{About, Place};
+
+/// How soon to look again when there was nothing left to accept a caller with: 100 ms.
+const AGAIN: Duration = Duration::from_millis(100);
 
 /// The keeper of one container.
 #[derive(Debug)]
@@ -98,21 +102,13 @@ async fn keep(place: Place, listener: UnixListener) -> Result<Option<UnixStream>
     // Nobody wants to hear what happens.
     let (facts, _) = mpsc::unbounded_channel();
     let program = env::args_os().next().map(PathBuf::from).unwrap_or_default();
-    let beside = |name: &str| program.with_file_name(name);
     let config = Config {
         id: place.id.clone(),
         namespace: "duet-oci".to_owned(),
         bundle: place.dir.clone(),
-        holder: beside("duet-holder"),
-        programs: Programs {
-            runner: beside("duet-runner"),
-            compiler: beside("duet-compiler"),
-            tools: beside("duet-tools.wasm"),
-            cache: PathBuf::from(Cache::DIRECTORY),
-            // There is no containerd to ask for a guest that is in no file.
-            duet: beside("duet"),
-            address: String::new(),
-        },
+        holder: program.with_file_name("duet-holder"),
+        // There is no containerd to ask for a guest that is in no file.
+        programs: Programs::beside(&program, String::new()),
     };
     let keeper = Arc::new(Keeper {
         pod: Pod::new(config, facts)?,
@@ -123,8 +119,14 @@ async fn keep(place: Place, listener: UnixListener) -> Result<Option<UnixStream>
     loop {
         tokio::select! {
             accepted = listener.accept() => {
-                let (stream, _) = accepted.map_err(Error::host("accept"))?;
-                callers.spawn(Arc::clone(&keeper).serve(stream));
+                match accepted {
+                    Ok((stream, _)) => {
+                        callers.spawn(Arc::clone(&keeper).serve(stream));
+                    }
+                    // Whoever connects waits meanwhile: the container must not end for it.
+                    Err(error) if is_scarcity(&error) => time::sleep(AGAIN).await,
+                    Err(error) => return Err(Error::host("accept")(error)),
+                }
             }
             Some(served) = callers.join_next() => {
                 if let Ok(ControlFlow::Break(last)) = served {
@@ -133,6 +135,15 @@ async fn keep(place: Place, listener: UnixListener) -> Result<Option<UnixStream>
             }
         }
     }
+}
+
+/// Whether something is used up that others will give back: descriptors, memory, or a caller's patience.
+fn is_scarcity(error: &io::Error) -> bool {
+    let number = error.raw_os_error().map(Errno::from_raw);
+    matches!(
+        number,
+        Some(Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM | Errno::ENOBUFS | Errno::ECONNABORTED)
+    )
 }
 
 // === impl Keeper ===
