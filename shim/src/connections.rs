@@ -49,9 +49,14 @@ impl Connections {
         Ok(Listener::new(accepted))
     }
 
+    /// Waits until there are some.
+    pub(crate) async fn opened(&self) {
+        // Fails only without a sender, and that is here.
+        drop(self.0.subscribe().wait_for(|open| *open > 0).await);
+    }
+
     /// Waits until there are none.
     pub(crate) async fn closed(&self) {
-        // Fails only without a sender, and that is here.
         drop(self.0.subscribe().wait_for(|open| *open == 0).await);
     }
 }

@@ -22,6 +22,7 @@ mod delete;
 mod end;
 mod error;
 mod events;
+mod forgotten;
 mod info;
 mod logging;
 mod metrics;

@@ -51,9 +51,9 @@ impl Sandboxes {
         Self { pod, end }
     }
 
-    /// Nobody but a sandbox that could not be made would need this shim, and containerd (2.1)
-    /// asks nothing of it any more: it ends by itself.
-    async fn give_up(pod: &Pod, last: &Last, id: &str) {
+    /// Nobody but a sandbox that could not be made, or was forgotten, would need this shim, and
+    /// containerd (2.1) asks nothing of it any more: it ends by itself.
+    pub(crate) async fn give_up(pod: &Pod, last: &Last, id: &str) {
         if pod.sandbox(id).is_ok()
             && let Err(error) = pod.shut_sandbox(id).await
         {

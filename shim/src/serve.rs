@@ -22,7 +22,7 @@ use duet_linux::process;
 use duet_pod::{Config, Pod, Programs};
 use nix::unistd;
 use tokio::sync::mpsc;
-use tokio::{runtime, time};
+use tokio::{runtime, task, time};
 use tracing::{info, warn};
 use ttrpc::asynchronous::{Server, Service};
 
@@ -32,7 +32,7 @@ use crate::events::Publisher;
 use crate::sandbox::Sandboxes;
 use crate::socket::Socket;
 use crate::task::Tasks;
-use crate::{COMMIT, logging};
+use crate::{COMMIT, forgotten, logging};
 
 /// How long the last answers and events may take to leave: 2 s. containerd waits 3 s for
 /// a shim's end before it kills it.
@@ -43,11 +43,17 @@ const HANG_UP_LIMIT: Duration = Duration::from_secs(1);
 
 /// Plays the role; returns when the pod is over.
 pub(crate) fn run(flags: &Flags, pod: String) -> Result<(), Error> {
-    let bundle = env::current_dir().map_err(failed("finding the bundle"))?;
-    logging::start(&bundle, flags.debug);
-    let result =
-        prepare().and_then(|listener| serve(listener, flags, config(flags, pod, &bundle)?));
+    let bundle = env::current_dir();
+    if let Ok(bundle) = &bundle {
+        logging::start(bundle, flags.debug);
+    }
+    let result = bundle
+        // containerd may have been killed and come back, and removed it already.
+        .map_err(failed("finding the bundle"))
+        .and_then(|bundle| serve(prepare()?, flags, config(flags, pod, &bundle)?));
     if let Err(error) = &result {
+        // Nobody serves here: the next `start` need not ask.
+        drop(Socket::at(&flags.socket).remove());
         // Standard error is /dev/null: this line is all that anybody will see.
         tracing::error!(id = flags.id, error = error.chain(), "the shim ends");
     }
@@ -112,12 +118,13 @@ async fn attend(listener: UnixListener, flags: &Flags, config: Config) -> Result
         commit = COMMIT,
         "the shim serves"
     );
+    let (id, bundle) = (config.id.clone(), config.bundle.clone());
     let pod = Pod::new(config, facts).map_err(|source| Error::Pod {
         id: flags.id.clone(),
         source: Box::new(source),
     })?;
     let tasks = Arc::new(Tasks::new(pod.clone()));
-    let sandboxes = Arc::new(Sandboxes::new(pod, Arc::clone(tasks.end())));
+    let sandboxes = Arc::new(Sandboxes::new(pod.clone(), Arc::clone(tasks.end())));
     let connections = Connections::none();
     let mut server = Server::new()
         .add_listener(connections.accept(listener).map_err(failed("listening"))?)
@@ -128,13 +135,23 @@ async fn attend(listener: UnixListener, flags: &Flags, config: Config) -> Result
         .await
         .map_err(|source| Error::Ttrpc { source })?;
 
+    let end = Arc::clone(tasks.end());
+    let watch = forgotten::watch(pod, id, bundle, connections.clone(), end);
+    let watch = tokio::spawn(watch);
     tasks.over().await;
+    watch.abort();
 
     // No new request may find the address from here on.
     let socket = Socket::at(&flags.socket);
     if let Err(error) = socket.remove() {
         warn!(path = %socket.path().display(), %error, "socket left behind");
     }
+    // It may have to wait for other pods; the last answers need not.
+    let swept = task::spawn_blocking(move || {
+        if let Err(error) = socket.sweep_neighbours() {
+            warn!(path = %socket.path().display(), %error, "sockets beside this one not looked at");
+        }
+    });
     if tasks.end().lingers() {
         // One that keeps its connection has had the answer by then.
         drop(time::timeout(HANG_UP_LIMIT, connections.closed()).await);
@@ -150,6 +167,7 @@ async fn attend(listener: UnixListener, flags: &Flags, config: Config) -> Result
     if time::timeout(FAREWELL_LIMIT, farewell).await.is_err() {
         warn!("answers or events are lost: nobody took them in time");
     }
+    drop(swept.await);
     info!("the shim ends");
     Ok(())
 }

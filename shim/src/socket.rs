@@ -2,7 +2,7 @@
 
 use std::fs::{self, DirBuilder, File, Permissions};
 use std::io::{self, ErrorKind};
-use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, PermissionsExt as _};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -33,6 +33,9 @@ const LOCK_PAUSE: Duration = Duration::from_millis(5);
 /// The longest path a Unix socket address holds, without its NUL.
 const PATH_LIMIT_BYTES: usize = 107;
 
+/// What the names of Duet's sockets begin with, among those of other shims.
+const OURS: &str = "duet-";
+
 /// A pod's socket.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Socket {
@@ -62,8 +65,8 @@ pub(crate) enum Behind {
 // === impl Socket ===
 
 impl Socket {
-    /// The socket of the pod `key`: `<dir>/<sha256 of containerd's socket/namespace/key>`,
-    /// where other shims put theirs too.
+    /// The socket of the pod `key`: `<dir>/duet-<sha256 of containerd's socket/namespace/key>`, in
+    /// the folder where other shims have theirs, and cut to the length of their names.
     pub(crate) fn of(told: &Bootstrap, namespace: &str, key: &str) -> Result<Self, Error> {
         let address = StartOpts {
             address: told.grpc_address.clone(),
@@ -72,7 +75,11 @@ impl Socket {
             ..StartOpts::default()
         }
         .socket_address(key);
-        let path = PathBuf::from(address.strip_prefix("unix://").unwrap_or(&address));
+        let theirs = Path::new(address.strip_prefix("unix://").unwrap_or(&address));
+        let hash = theirs.file_name().unwrap_or_default().to_string_lossy();
+        let mut name = format!("{OURS}{hash}");
+        name.truncate(hash.len());
+        let path = theirs.with_file_name(name);
         if path.as_os_str().len() > PATH_LIMIT_BYTES {
             return Err(Error::SocketLength {
                 path,
@@ -170,6 +177,38 @@ impl Socket {
         Ok(behind)
     }
 
+    /// Removes the sockets beside this one whose shims are dead.
+    ///
+    /// containerd runs no `delete` for a shim that died before it could connect to it.
+    pub(crate) fn sweep_neighbours(&self) -> io::Result<()> {
+        let dir = self.path.parent().unwrap_or(Path::new("/"));
+        // Under it, none of ours is bound and does not listen yet.
+        let Some(_lock) = lock_within(File::open(dir)?, SWEEP_LIMIT) else {
+            // The next pod's end will do.
+            return Ok(());
+        };
+        let mut names = Vec::new();
+        for entry in fs::read_dir(dir)? {
+            let entry = entry?;
+            let name = entry.file_name().into_string().unwrap_or_default();
+            if name.starts_with(OURS) && entry.file_type()?.is_socket() {
+                names.push(name);
+            }
+        }
+        // Whoever is listed is not even asked: every living shim would wake up for it.
+        let bound = fs::read("/proc/net/unix")?;
+        let bound = String::from_utf8_lossy(&bound);
+        names.retain(|name| !bound.contains(name.as_str()));
+        for name in names {
+            let path = dir.join(name);
+            let asked = UnixStream::connect(&path);
+            if asked.is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused) {
+                Self::at(path).remove()?;
+            }
+        }
+        Ok(())
+    }
+
     /// Removes the socket; that it is gone already is fine.
     pub(crate) fn remove(&self) -> io::Result<()> {
         match fs::remove_file(&self.path) {
@@ -211,13 +250,14 @@ mod tests {
     }
 
     #[test]
-    fn the_name_is_the_hash_that_other_shims_use() {
+    fn the_name_tells_whose_it_is_and_is_no_longer_than_others() {
         // printf %s /run/containerd/containerd.sock/k8s.io/web-1 | sha256sum
         let hash = "f584ec2740b3f1866089a3d3cc055d405fab7e0faf16258890f45bf7d733bad4";
+        let name = format!("duet-{}", &hash[..59]);
         let socket = Socket::of(&told(None), "k8s.io", "web-1").unwrap();
-        assert_eq!(socket.address(), format!("unix:///run/containerd/s/{hash}"));
+        assert_eq!(socket.address(), format!("unix:///run/containerd/s/{name}"));
         let socket = Socket::of(&told(Some("/run/k3s/s")), "k8s.io", "web-1").unwrap();
-        assert_eq!(socket.path(), Path::new("/run/k3s/s").join(hash));
+        assert_eq!(socket.path(), Path::new("/run/k3s/s").join(name));
     }
 
     #[test]
@@ -255,6 +295,23 @@ mod tests {
             Socket::at("/nonexistent/duet/s").sweep("x").unwrap(),
             Behind::Nobody
         );
+    }
+
+    #[test]
+    fn a_pods_end_takes_the_dead_sockets_of_others_along_and_no_living_one() {
+        let dir = tempfile::tempdir().unwrap();
+        // Names that no other run of this test has at the same time.
+        let at = |name: &str| dir.path().join(format!("{name}-{}", std::process::id()));
+        let bind = |name: &str| UnixListener::bind(at(name)).unwrap();
+        let (_living, _foreign) = (bind("duet-living"), bind("living"));
+        drop((bind("duet-dead"), bind("dead")));
+        fs::write(at("duet-file"), "").unwrap();
+        Socket::at(at("duet-own")).sweep_neighbours().unwrap();
+        let there = |name: &str| at(name).exists();
+        assert!(there("duet-living") && there("living") && there("dead"));
+        assert!(!there("duet-dead"));
+        // The kernel refuses a connection to a file as well, but it was never a socket.
+        assert!(there("duet-file"));
     }
 
     #[test]

@@ -1,9 +1,8 @@
-//! SIGKILL to the shim and to the holder of a CRI pod, at the points of the pod's life.
+//! SIGKILL to the shim and to the holder of a CRI pod and to containerd, at the points of the pod's life.
 //!
 //! The holder of a pod's namespaces is the pause container's program, or Duet's own.
 
 use std::fs;
-use std::path::PathBuf;
 
 use duet_tests::command::{self, Running};
 use duet_tests::cri::{Cri, Member, Pod, Wish};
@@ -56,6 +55,7 @@ const POINTS: [Point; 10] = [
 enum Victim {
     Shim,
     Holder,
+    Containerd,
 }
 
 #[test]
@@ -66,6 +66,11 @@ fn a_pod_whose_shim_is_killed_at_any_point_is_removed_with_all_its_members() {
 #[test]
 fn a_pod_whose_holder_is_killed_at_any_point_is_removed_with_all_its_members() {
     kill_at_every_point(Victim::Holder);
+}
+
+#[test]
+fn a_pod_whose_containerd_is_killed_at_any_point_is_removed_with_all_its_members() {
+    kill_at_every_point(Victim::Containerd);
 }
 
 fn kill_at_every_point(victim: Victim) {
@@ -84,28 +89,36 @@ fn kill_at_every_point(victim: Victim) {
             | Point::Paused
             | Point::Stopping
             | Point::Stopped
-            | Point::AllStopped => {
-                let pod = cri.pod(&name);
-                let (shim, holder) = (shim(&node), pod.holder());
-                let clients = lead(&node, &pod, point);
-                kill(match victim {
-                    Victim::Shim => shim,
-                    Victim::Holder => Some(holder),
-                });
-                if victim == Victim::Holder {
-                    // Without its shim, CRI has nobody to ask.
-                    wait::until("the pod to be not ready", || {
-                        (!pod.is_ready()).then_some(())
-                    });
-                }
-                pod.remove_insistently();
-                for client in clients {
-                    // It has lost whom it talked to: what it says is not judged.
-                    let _ended = client.wait();
-                }
-            }
+            | Point::AllStopped => end(&node, &cri, &name, point, victim),
         }
         node.expect_nothing_left_after_cleanup(&format!("the {victim:?} was killed at {point:?}"));
+    }
+}
+
+/// Kills somebody when the pod is ready, or later.
+fn end(node: &Node, cri: &Cri<'_>, name: &str, point: Point, victim: Victim) {
+    let pod = cri.pod(name);
+    let (shim, holder) = (shim(node), pod.holder());
+    let mut clients = lead(node, &pod, point);
+    match victim {
+        Victim::Shim => kill(shim),
+        Victim::Holder => {
+            kill(Some(Pid::from_raw(holder)));
+            // Without its shim, CRI has nobody to ask.
+            wait::until("the pod to be not ready", || {
+                (!pod.is_ready()).then_some(())
+            });
+        }
+        Victim::Containerd => {
+            restart(node, cri);
+            // A client that has lost its daemon may wait for ever (1.6's exec does).
+            clients.clear();
+        }
+    }
+    pod.remove_insistently();
+    for client in clients {
+        // It has lost whom it talked to: what it says is not judged.
+        let _ended = client.wait();
     }
 }
 
@@ -113,23 +126,30 @@ fn kill_at_every_point(victim: Victim) {
 fn interrupt(node: &Node, cri: &Cri<'_>, name: &str, point: Point, victim: Victim) {
     let starting = cri.begin_pod(name);
     let server = closely("the shim", || shim(node));
-    let socket = closely("the shim's arguments", || socket_of(server));
     if matches!(point, Point::Holder) {
         closely("the cgroup", || node.has_cgroup(None).then_some(()));
     }
-    kill(match victim {
-        Victim::Shim => Some(server),
+    match victim {
+        Victim::Shim => kill(Some(server)),
         // The only child that a shim has by then.
-        Victim::Holder => Some(closely("the holder", || child_of(server))),
-    });
+        Victim::Holder => kill(Some(closely("the holder", || child_of(server)))),
+        Victim::Containerd => restart(node, cri),
+    }
     // It may have been too late to be noticed by then.
     let _answer = starting.wait();
     cri.remove_all();
     if victim == Victim::Shim {
-        // Nobody cleans up after a shim that containerd could not connect to, and no pod of that name
-        // comes again.
-        let _removed = fs::remove_file(socket);
+        // containerd runs no `delete` for a shim that it could not connect to: the next pod that ends
+        // takes the socket along.
+        cri.pod("next").remove();
     }
+}
+
+fn restart(node: &Node, cri: &Cri<'_>) {
+    node.daemon().end(Signal::SIGKILL);
+    node.daemon().start_again();
+    cri.reconnect();
+    super::end_unused_shims(node, "k8s.io");
 }
 
 /// Leads a pod that is ready to `point`.
@@ -178,39 +198,28 @@ fn lead(node: &Node, pod: &Pod<'_>, point: Point) -> Vec<Running> {
 }
 
 /// Whoever has gone by itself need not be killed.
-fn kill(pid: Option<i32>) {
+fn kill(pid: Option<Pid>) {
     if let Some(pid) = pid {
-        let _sent = signal::kill(Pid::from_raw(pid), Signal::SIGKILL);
+        let _sent = signal::kill(pid, Signal::SIGKILL);
     }
 }
 
 /// The shim of the only pod, as soon as there is one.
-fn shim(node: &Node) -> Option<i32> {
-    let dirs = node.daemon().task_dirs("k8s.io");
-    let bundles = dirs.iter().flat_map(fs::read_dir).flatten().flatten();
-    bundles
-        .filter_map(|bundle| fs::read_to_string(bundle.path().join("shim.pid")).ok())
-        .find_map(|pid| pid.parse().ok())
-}
-
-/// The socket that a shim serves. A process whose execve(2) is under way has no arguments yet,
-/// though its parent knows already that it succeeds (the kernel closes descriptors first).
-fn socket_of(shim: i32) -> Option<PathBuf> {
-    let line = fs::read_to_string(format!("/proc/{shim}/cmdline")).expect("it runs");
-    let mut words = line.split('\0').skip_while(|word| *word != "-socket");
-    words.nth(1).map(PathBuf::from)
+fn shim(node: &Node) -> Option<Pid> {
+    super::shims(node, "k8s.io").into_values().next()
 }
 
 /// A child of a process. (`children` of procfs has those of one thread.)
-fn child_of(parent: i32) -> Option<i32> {
+fn child_of(parent: Pid) -> Option<Pid> {
     let pids = fs::read_dir("/proc").expect("procfs is mounted").flatten();
     let mut pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
-    pids.find(|pid| {
+    let child = pids.find(|pid| {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
         let fields = stat
             .rsplit_once(')')
             .map(|(_, rest)| rest.split_whitespace());
         let ppid = fields.and_then(|mut fields| fields.nth(1)?.parse().ok());
-        ppid == Some(parent)
-    })
+        ppid == Some(parent.as_raw())
+    });
+    child.map(Pid::from_raw)
 }

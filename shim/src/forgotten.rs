@@ -1,0 +1,93 @@
+//! The end of a shim that containerd has forgotten.
+//!
+//! A containerd that was killed while it started a pod may not know the pod when it comes back: it
+//! removes the bundle, asks nothing of the shim, and runs no `delete` (2.x, for a sandbox whose
+//! container it has not stored yet). The shim finds out by itself: nobody is connected, and its
+//! bundle is gone.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use duet_pod::Pod;
+use tokio::time;
+
+use crate::connections::Connections;
+use crate::end::{End, Last};
+use crate::sandbox::Sandboxes;
+
+/// How soon to look again while nobody is connected: 250 ms at first.
+const SOON: Duration = Duration::from_millis(250);
+
+/// Twice as long each time, up to 10 s: a containerd may be away for days.
+const LATE: Duration = Duration::from_secs(10);
+
+/// Asks for the end of the pod `id` whenever it has been forgotten; nothing is looked at and nobody
+/// woken while containerd is connected. Ends when there is nothing left to ask for.
+pub(crate) async fn watch(
+    pod: Pod,
+    id: String,
+    bundle: PathBuf,
+    connections: Connections,
+    end: Arc<End>,
+) {
+    while !is_forgotten(&bundle, &connections).await {}
+    let last = Last::of(&end, &pod);
+    // Containers would have to be ended with it; that is for containerd to say, not for a folder.
+    if pod.ids().iter().all(|member| *member == id) {
+        Sandboxes::give_up(&pod, &last, &id).await;
+    } else {
+        last.ask();
+    }
+}
+
+/// Waits until nobody is connected, and somebody is again or the bundle is gone; says which.
+async fn is_forgotten(bundle: &Path, connections: &Connections) -> bool {
+    connections.closed().await;
+    let mut pause = SOON;
+    loop {
+        if matches!(bundle.try_exists(), Ok(false)) {
+            return true;
+        }
+        if time::timeout(pause, connections.opened()).await.is_ok() {
+            return false;
+        }
+        pause = LATE.min(pause * 2);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use std::os::unix::net::UnixListener;
+
+    use futures::StreamExt as _;
+    use tokio::net::UnixStream;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_bundle_that_goes_while_nobody_is_connected_is_noticed() {
+        let bundle = tempfile::tempdir().unwrap();
+        let connections = Connections::none();
+        let (forgotten, ()) = tokio::join!(is_forgotten(bundle.path(), &connections), async {
+            time::sleep(10 * LATE).await;
+            std::fs::remove_dir(bundle.path()).unwrap();
+        });
+        assert!(forgotten);
+    }
+
+    #[tokio::test]
+    async fn a_pod_whose_containerd_comes_back_is_not_forgotten() {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("s");
+        let connections = Connections::none();
+        let mut accepted = connections
+            .accept(UnixListener::bind(&socket).unwrap())
+            .unwrap();
+        let (forgotten, _open) = tokio::join!(is_forgotten(dir.path(), &connections), async {
+            let caller = UnixStream::connect(&socket).await.unwrap();
+            (caller, accepted.next().await)
+        });
+        assert!(!forgotten);
+    }
+}
