@@ -244,7 +244,8 @@ impl Actor {
                 answer(reply, Ok(self.init.pid));
             }
             Done::Opened(Err(error), reply) => {
-                // It never ran its program; its end is on the way, if it is not here already.
+                // It never ran its program, or must not go on with it; its end is on the way, if it
+                // is not here already.
                 self.init.state = State::Created;
                 if let Some(pidfd) = &self.init.pidfd {
                     drop(signal::send(pidfd, signal::KILL));

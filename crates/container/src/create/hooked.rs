@@ -38,7 +38,7 @@ impl Linux {
         })
     }
 
-    /// Opens the gate, with the hooks before and after it.
+    /// Opens the gate, with the hooks before and after it. On an error the program is not to go on.
     pub(super) fn start(&self, gate: Gate) -> Result<(), Error> {
         let (pid, init) = self.init.get().ok_or(Error::Gone)?;
         let state = self.state(hooks::number_inside(*pid));
@@ -54,9 +54,7 @@ impl Linux {
             self.help(&plan, supplies)
         })?;
         gate.open()?;
-        self.state(Some(*pid))
-            .run_or_warn(Moment::Poststart, hooks::LONGEST, self.beside());
-        Ok(())
+        self.state(Some(*pid)).run(Moment::Poststart, self.beside())
     }
 
     /// Hands a seccomp listener of the container's process `pid` to who answers it.

@@ -162,10 +162,21 @@ fn a_hook_that_never_stops_writing_is_killed_too() {
 }
 
 #[test]
-fn what_fails_after_the_program_began_changes_nothing() {
+fn a_program_whose_poststart_hook_fails_is_ended_and_the_hook_named() {
     with(async |rig| {
         let bundle = rig.bundle("web", &["sleep", "1000"]);
         let bundle = bundle.hook("poststart", &["/bin/false"], "");
+        bundle.create().await.unwrap();
+        let error = text(&rig.pod.start("web", None).await.unwrap_err());
+        assert!(error.contains("hooks.poststart[0]"), "{error}");
+        assert_eq!(rig.finish("web").await.code, 137);
+    });
+}
+
+#[test]
+fn a_poststop_hook_that_fails_changes_nothing() {
+    with(async |rig| {
+        let bundle = rig.bundle("web", &["sleep", "1000"]);
         bundle.hook("poststop", &["/bin/false"], "").start().await;
         rig.pod.kill("web", None, 9, false).await.unwrap();
         assert_eq!(rig.finish("web").await.code, 137);
