@@ -276,10 +276,11 @@ impl Linux {
         resources: &LinuxResources,
     ) -> Result<(Born, OwnedFd), Error> {
         let _labour = self.ground.children().labour();
-        let facts = duet_launch::facts(self.ask(&self.spec.process, &ends))?;
+        let (facts, sources) = duet_launch::facts(self.ask(&self.spec.process, &ends))?;
         let root = duet_launch::root_tree(&self.spec.root.path)?;
         let supplies = Supplies {
             root: Some(root.as_fd()),
+            sources: Some(&sources),
             ..Supplies::default()
         };
         let listen = crate::listen::addresses(&self.spec, &kind)?;

@@ -1,9 +1,9 @@
 //! What a plan must know of the machine, asked before it is made.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs::{self, File, FileType};
 use std::io::{self, Read};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::sync::{LazyLock, OnceLock};
@@ -39,18 +39,24 @@ pub struct Ask<'a> {
     pub stdio: Stdio,
 }
 
-/// What the plan of a container must know.
+/// The sources of a container's bind mounts, held open since they were looked at: whoever changes
+/// what is at their paths meanwhile changes nothing of what is mounted.
+#[derive(Debug, Default)]
+pub struct Sources(BTreeMap<PathBuf, OwnedFd>);
+
+/// What the plan of a container must know, and the sources that it was seen in.
 ///
 /// # Errors
 ///
 /// [`Error::Open`] for a bind mount's source that is there and cannot be looked at. One that is
 /// not there is no error here: the plan names the field.
-pub fn facts(ask: Ask<'_>) -> Result<Facts, Error> {
-    let sources = sources(ask.container)?;
-    Ok(Facts {
+pub fn facts(ask: Ask<'_>) -> Result<(Facts, Sources), Error> {
+    let (sources, held) = sources(ask.container)?;
+    let facts = Facts {
         sources,
         ..exec_facts(ask)?
-    })
+    };
+    Ok((facts, held))
 }
 
 /// What the plan of a further process must know: all but the sources of mounts.
@@ -85,6 +91,15 @@ pub fn exec_facts(ask: Ask<'_>) -> Result<Facts, Error> {
         apparmor: apparmor(),
         selinux: selinux(),
     })
+}
+
+// === impl Sources ===
+
+impl Sources {
+    /// The source at this path, if it was looked at.
+    pub(crate) fn at(&self, path: &Path) -> Option<BorrowedFd<'_>> {
+        self.0.get(path).map(AsFd::as_fd)
+    }
 }
 
 /// What the first process of a container sees, by path.
@@ -156,9 +171,9 @@ fn last_capability() -> Result<u32, Error> {
     Ok(*LAST.get_or_init(|| last))
 }
 
-fn sources(container: &Container) -> Result<BTreeMap<PathBuf, SourceFacts>, Error> {
+fn sources(container: &Container) -> Result<(BTreeMap<PathBuf, SourceFacts>, Sources), Error> {
     let mut table = None;
-    let mut sources = BTreeMap::new();
+    let (mut sources, mut held) = (BTreeMap::new(), BTreeMap::new());
     for mount in &container.mounts {
         let MountKind::Bind { source, .. } = &mount.kind else {
             continue;
@@ -168,15 +183,17 @@ fn sources(container: &Container) -> Result<BTreeMap<PathBuf, SourceFacts>, Erro
             table = Some(mount::table().map_err(Error::open("mount table", path))?);
         }
         let table = table.as_deref().unwrap_or_default();
-        if let Some(facts) = look(source, table).map_err(Error::open("mount source", source))? {
+        let looked = look(source, table).map_err(Error::open("mount source", source))?;
+        if let Some((facts, place)) = looked {
             sources.insert(source.clone(), facts);
+            held.insert(source.clone(), place);
         }
     }
-    Ok(sources)
+    Ok((sources, Sources(held)))
 }
 
-/// What a path leads to; nothing when it leads nowhere.
-fn look(source: &Path, table: &[Entry]) -> io::Result<Option<SourceFacts>> {
+/// What a path leads to, and the place itself; nothing when it leads nowhere.
+fn look(source: &Path, table: &[Entry]) -> io::Result<Option<(SourceFacts, OwnedFd)>> {
     let place = match file::place(source) {
         Err(error) if kernel::is_absent(&error) => return Ok(None),
         place => place?,
@@ -187,27 +204,33 @@ fn look(source: &Path, table: &[Entry]) -> io::Result<Option<SourceFacts>> {
     let filesystem = mount.map_or(Filesystem::Other, |entry| {
         Filesystem::from_name(&entry.fstype)
     });
-    let kind = kind(place)?;
+    let place = File::from(place);
+    let kind = kind(place.metadata()?.file_type());
     let below = match kind {
-        SourceKind::Directory => below(&source.canonicalize()?, table),
+        SourceKind::Directory => below(&path_of(&place)?, table),
         SourceKind::File | SourceKind::Device => None,
     };
-    Ok(Some(SourceFacts {
+    let facts = SourceFacts {
         kind,
         filesystem,
         below,
-    }))
+    };
+    Ok(Some((facts, place.into())))
 }
 
-fn kind(place: OwnedFd) -> io::Result<SourceKind> {
-    let kind = File::from(place).metadata()?.file_type();
-    Ok(if kind.is_dir() {
+fn kind(kind: FileType) -> SourceKind {
+    if kind.is_dir() {
         SourceKind::Directory
     } else if kind.is_block_device() || kind.is_char_device() {
         SourceKind::Device
     } else {
         SourceKind::File
-    })
+    }
+}
+
+/// Where a place is now, without links.
+fn path_of(place: &File) -> io::Result<PathBuf> {
+    fs::read_link(format!("/proc/thread-self/fd/{}", place.as_raw_fd()))
 }
 
 /// The first mount below a directory that shows something else than files.
@@ -273,13 +296,14 @@ mod tests {
     #[test]
     fn procfs_is_known_and_found_below_the_root() {
         let table = mount::table().unwrap();
-        let proc = look(Path::new("/proc"), &table).unwrap().unwrap();
+        let look = |path| Some(look(Path::new(path), &table).unwrap()?.0);
+        let proc = look("/proc").unwrap();
         assert_eq!(proc.filesystem, Filesystem::Proc);
         assert_eq!(proc.kind, SourceKind::Directory);
-        let root = look(Path::new("/"), &table).unwrap().unwrap();
+        let root = look("/").unwrap();
         assert!(root.below.is_some());
-        assert_eq!(look(Path::new("/no/such"), &table).unwrap(), None);
-        let null = look(Path::new("/dev/null"), &table).unwrap().unwrap();
+        assert_eq!(look("/no/such"), None);
+        let null = look("/dev/null").unwrap();
         assert_eq!(null.kind, SourceKind::Device);
     }
 }

@@ -9,7 +9,7 @@ use duet_linux::{file, mount, namespace};
 use duet_plan::{Descriptor, Given, Plan};
 use duet_step::Slot;
 
-use crate::{Error, user_namespace};
+use crate::{Error, Sources, user_namespace};
 
 /// What the caller has open for a plan. A plan needs what its slots name, no more.
 #[derive(Debug, Clone, Copy, Default)]
@@ -20,6 +20,8 @@ pub struct Supplies<'a> {
     pub stdout: Option<BorrowedFd<'a>>,
     /// The program's standard error.
     pub stderr: Option<BorrowedFd<'a>>,
+    /// The sources of bind mounts that were looked at for the plan; others are opened by their paths.
+    pub sources: Option<&'a Sources>,
     /// The container's root directory as a detached tree ([`root_tree`]); good for one birth.
     pub root: Option<BorrowedFd<'a>>,
     /// The container's own directory in each hierarchy, for its `cgroup` mount.
@@ -120,7 +122,10 @@ impl<'a> Open<'a> {
                 recursive,
                 id_map,
             } => {
-                let tree = mount::clone_tree(path, *recursive);
+                let tree = match supplies.sources.and_then(|sources| sources.at(path)) {
+                    Some(place) => mount::clone_open(place, *recursive),
+                    None => mount::clone_tree(path, *recursive),
+                };
                 let tree = tree.map_err(Error::open("mount source", path))?;
                 if let Some(map) = id_map {
                     let place = usize::from(map.namespace.0);

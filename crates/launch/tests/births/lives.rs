@@ -178,7 +178,9 @@ fn an_apparmor_profile_that_is_not_there_is_named() {
         let container = stage.container(&spec);
         let facts = Facts {
             apparmor: true,
-            ..duet_launch::facts(ask(&container, &container.process)).unwrap()
+            ..duet_launch::facts(ask(&container, &container.process))
+                .unwrap()
+                .0
         };
         let plan = duet_plan::container(&container, &facts, Kind::Native).unwrap();
         let error = stage.live(&plan).unwrap_err().to_string();

@@ -10,7 +10,7 @@ use duet_plan::{CgroupFacts, Facts, Hierarchy, Program};
 use nix::mount::MsFlags;
 use serde_json::{Value, json};
 
-use crate::stage::{Stage, ask, stage};
+use crate::stage::{Stage, ask, create, stage};
 use crate::user_namespaces;
 
 /// A volume of the host's that is shared, and a spec that binds it at `/vol`.
@@ -192,7 +192,9 @@ fn in_cgroups(stage: &Stage, name: &str, script: &str) -> Option<String> {
                 path: own.0.clone(),
             }],
         },
-        ..duet_launch::facts(ask(&container, &container.process)).unwrap()
+        ..duet_launch::facts(ask(&container, &container.process))
+            .unwrap()
+            .0
     };
     let plan = duet_plan::container(&container, &facts, Program::Native).unwrap();
     let tasks = [own.tasks()];
@@ -252,5 +254,36 @@ fn a_network_namespace_of_its_own_has_its_loopback_up() {
         namespaces.push(json!({"type": "network"}));
         assert_eq!(stage.run(&spec).out, "0x9\n");
         assert_eq!(stage.run(&user_namespaces::spec(stage, flags)).out, "0x9\n");
+    });
+}
+
+#[test]
+fn what_was_looked_at_is_mounted_whatever_is_at_its_path_by_then() {
+    stage(|stage| {
+        let (volume, aside) = (stage.bundle.join("volume"), stage.bundle.join("aside"));
+        let fill = |text: &str| {
+            fs::create_dir(&volume).unwrap();
+            fs::write(volume.join("file"), text).unwrap();
+        };
+        fill("as it was looked at\n");
+        let mut spec = stage.spec(["cat", "/vol/file"]);
+        let mount = json!({"destination": "/vol", "type": "bind", "source": volume,
+                           "options": ["rbind", "ro"]});
+        spec["mounts"].as_array_mut().unwrap().push(mount);
+        let container = stage.container(&spec);
+        let looked = duet_launch::facts(ask(&container, &container.process));
+        let (facts, sources) = looked.unwrap();
+        let plan = duet_plan::container(&container, &facts, Program::Native).unwrap();
+        fs::rename(&volume, aside).unwrap();
+        fill("put there since\n");
+        let tree = duet_launch::root_tree(&stage.root()).unwrap();
+        let supplies = Supplies {
+            root: Some(tree.as_fd()),
+            sources: Some(&sources),
+            ..Supplies::default()
+        };
+        let (newborn, pipes) = create(&plan, supplies).unwrap();
+        newborn.gate.open().unwrap();
+        assert_eq!(pipes.outcome(&newborn.pidfd).out, "as it was looked at\n");
     });
 }

@@ -169,7 +169,9 @@ impl Stage {
 
     pub(crate) fn plan(&self, spec: &Value) -> Plan {
         let container = self.container(spec);
-        let facts = duet_launch::facts(ask(&container, &container.process)).unwrap();
+        let facts = duet_launch::facts(ask(&container, &container.process))
+            .unwrap()
+            .0;
         duet_plan::container(&container, &facts, Program::Native).unwrap()
     }
 
@@ -205,7 +207,9 @@ impl Stage {
     /// Brings such a one to its gate.
     pub(crate) fn create_guest(&self, spec: &Value) -> (Newborn, Pipes) {
         let container = self.container(spec);
-        let facts = duet_launch::facts(ask(&container, &container.process)).unwrap();
+        let facts = duet_launch::facts(ask(&container, &container.process))
+            .unwrap()
+            .0;
         let plan = duet_plan::container(&container, &facts, Program::Wasm).unwrap();
         let tree = duet_launch::root_tree(&self.root()).unwrap();
         let runner = duet_linux::mount::clone_read_only(&self.root().join("bin/busybox")).unwrap();

@@ -163,7 +163,9 @@ fn devices_are_nodes_of_their_own_numbers_and_owners() {
         // Where no node can be made, none is promised.
         spec["linux"]["devices"][0]["path"] = json!("/tun");
         let container = stage.container(&spec);
-        let facts = duet_launch::facts(ask(&container, &container.process)).unwrap();
+        let facts = duet_launch::facts(ask(&container, &container.process))
+            .unwrap()
+            .0;
         let error = duet_plan::container(&container, &facts, Kind::Native).unwrap_err();
         assert!(
             error.to_string().starts_with("linux.devices: /tun: "),
