@@ -11,6 +11,7 @@ mod rig;
 
 mod budget;
 mod guests;
+mod holders;
 mod hooks;
 mod lifecycle;
 mod loggers;

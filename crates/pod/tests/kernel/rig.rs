@@ -120,6 +120,11 @@ impl Rig {
         self.dir.path().join("shim")
     }
 
+    /// The cgroup that those of its containers are in.
+    pub(crate) fn parent(&self) -> &str {
+        &self.parent
+    }
+
     pub(crate) fn path(&self) -> &Path {
         self.dir.path()
     }
