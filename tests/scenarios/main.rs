@@ -15,6 +15,7 @@ mod pods;
 mod refusals;
 mod restarts;
 mod sandboxes;
+mod serving;
 mod systemd;
 mod tasks;
 mod user_namespaces;

@@ -39,6 +39,12 @@ pub const PROBE_P2: Guest = Guest {
     bytes: include_bytes!("../../crates/wasm/tests/guests/probe-p2.wasm"),
 };
 
+/// A `wasi:http` component, in Rust: does what the path of a request says. `duet-wasm`'s own.
+pub const SERVER: Guest = Guest {
+    name: "server.wasm",
+    bytes: include_bytes!("../../crates/wasm/tests/guests/server.wasm"),
+};
+
 /// A `wasi:http` component that checks a token and asks 127.0.0.1: the example's own.
 pub const AMBASSADOR: Guest = Guest {
     name: "ambassador.wasm",

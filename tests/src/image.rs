@@ -55,6 +55,7 @@ pub fn all() -> Vec<Image> {
     }
     wasm = wasm
         .file("/ambassador.wasm", guests::AMBASSADOR.bytes.to_vec(), 0o755)
+        .file("/server.wasm", guests::SERVER.bytes.to_vec(), 0o755)
         .file("/probe-p2.wasm", guests::PROBE_P2.bytes.to_vec(), 0o755)
         .file("/random.wasm", guests::random_bytes(), 0o755)
         .file("/truncated.wasm", guests::truncated(), 0o755)

@@ -15,8 +15,10 @@ mod worlds;
 use std::io::{self, Read as _, Write as _};
 use std::process::ExitCode;
 
-use duet_wasm::{Format, detect, engine_config};
+use duet_wasm::{Format, detect, engine_config, server_config};
 use wasmtime::Engine;
+
+use crate::worlds::World;
 
 /// How many threads compile: 2. One module must not take a node's processors from its pods.
 const THREADS: usize = 2;
@@ -47,13 +49,17 @@ fn compile() -> Result<(), Fault> {
         .lock()
         .read_to_end(&mut wasm)
         .map_err(|error| ours("stdin", &error))?;
-    let format = check(&wasm).map_err(Fault::Module)?;
+    let (format, world) = check(&wasm).map_err(Fault::Module)?;
 
     let pool = rayon::ThreadPoolBuilder::new()
         .num_threads(threads)
         .build()
         .map_err(|error| ours("threads", &error))?;
-    let engine = Engine::new(&engine_config()).map_err(|error| ours("engine", &error))?;
+    let config = match world {
+        World::Command => engine_config(),
+        World::Server => server_config(),
+    };
+    let engine = Engine::new(&config).map_err(|error| ours("engine", &error))?;
     let code = pool
         .install(|| match format {
             Format::Module => engine.precompile_module(&wasm),
@@ -67,7 +73,7 @@ fn compile() -> Result<(), Fault> {
 }
 
 /// Says what kind of module it is, or what is wrong with it.
-fn check(wasm: &[u8]) -> Result<Format, String> {
+fn check(wasm: &[u8]) -> Result<(Format, World), String> {
     let Some(format) = detect(wasm) else {
         let head: Vec<_> = wasm
             .iter()
@@ -79,8 +85,7 @@ fn check(wasm: &[u8]) -> Result<Format, String> {
             head.join(" ")
         ));
     };
-    worlds::check(wasm, format)?;
-    Ok(format)
+    Ok((format, worlds::check(wasm, format)?))
 }
 
 fn ours(what: &str, error: &dyn std::fmt::Display) -> Fault {

@@ -42,8 +42,17 @@ const DRAFTS: [&str; 4] = [
     "wasi:keyvalue/store@0.2.0-draft",
 ];
 
+/// What a module is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum World {
+    /// Running once.
+    Command,
+    /// Answering http requests.
+    Server,
+}
+
 /// Validates `wasm` and checks what it imports and exports.
-pub(crate) fn check(wasm: &[u8], format: Format) -> Result<(), String> {
+pub(crate) fn check(wasm: &[u8], format: Format) -> Result<World, String> {
     Validator::new_with_features(features())
         .validate_all(wasm)
         .map_err(|error| {
@@ -55,7 +64,7 @@ pub(crate) fn check(wasm: &[u8], format: Format) -> Result<(), String> {
         })?;
     let names = names(wasm).map_err(|error| format!("unreadable: {error}"))?;
     match format {
-        Format::Module => check_module(&names),
+        Format::Module => check_module(&names).map(|()| World::Command),
         Format::Component => check_component(&names),
     }
 }
@@ -169,7 +178,7 @@ fn check_module(names: &Names) -> Result<(), String> {
     Err("exports no \"_start\": a library or a reactor, not a command".to_owned())
 }
 
-fn check_component(names: &Names) -> Result<(), String> {
+fn check_component(names: &Names) -> Result<World, String> {
     for (name, _) in &names.imports {
         if !is_provided(name) {
             return Err(format!(
@@ -180,11 +189,13 @@ fn check_component(names: &Names) -> Result<(), String> {
             ));
         }
     }
-    let runs = |name: &String| {
-        name.starts_with("wasi:cli/run@0.2.") || name.starts_with("wasi:http/incoming-handler@0.2.")
-    };
-    if names.exports.iter().any(runs) {
-        return Ok(());
+    let exports = |prefix| names.exports.iter().any(|name| name.starts_with(prefix));
+    // The runner takes what is both for a server, too.
+    if exports("wasi:http/incoming-handler@0.2.") {
+        return Ok(World::Server);
+    }
+    if exports("wasi:cli/run@0.2.") {
+        return Ok(World::Command);
     }
     Err(format!(
         "exports neither \"wasi:cli/run@0.2\" nor \"wasi:http/incoming-handler@0.2\", only {:?}",

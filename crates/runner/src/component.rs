@@ -3,9 +3,9 @@
 use std::sync::Once;
 
 use duet_linux::text;
-use duet_wasm::{Handoff, Inherited, engine_config};
+use duet_wasm::{Handoff, Inherited, engine_config, server_config};
 use wasmtime::component::Component;
-use wasmtime::{Engine, Store};
+use wasmtime::{Config, Engine, Store};
 use wasmtime_wasi::p2::bindings::CommandPre;
 use wasmtime_wasi_http::p2::bindings::ProxyPre;
 
@@ -83,13 +83,18 @@ pub(crate) enum Loaded {
 
 /// Maps the component; a server has room for `concurrency` instances of it.
 pub(crate) fn load(inherited: &Inherited, concurrency: u32) -> wasmtime::Result<Loaded> {
-    let engine = Engine::new(engine_config().async_stack_size(STACK))?;
-    let component = inherited.component(&engine)?;
-    if !exports(&component, "wasi:http/incoming-handler@0.2.") {
-        return Ok(Loaded::Command(component));
-    }
+    let with =
+        |config: &mut Config| inherited.component(&Engine::new(config.async_stack_size(STACK))?);
+    let why = match with(&mut engine_config()) {
+        Ok(component) => return Ok(Loaded::Command(component)),
+        Err(why) => why,
+    };
+    // The compiler knows a server, and compiles it in another way: what loads so is one.
+    let Ok(component) = with(&mut server_config()) else {
+        return Err(why);
+    };
     let needs = component.resources_required();
-    drop((component, engine));
+    drop(component);
     // It is loaded again, by an engine with room for many instances of just this component.
     serve::load(inherited, concurrency, needs).map(Loaded::Server)
 }
@@ -118,11 +123,4 @@ pub(crate) fn proxy(component: &Component) -> wasmtime::Result<ProxyPre<Guest>> 
     linker(component)?
         .instantiate_pre(component)
         .and_then(ProxyPre::new)
-}
-
-fn exports(component: &Component, prefix: &str) -> bool {
-    component
-        .component_type()
-        .exports(component.engine())
-        .any(|(name, _)| name.starts_with(prefix))
 }

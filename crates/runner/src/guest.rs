@@ -5,6 +5,7 @@
 //! containers no procfs, sysfs or devices, so there is nothing else to keep from it.
 
 use duet_wasm::Handoff;
+use wasmtime_wasi::filesystem::WasiFilesystemCtx;
 use wasmtime_wasi::random::WasiRandomCtx;
 use wasmtime_wasi::{FsPerms, WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
@@ -14,6 +15,7 @@ use wasmtime::component::ResourceTable;
 
 use crate::limits::Limiter;
 use crate::outgoing::Outgoing;
+use crate::serve::Logs;
 
 /// How much native stack the fiber of a guest has: its own 1 MiB and as much for host calls below.
 pub(crate) const STACK: usize = 2 << 20;
@@ -31,6 +33,22 @@ pub(crate) struct Guest {
 ///
 /// Fails only if `/` cannot be opened.
 pub(crate) fn world(handoff: &Handoff) -> wasmtime::Result<WasiCtxBuilder> {
+    let mut world = surroundings(handoff);
+    world.preopened_dir("/", "/", FsPerms::ReadWrite)?;
+    Ok(world)
+}
+
+/// The files alone, for instances that share them.
+pub(crate) fn files() -> wasmtime::Result<WasiFilesystemCtx> {
+    let mut world = WasiCtxBuilder::new();
+    world
+        .allow_blocking_current_thread(true)
+        .preopened_dir("/", "/", FsPerms::ReadWrite)?;
+    Ok(world.build().filesystem().clone())
+}
+
+/// All but the files.
+fn surroundings(handoff: &Handoff) -> WasiCtxBuilder {
     let mut world = WasiCtxBuilder::new();
     world
         // One guest has this thread to itself; handing each read of a file to another thread would only cost.
@@ -45,8 +63,7 @@ pub(crate) fn world(handoff: &Handoff) -> wasmtime::Result<WasiCtxBuilder> {
     for (name, value) in handoff.variables() {
         world.env(name, value);
     }
-    world.preopened_dir("/", "/", FsPerms::ReadWrite)?;
-    Ok(world)
+    world
 }
 
 // === impl Guest ===
@@ -54,13 +71,32 @@ pub(crate) fn world(handoff: &Handoff) -> wasmtime::Result<WasiCtxBuilder> {
 impl Guest {
     /// A world of its own for one instance of a component.
     pub(crate) fn new(handoff: &Handoff) -> wasmtime::Result<Self> {
-        Ok(Self {
-            wasi: world(handoff)?.build(),
+        Ok(Self::with(world(handoff)?.build()))
+    }
+
+    /// The same for one that answers requests, finds `files` and prints to `logs`.
+    pub(crate) fn serving(
+        handoff: &Handoff,
+        files: &WasiFilesystemCtx,
+        logs: Option<&Logs>,
+    ) -> Self {
+        let mut world = surroundings(handoff);
+        if let Some(Logs { stdout, stderr }) = logs {
+            world.stdout(stdout.clone()).stderr(stderr.clone());
+        }
+        let mut wasi = world.build();
+        files.clone_into(wasi.filesystem());
+        Self::with(wasi)
+    }
+
+    fn with(wasi: WasiCtx) -> Self {
+        Self {
+            wasi,
             http: WasiHttpCtx::new(),
             outgoing: Outgoing,
             table: ResourceTable::new(),
             limiter: Limiter::new(),
-        })
+        }
     }
 
     /// What may become of its memory.

@@ -4,10 +4,22 @@
 //! wasmtime's concurrent components, which are where most of its recent advisories are and which
 //! make every call dearer. Preview 2 has one request in an instance at a time; that is a page of code.
 //!
-//! Told to stop, a server closes its listener and its idle connections, finishes the requests it
-//! has, and leaves with 0. A second signal, or the end of its patience, ends it as it would a command.
+//! Told to stop, a server lets nobody else in, answers all requests that were sent to it, closes its
+//! connections and leaves with 0. A second signal, or the end of its patience, ends it as it would a command.
+//!
+//! | File | What for |
+//! | --- | --- |
+//! | `connections.rs` | who speaks to us, and when that may end |
+//! | `requests.rs` | how many at a time, for how long, and what the guest leaves unanswered |
+//! | `instances.rs` | guests, made or used again |
+//! | `clock.rs` | interrupts those that compute |
+//! | `log.rs` | what they print |
 
+mod clock;
+mod connections;
 mod instances;
+mod log;
+mod requests;
 
 use std::convert::Infallible;
 use std::io;
@@ -16,25 +28,20 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use duet_linux::text;
 use duet_wasm::{Handoff, Http};
-use http::{Request, Response, StatusCode};
-use http_body_util::{BodyExt as _, Full};
-use hyper::body::Incoming;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo};
-use hyper_util::server::conn::auto;
-use hyper_util::server::graceful::GracefulShutdown;
-use tokio::net::{TcpListener, TcpSocket};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use socket2::{SockFilter, SockRef};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::runtime::Runtime;
 use tokio::time::timeout;
 use wasmtime::component::Component;
-use wasmtime_wasi_http::p2::body::HyperOutgoingBody;
 
-use crate::end::{End, say, words};
-use crate::serve::instances::Instances;
+use crate::end::{End, say};
+use crate::serve::connections::{Connections, QUIET};
 pub(crate) use crate::serve::instances::load;
+pub(crate) use crate::serve::log::Logs;
+use crate::serve::requests::Requests;
 use crate::signals::Signals;
 
 /// How many connections may wait to be accepted: as many as the kernel allows by default.
@@ -44,19 +51,41 @@ const BACKLOG: u32 = 4096;
 /// better case for more containers.
 const THREADS: usize = 8;
 
+/// Drops the segments that ask for a new connection, and no others: those of a handshake that has begun
+/// must arrive. Whoever was not heard asks again after a second, and is refused or finds our successor.
+const NOBODY_NEW: [SockFilter; 5] = [
+    // The flags are the byte at 13 of a TCP header.
+    SockFilter::new(LOAD_BYTE, 0, 0, 13),
+    SockFilter::new(AND, 0, 0, SYN | ACK),
+    SockFilter::new(JUMP_IF_EQUAL, 0, 1, SYN),
+    SockFilter::new(RETURN, 0, 0, 0),
+    SockFilter::new(RETURN, 0, 0, u32::MAX),
+];
+const SYN: u32 = 0x02;
+const ACK: u32 = 0x10;
+/// `BPF_LD | BPF_B | BPF_ABS`; these four are from `linux/bpf_common.h`.
+const LOAD_BYTE: u16 = 0x30;
+/// `BPF_ALU | BPF_AND | BPF_K`
+const AND: u16 = 0x54;
+/// `BPF_JMP | BPF_JEQ | BPF_K`
+const JUMP_IF_EQUAL: u16 = 0x15;
+/// `BPF_RET | BPF_K`
+const RETURN: u16 = 0x06;
+
 /// Serves until told to stop.
 pub(crate) fn run(component: &Component, handoff: &Handoff, signals: Signals) -> End {
-    let instances = match Instances::prepare(component, handoff) {
-        Ok(instances) => Arc::new(instances),
+    let requests = match Requests::prepare(component, handoff) {
+        Ok(requests) => Arc::new(requests),
         Err(error) => return End::Unstarted(format!("{error:#}")),
     };
     let runtime = match runtime() {
         Ok(runtime) => runtime,
         Err(error) => return End::Unfit(error.to_string()),
     };
+    more_descriptors();
     let end = runtime.block_on(async {
         match listen(handoff) {
-            Ok(listener) => serve(listener, instances, handoff, signals).await,
+            Ok(listener) => serve(listener, requests, handoff, signals).await,
             Err(end) => end,
         }
     });
@@ -64,16 +93,37 @@ pub(crate) fn run(component: &Component, handoff: &Handoff, signals: Signals) ->
     end
 }
 
-fn runtime() -> io::Result<Runtime> {
-    let threads = std::thread::available_parallelism()
+/// As many connections as the container may have: the lower limit is for programs that use `select`.
+fn more_descriptors() {
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    let all = Rlimit {
+        current: maximum,
+        maximum,
+    };
+    // Raising one's own limit to what it may be is always allowed.
+    setrlimit(Resource::Nofile, all).ok();
+}
+
+fn threads() -> usize {
+    std::thread::available_parallelism()
         .map_or(1, usize::from)
-        .min(THREADS);
+        .min(THREADS)
+}
+
+fn runtime() -> io::Result<Runtime> {
+    let threads = threads();
     let mut builder = if threads == 1 {
         tokio::runtime::Builder::new_current_thread()
     } else {
         tokio::runtime::Builder::new_multi_thread()
     };
-    builder.worker_threads(threads).enable_all().build()
+    builder
+        .worker_threads(threads)
+        // Guests that compute may be all that a thread has to do for whole ticks of the clock: it looks
+        // for others after a few, not after the 61 turns of those who take microseconds.
+        .event_interval(4)
+        .enable_all()
+        .build()
 }
 
 /// Opens the listener where the annotation, else the guest's environment, else the default says.
@@ -108,7 +158,7 @@ fn listen(handoff: &Handoff) -> Result<TcpListener, End> {
 
 async fn serve(
     listener: TcpListener,
-    instances: Arc<Instances>,
+    requests: Arc<Requests>,
     handoff: &Handoff,
     signals: Signals,
 ) -> End {
@@ -118,43 +168,21 @@ async fn serve(
     };
     // What only starting needed can go; memory that cannot be given back is kept.
     drop(text::unmap_own());
-    let connections = GracefulShutdown::new();
-    let server = auto::Builder::new(TokioExecutor::new());
-    loop {
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
-            ready = told.readable() => match ready {
-                Ok(()) => break,
-                Err(error) => return End::Unfit(error.to_string()),
-            },
-        };
-        let stream = match accepted {
-            Ok((stream, _)) => stream,
-            Err(error) => {
-                // Out of descriptors or memory, or a client that is gone already: the next may be luckier.
-                say(&format!("{}: cannot accept: {error}", handoff.name));
-                tokio::time::sleep(Duration::from_millis(10)).await;
-                continue;
-            }
-        };
-        // Answers are small and somebody waits for each.
-        drop(stream.set_nodelay(true));
-        let instances = Arc::clone(&instances);
-        let service = service_fn(move |request| answer(Arc::clone(&instances), request));
-        let connection = server
-            .serve_connection(TokioIo::new(stream), service)
-            .into_owned();
-        let connection = connections.watch(connection);
-        // What a client does to its connection is no news; what a guest does is reported in `answer`.
-        tokio::spawn(async move { drop(connection.await) });
+    let connections = Connections::new(Arc::clone(&requests));
+    tokio::select! {
+        never = accept(&listener, &connections, handoff) => match never {},
+        ready = told.readable() => if let Err(error) = ready {
+            return End::Unfit(error.to_string());
+        }
     }
     // From here on nobody is waiting for us to be patient.
     signals.end_at_once();
-    drop(listener);
-    let patience = Duration::from_millis(handoff.http.drain_ms);
+    let patience = handoff.http.drain;
     let drained = async {
-        connections.shutdown().await;
-        instances.finished().await;
+        connections.leave();
+        close(listener, &connections, handoff).await;
+        connections.ended().await;
+        requests.finished().await;
     };
     match timeout(patience, drained).await {
         Ok(()) => End::Exit(0),
@@ -168,25 +196,54 @@ async fn serve(
     }
 }
 
+/// Attends to whoever connects.
+async fn accept(
+    listener: &TcpListener,
+    connections: &Connections,
+    handoff: &Handoff,
+) -> Infallible {
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => connections.attend(stream),
+            Err(error) => {
+                // Out of descriptors or memory, or a client that is gone already: the next may be luckier.
+                say(&format!("{}: cannot accept: {error}", handoff.name));
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        }
+    }
+}
+
+/// Lets nobody else in, but attends to all who are at the door already: closing a listener resets the
+/// connections that nobody has accepted, and what was sent over them.
+async fn close(listener: TcpListener, connections: &Connections, handoff: &Handoff) {
+    // Without a filter some may be turned away whom the kernel had let in.
+    drop(SockRef::from(&listener).attach_filter(&NOBODY_NEW));
+    let moment = accept(&listener, connections, handoff);
+    timeout(QUIET, moment).await.ok();
+    // The last of them need no second turn of the runtime to be seen.
+    let Ok(listener) = listener.into_std() else {
+        return;
+    };
+    loop {
+        match listener.accept() {
+            Ok((stream, _)) => {
+                let stream = stream
+                    .set_nonblocking(true)
+                    .and_then(|()| TcpStream::from_std(stream));
+                // One that cannot be attended to was lost when it was accepted.
+                stream
+                    .into_iter()
+                    .for_each(|stream| connections.attend(stream));
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+            // Those who leave make room for those at the door.
+            Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
+        }
+    }
+}
+
 fn told(pipe: UnixStream) -> io::Result<tokio::net::UnixStream> {
     pipe.set_nonblocking(true)?;
     tokio::net::UnixStream::from_std(pipe)
-}
-
-async fn answer(
-    instances: Arc<Instances>,
-    request: Request<Incoming>,
-) -> Result<Response<HyperOutgoingBody>, Infallible> {
-    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
-    Ok(instances.serve(request).await.unwrap_or_else(|error| {
-        say(&format!(
-            "{}: {method} {path}: {}",
-            instances.name(),
-            words(&error)
-        ));
-        let text = Full::new(Bytes::from_static(b"the server failed to answer\n"));
-        let mut response = Response::new(text.map_err(|never| match never {}).boxed_unsync());
-        *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
-        response
-    }))
 }

@@ -1,7 +1,7 @@
 //! Every annotation Duet reads: who sets it, and what happens without it.
 
 use crate::{Error, document::Document};
-use std::{collections::BTreeMap, net::SocketAddr, num::NonZeroU32};
+use std::{collections::BTreeMap, net::SocketAddr, num::NonZeroU32, time::Duration};
 
 /// The sandbox a container belongs to; containerd's CRI sets it on every container.
 /// Without it: [`RUNC_GROUP`].
@@ -34,6 +34,21 @@ pub const HTTP_LISTEN: &str = "io.containerd.duet.v1.http.listen";
 /// How many requests one instance of a `wasi:http` component serves, one after another;
 /// set by the user. Without it: 1, a new instance for each request.
 pub const HTTP_REUSE: &str = "io.containerd.duet.v1.http.reuse";
+/// How many requests of a `wasi:http` component may be inside the guest at the same time, up to
+/// [`MOST_PLACES`]; set by the user. Without it: 64.
+pub const HTTP_CONCURRENCY: &str = "io.containerd.duet.v1.http.concurrency";
+/// How many more requests may wait for a place, before others are answered 503; set by the user.
+/// Without it: 1024.
+pub const HTTP_QUEUE: &str = "io.containerd.duet.v1.http.queue";
+/// How long a request may take, as a number and `ms`, `s`, `m` or `h`, or `none`; set by the user.
+/// Without it: 5 minutes.
+pub const HTTP_TIMEOUT: &str = "io.containerd.duet.v1.http.timeout";
+/// How long requests in flight may take to finish after TERM, as a number and a unit; set by the
+/// user. Without it: 10 s.
+pub const HTTP_DRAIN: &str = "io.containerd.duet.v1.http.drain";
+/// `prefixed` or `plain`: whether the lines that handlers print begin with the number of the
+/// request; set by the user. Without it they do.
+pub const HTTP_LOG: &str = "io.containerd.duet.v1.http.log";
 /// Sockets that a preview 1 guest finds open for listening from descriptor 3 on, as a comma
 /// list of `address:port`; set by the user. Without it `DUET_LISTEN` in the guest's environment
 /// holds, which can be one container's of a pod.
@@ -52,6 +67,9 @@ pub const IMAGE_VARIANT: &str = "module.wasm.image/variant";
 /// Names that begin like this are Duet's: one that is not listed here is a typing error.
 const PREFIX: &str = "io.containerd.duet.v1.";
 
+/// How many requests may be inside one guest at most: each place reserves 4 GiB of address space.
+pub const MOST_PLACES: u32 = 10_000;
+
 /// Which kind of program a container runs, where an annotation says so.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Handler {
@@ -63,6 +81,15 @@ pub enum Handler {
     Smart,
 }
 
+/// How long something may take, where an annotation says so.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Timeout {
+    /// No longer than this.
+    Within(Duration),
+    /// As long as it likes.
+    Never,
+}
+
 /// What the annotations that Duet reads ask for.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Options {
@@ -72,6 +99,16 @@ pub struct Options {
     pub http_listen: Option<SocketAddr>,
     /// See [`HTTP_REUSE`].
     pub http_reuse: Option<NonZeroU32>,
+    /// See [`HTTP_CONCURRENCY`].
+    pub http_concurrency: Option<NonZeroU32>,
+    /// See [`HTTP_QUEUE`].
+    pub http_queue: Option<u32>,
+    /// See [`HTTP_TIMEOUT`].
+    pub http_timeout: Option<Timeout>,
+    /// See [`HTTP_DRAIN`].
+    pub http_drain: Option<Duration>,
+    /// See [`HTTP_LOG`]: is it `plain`?
+    pub http_plain_log: bool,
     /// See [`LISTEN`].
     pub listen: Vec<SocketAddr>,
     /// See [`CONFIG`].
@@ -112,6 +149,33 @@ pub(crate) fn read(
                     .map_err(|_| refuse("is not a number above 0"))?;
                 options.http_reuse = Some(count);
             }
+            HTTP_CONCURRENCY => {
+                let count = value
+                    .parse()
+                    .ok()
+                    .filter(|count: &NonZeroU32| count.get() <= MOST_PLACES);
+                let count = count.ok_or_else(|| refuse("is not a number from 1 to 10000"))?;
+                options.http_concurrency = Some(count);
+            }
+            HTTP_QUEUE => {
+                let count = value.parse().map_err(|_| refuse("is not a number"))?;
+                options.http_queue = Some(count);
+            }
+            HTTP_TIMEOUT if value == "none" => options.http_timeout = Some(Timeout::Never),
+            HTTP_TIMEOUT => {
+                let time = duration(value)
+                    .ok_or_else(|| refuse("is neither none nor a time such as 30s"))?;
+                options.http_timeout = Some(Timeout::Within(time));
+            }
+            HTTP_DRAIN => {
+                let time = duration(value).ok_or_else(|| refuse("is not a time such as 30s"))?;
+                options.http_drain = Some(time);
+            }
+            HTTP_LOG => match value.as_str() {
+                "prefixed" => options.http_plain_log = false,
+                "plain" => options.http_plain_log = true,
+                _ => return Err(refuse("is neither prefixed nor plain")),
+            },
             LISTEN => {
                 for address in value.split(',') {
                     let address = address
@@ -146,4 +210,18 @@ pub(crate) fn read(
         }
     }
     Ok(options)
+}
+
+/// A number above 0 and a unit: `250ms`, `30s`, `5m`, `1h`.
+fn duration(text: &str) -> Option<Duration> {
+    let (number, unit) = text.split_at_checked(text.find(|c: char| !c.is_ascii_digit())?)?;
+    let milliseconds = match unit {
+        "ms" => 1,
+        "s" => 1_000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        _ => return None,
+    };
+    let number: u64 = number.parse().ok().filter(|number| *number > 0)?;
+    number.checked_mul(milliseconds).map(Duration::from_millis)
 }

@@ -317,6 +317,32 @@ fn annotations_of_duets_own_are_checked() {
             "is not a number above 0",
         ),
         (
+            "io.containerd.duet.v1.http.concurrency",
+            "10001",
+            "is not a number from 1 to 10000",
+        ),
+        ("io.containerd.duet.v1.http.queue", "-1", "is not a number"),
+        (
+            "io.containerd.duet.v1.http.timeout",
+            "30",
+            "is neither none nor a time such as 30s",
+        ),
+        (
+            "io.containerd.duet.v1.http.timeout",
+            "0s",
+            "is neither none nor a time such as 30s",
+        ),
+        (
+            "io.containerd.duet.v1.http.drain",
+            "none",
+            "is not a time such as 30s",
+        ),
+        (
+            "io.containerd.duet.v1.http.log",
+            "json",
+            "is neither prefixed nor plain",
+        ),
+        (
             "io.containerd.duet.v1.listen",
             "127.0.0.1:1,x",
             "is no list of address:port",

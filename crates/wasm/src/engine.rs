@@ -11,7 +11,7 @@ const STACK: usize = 1 << 20;
 
 /// The settings of both the compiler and the runner.
 ///
-/// Epochs and fuel are off: they cost 3 to 30 % and a process can be killed. Unwind tables for
+/// Epochs and fuel are off: they cost 3 to 30 % and a process can be killed. (Servers: [`server_config`].) Unwind tables for
 /// native debuggers are off: wasm backtraces come from frame pointers. What wasmtime leaves off
 /// because of its advisories (garbage collection, threads, preview 3) is not even built.
 ///
@@ -28,5 +28,15 @@ pub fn engine_config() -> Config {
         .native_unwind_info(false)
         .module_version(ModuleVersionStrategy::Custom(VERSION.to_owned()))
         .expect("the version is short enough");
+    config
+}
+
+/// The settings for components that serve `wasi:http`.
+///
+/// Many requests share such a process, so one that spins must be interrupted without it: by epochs.
+#[must_use]
+pub fn server_config() -> Config {
+    let mut config = engine_config();
+    config.epoch_interruption(true);
     config
 }

@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io::{self, Write as _};
 use std::net::SocketAddr;
 use std::os::unix::fs::FileExt as _;
+use std::time::Duration;
 
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 use serde::{Deserialize, Serialize};
@@ -53,10 +54,17 @@ pub struct Http {
     pub reuse: u32,
     /// How many requests may be inside the guest at the same time: 64. Others wait their turn.
     pub concurrency: u32,
-    /// How long requests in flight may take to finish after TERM: 10 000 ms.
+    /// How many may wait: 1024. Others are told to come again.
+    pub queue: u32,
+    /// How long a request may take, its waiting and the whole of its answer included: 5 minutes, as in
+    /// Knative. Absent: as long as it likes.
+    pub timeout: Option<Duration>,
+    /// How long requests in flight may take to finish after TERM: 10 s.
     ///
     /// Kubernetes kills after 30 s unless the pod says otherwise; ten leaves its preStop hook room.
-    pub drain_ms: u64,
+    pub drain: Duration,
+    /// Whether what handlers print is written as it comes, without the number of the request.
+    pub plain_log: bool,
 }
 
 // === impl Handoff ===
@@ -112,7 +120,10 @@ impl Default for Http {
             address: None,
             reuse: 1,
             concurrency: 64,
-            drain_ms: 10_000,
+            queue: 1024,
+            timeout: Some(Duration::from_secs(300)),
+            drain: Duration::from_secs(10),
+            plain_log: false,
         }
     }
 }

@@ -40,7 +40,7 @@ mod inherited;
 pub use cache::{Cache, Compiled, Error, Key, Source};
 pub use detect::{Format, HEAD, detect};
 #[cfg(feature = "engine")]
-pub use engine::engine_config;
+pub use engine::{engine_config, server_config};
 pub use handoff::{Handoff, Http};
 pub use workshop::{Room, Workshop, enter_room};
 #[cfg(feature = "load")]

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use duet_plan::Facts;
 use duet_spec::Process;
+use duet_spec::annotations::{Options, Timeout};
 use duet_wasm::{Handoff, Http};
 
 use super::Linux;
@@ -45,16 +46,13 @@ impl Linux {
             .compiled(&file, &name, deadline)
             .map_err(WasmError::from)?;
         tracing::info!(container = %self.id, key = %compiled.key, source = ?compiled.source, unshared = ?compiled.unshared, crowded = ?compiled.crowded, "compiled");
-        let mut http = Http::default();
-        http.address = options.http_listen.map(|address| address.to_string());
-        http.reuse = options.http_reuse.map_or(http.reuse, NonZeroU32::get);
         let handoff = Handoff {
             name: name.clone(),
             format,
             argv: process.args.clone(),
             env: duet_plan::guest_environment(process, facts.home.as_deref()),
             cwd: process.cwd.clone(),
-            http,
+            http: served(options),
             listen,
             config: options.config.clone(),
         };
@@ -74,5 +72,24 @@ impl Linux {
             module,
             handoff: handoff.seal().map_err(failed("write the handoff of"))?,
         })
+    }
+}
+
+/// How a `wasi:http` component is served, as far as annotations say.
+fn served(options: &Options) -> Http {
+    let otherwise = Http::default();
+    let count = |count: Option<NonZeroU32>, otherwise| count.map_or(otherwise, NonZeroU32::get);
+    Http {
+        address: options.http_listen.map(|address| address.to_string()),
+        reuse: count(options.http_reuse, otherwise.reuse),
+        concurrency: count(options.http_concurrency, otherwise.concurrency),
+        queue: options.http_queue.unwrap_or(otherwise.queue),
+        timeout: match options.http_timeout {
+            Some(Timeout::Within(time)) => Some(time),
+            Some(Timeout::Never) => None,
+            None => otherwise.timeout,
+        },
+        drain: options.http_drain.unwrap_or(otherwise.drain),
+        plain_log: options.http_plain_log,
     }
 }

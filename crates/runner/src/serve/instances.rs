@@ -2,27 +2,33 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use duet_wasm::{Handoff, Inherited, engine_config};
-use http::{Request, Response};
+use duet_wasm::{Handoff, Inherited, server_config};
+use http::Request;
 use hyper::body::Incoming;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use wasmtime::component::Component;
 use wasmtime::{Config, Engine, PoolingAllocationConfig, ResourcesRequired, Store};
+use wasmtime_wasi::filesystem::WasiFilesystemCtx;
 use wasmtime_wasi_http::WasiHttpView as _;
-use wasmtime_wasi_http::p2::bindings::http::types::{ErrorCode, Scheme};
+use wasmtime_wasi_http::p2::bindings::http::types::Scheme;
 use wasmtime_wasi_http::p2::bindings::{Proxy, ProxyPre};
-use wasmtime_wasi_http::p2::body::HyperOutgoingBody;
 
 use crate::component::proxy;
-use crate::guest::{Guest, STACK};
+use crate::guest::{Guest, STACK, files};
+use crate::serve::clock::Clock;
+use crate::serve::log::Logs;
+use crate::serve::requests::{About, Sender};
+use crate::serve::threads;
+
+/// How many memories are given back to the kernel at a time: 16, so half a MiB of a small guest's waits.
+const DEPARTING: usize = 16;
 
 /// Makes instances, and keeps those that may serve again.
 pub(crate) struct Instances {
     pre: ProxyPre<Guest>,
     handoff: Handoff,
-    /// One permit for each request that may be inside the guest.
-    places: Arc<Semaphore>,
-    count: u32,
+    /// Opened once for all of them.
+    files: WasiFilesystemCtx,
+    clock: Arc<Clock>,
     idle: Mutex<Vec<Instance>>,
 }
 
@@ -30,6 +36,8 @@ pub(crate) struct Instances {
 struct Instance {
     store: Store<Guest>,
     proxy: Proxy,
+    /// Where it prints; `None`: it writes to the container's streams itself.
+    logs: Option<Logs>,
     left: u32,
 }
 
@@ -38,98 +46,83 @@ struct Instance {
 impl Instances {
     /// Resolves the component's imports, once for all requests.
     pub(crate) fn prepare(component: &Component, handoff: &Handoff) -> wasmtime::Result<Self> {
-        let count = handoff.http.concurrency.max(1);
         Ok(Self {
             pre: proxy(component)?,
             handoff: handoff.clone(),
-            places: Arc::new(Semaphore::new(usize::try_from(count).unwrap_or(usize::MAX))),
-            count,
+            files: files()?,
+            clock: Clock::new(component.engine().clone()),
             idle: Mutex::default(),
         })
     }
 
-    /// The component as its user knows it.
-    pub(crate) fn name(&self) -> &str {
-        &self.handoff.name
-    }
-
-    /// Has the guest answer one request.
-    pub(crate) async fn serve(
-        self: &Arc<Self>,
+    /// Has a guest answer a request. It may go on after it gave its answer to `sender`.
+    pub(crate) async fn call(
+        &self,
+        about: &About,
         request: Request<Incoming>,
-    ) -> wasmtime::Result<Response<HyperOutgoingBody>> {
-        let place = Arc::clone(&self.places).acquire_owned().await?;
+        sender: Sender,
+    ) -> wasmtime::Result<()> {
+        let _ticking = self.clock.enter();
         let mut instance = match self.take_idle() {
             Some(instance) => instance,
-            None => self.make().await?,
+            None => self.make(about.id).await?,
         };
-        let (sender, answered) = oneshot::channel();
+        if let Some(logs) = &instance.logs {
+            logs.begin(about.id);
+        }
+        // A guest that is still computing when the clock ticks goes on after the others.
+        instance.store.set_epoch_deadline(1);
         let mut http = instance.store.data_mut().http();
         let request = http.new_incoming_request(Scheme::Http, request)?;
         let response = http.new_response_outparam(sender)?;
-
-        // Its own task: a guest may go on after its answer, and the answer's body is written by it.
-        let instances = Arc::clone(self);
-        let call = tokio::spawn(async move {
-            let handler = instance.proxy.wasi_http_incoming_handler();
-            let called = handler
-                .call_handle(&mut instance.store, request, response)
-                .await;
-            instances.put_back(instance, &called, place);
-            called
-        });
-        match answered.await {
-            Ok(Ok(response)) => Ok(response),
-            Ok(Err(code)) => Err(said(&code)),
-            Err(_) => {
-                call.await??;
-                Err(wasmtime::Error::msg("the guest returned without an answer"))
-            }
+        let handler = instance.proxy.wasi_http_incoming_handler();
+        let called = handler
+            .call_handle(&mut instance.store, request, response)
+            .await;
+        match &called {
+            Ok(()) => self.put_back(instance),
+            // Its memory is in no state to be used again.
+            Err(_) => about.breaks(),
         }
+        called
     }
 
-    /// Waits until no request is inside the guest.
-    pub(crate) async fn finished(&self) {
-        // It is never closed.
-        drop(self.places.acquire_many(self.count).await);
-    }
-
-    async fn make(&self) -> wasmtime::Result<Instance> {
-        let mut store = Store::new(self.pre.engine(), Guest::new(&self.handoff)?);
+    async fn make(&self, id: u64) -> wasmtime::Result<Instance> {
+        let logs = (!self.handoff.http.plain_log).then(|| Logs::new(id));
+        let guest = Guest::serving(&self.handoff, &self.files, logs.as_ref());
+        let mut store = Store::new(self.pre.engine(), guest);
         store.limiter(Guest::limiter);
+        store.epoch_deadline_async_yield_and_update(1);
         let proxy = self.pre.instantiate_async(&mut store).await?;
         Ok(Instance {
             store,
             proxy,
+            logs,
             left: self.handoff.http.reuse.max(1),
         })
     }
 
     fn take_idle(&self) -> Option<Instance> {
+        if self.handoff.http.reuse <= 1 {
+            return None;
+        }
         self.idle
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .pop()
     }
 
-    fn put_back(
-        &self,
-        mut instance: Instance,
-        called: &wasmtime::Result<()>,
-        place: OwnedSemaphorePermit,
-    ) {
+    fn put_back(&self, mut instance: Instance) {
         instance.left -= 1;
-        match called {
-            Ok(()) if instance.left > 0 => {
-                self.idle
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .push(instance);
+        if instance.left > 0 {
+            if let Some(logs) = &instance.logs {
+                logs.end();
             }
-            // The memory of a guest that trapped is in no state to be used again.
-            Ok(()) | Err(_) => drop(instance),
+            self.idle
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .push(instance);
         }
-        drop(place);
     }
 }
 
@@ -140,22 +133,24 @@ pub(crate) fn load(
     needs: Option<ResourcesRequired>,
 ) -> wasmtime::Result<Component> {
     let load = |config: &Config| inherited.component(&Engine::new(config)?);
-    let single = || load(engine_config().async_stack_size(STACK));
+    let single = || load(server_config().async_stack_size(STACK));
     // A container with a limit on its address space cannot have a pool, nor can a component of which
     // nobody knows what it needs: they do with single allocations.
     match needs {
         Some(needs) => load(
-            engine_config()
+            server_config()
                 .async_stack_size(STACK)
-                .allocation_strategy(pool(count.max(1), &needs)),
+                .allocation_strategy(pool(count.saturating_add(spare()), &needs)),
         )
         .or_else(|_| single()),
         None => single(),
     }
 }
 
-fn said(code: &ErrorCode) -> wasmtime::Error {
-    wasmtime::Error::msg(format!("the guest answered with an error: {code:?}"))
+/// How many places are not free yet although whoever had them is gone: each thread gives back so many, while
+/// as many more gather.
+fn spare() -> u32 {
+    u32::try_from(DEPARTING * (threads() + 1)).unwrap_or(u32::MAX)
 }
 
 /// Room for `count` instances that need this much. Address space only: memory is taken as it is
@@ -173,8 +168,10 @@ fn pool(count: u32, needs: &ResourcesRequired) -> PoolingAllocationConfig {
         .max_component_instance_size(16 << 20)
         .max_core_instance_size(16 << 20)
         .table_elements(elements.unwrap_or(usize::MAX).max(100_000))
-        // What an instance dirtied is given back when it goes, apart from this much.
-        .linear_memory_keep_resident(64 << 10)
+        // What an instance dirtied is given back when it goes. Nothing is kept and cleared by hand: a
+        // guest's memory begins with the far end of its stack, which it never touches. Giving back interrupts
+        // the other threads of the process, so several go together.
+        .decommit_batch_size(DEPARTING)
         .table_keep_resident(16 << 10);
     pool
 }

@@ -2,6 +2,8 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
+use std::process::Command;
+use std::time::Duration;
 
 use rustix::process::Signal;
 
@@ -43,10 +45,16 @@ fn ask(stream: &mut TcpStream, path: &str, headers: &str) {
     write!(stream, "GET {path} HTTP/1.1\r\nhost: test\r\n{headers}\r\n").unwrap();
 }
 
-/// Everything until the connection ends; a chunked body is put together.
-fn read(stream: &mut TcpStream) -> (u16, String) {
+/// Everything until the connection ends.
+fn whole(stream: &mut TcpStream) -> String {
     let mut text = String::new();
     stream.read_to_string(&mut text).unwrap();
+    text
+}
+
+/// The same; a chunked body is put together.
+fn read(stream: &mut TcpStream) -> (u16, String) {
+    let text = whole(stream);
     let (head, mut rest) = text
         .split_once("\r\n\r\n")
         .unwrap_or_else(|| panic!("{text:?}"));
@@ -83,7 +91,170 @@ fn a_handler_has_the_whole_of_its_container() {
         (200, "prepared".into())
     );
     assert_eq!(server.get("/say/something"), (200, String::new()));
-    assert_eq!(server.guest.line(), "something");
+    assert_eq!(server.guest.line(), "[4] something");
+}
+
+#[test]
+fn what_handlers_print_has_the_number_of_the_request_in_whole_lines() {
+    if !root() {
+        return;
+    }
+    let ends = |plain| {
+        let mut server = Server::start(server().http(|http| http.plain_log = plain));
+        assert_eq!(server.get("/complain/much").0, 200);
+        assert_eq!(server.get("/trap").0, 500);
+        assert_eq!(server.get("/say/last").0, 200);
+        let said = server.guest.line();
+        server.guest.signal(Signal::TERM);
+        (said, server.guest.wait().stderr)
+    };
+    let (said, stderr) = ends(false);
+    assert_eq!(said, "[3] last");
+    let (mine, trap) = stderr.split_at("[1] much indeed\n[1] and without an end\n".len());
+    assert_eq!(mine, "[1] much indeed\n[1] and without an end\n");
+    assert!(
+        trap.contains("[2] /guest.wasm: GET /trap: wasm trap: wasm `unreachable`"),
+        "{trap}"
+    );
+    assert!(trap.lines().all(|line| line.starts_with("[2] ")), "{trap}");
+    let (said, stderr) = ends(true);
+    assert_eq!(said, "last");
+    assert!(
+        stderr.starts_with("much indeed\nand without an end"),
+        "{stderr}"
+    );
+    assert!(!stderr.contains("[2]"), "{stderr}");
+}
+
+#[test]
+fn http_2_without_tls_is_spoken_on_the_same_port() {
+    if !root() {
+        return;
+    }
+    let server = Server::start(server());
+    let url = format!("http://127.0.0.1:{}/count", server.port);
+    let curl = |version: &str| {
+        let mut curl = Command::new("curl");
+        let told = curl.args(["-sS", version, "-w", " %{http_version}", &url]);
+        String::from_utf8(told.output().unwrap().stdout).unwrap()
+    };
+    assert_eq!(curl("--http2-prior-knowledge"), "1 2");
+    assert_eq!(curl("--http1.1"), "1 1.1");
+}
+
+#[test]
+fn those_who_find_no_room_to_wait_are_told_to_come_again() {
+    if !root() {
+        return;
+    }
+    let guest = server().http(|http| (http.concurrency, http.queue) = (1, 1));
+    let mut server = Server::start(guest);
+    let mut inside = server.connect();
+    ask(&mut inside, "/sleep/2000", "connection: close\r\n");
+    assert_eq!(server.guest.line(), "[1] asleep");
+    // One of two finds room; which, only the server knows.
+    let asked: Vec<_> = (0..2)
+        .map(|_| {
+            let mut stream = server.connect();
+            ask(&mut stream, "/count", "connection: close\r\n");
+            std::thread::spawn(move || whole(&mut stream))
+        })
+        .collect();
+    let answers: Vec<_> = asked.into_iter().map(|one| one.join().unwrap()).collect();
+    let refused = |text: &&String| {
+        text.starts_with("HTTP/1.1 503 ") && text.contains("\r\nretry-after: 1\r\n")
+    };
+    assert_eq!(answers.iter().filter(refused).count(), 1, "{answers:?}");
+    assert!(
+        answers.iter().any(|text| text.starts_with("HTTP/1.1 200 ")),
+        "{answers:?}"
+    );
+    assert_eq!(read(&mut inside), (200, "awake".into()));
+}
+
+#[test]
+fn a_request_has_its_time_and_no_more() {
+    if !root() {
+        return;
+    }
+    let server = Server::start(server().http(|http| http.timeout = Some(Duration::from_secs(2))));
+    assert_eq!(server.get("/sleep/60000").0, 504);
+    assert_eq!(server.get("/drip/2"), (200, "dripdrip".into()));
+    // What had begun cannot be taken back, but its end is missing.
+    let mut endless = server.connect();
+    ask(&mut endless, "/drip/x", "");
+    let text = whole(&mut endless);
+    assert!(
+        text.starts_with("HTTP/1.1 200 ") && text.contains("drip"),
+        "{text}"
+    );
+    assert!(!text.contains("\r\n0\r\n"), "{text}");
+    server.guest.signal(Signal::TERM);
+    let stderr = server.guest.wait().stderr;
+    let ended = |path| format!("/guest.wasm: GET {path}: ended after 2s, the time it may take");
+    assert!(stderr.contains(&ended("/sleep/60000")), "{stderr}");
+    assert!(stderr.contains(&ended("/drip/x")), "{stderr}");
+}
+
+#[test]
+fn those_who_spin_are_ended_and_nobody_waits_for_them() {
+    if !root() {
+        return;
+    }
+    let server = Server::start(server().http(|http| http.timeout = Some(Duration::from_secs(5))));
+    // More than there are threads to serve.
+    let mut spinning: Vec<_> = (0..9)
+        .map(|_| {
+            let mut stream = server.connect();
+            ask(&mut stream, "/spin", "connection: close\r\n");
+            stream
+        })
+        .collect();
+    assert_eq!(server.get("/count"), (200, "1".into()));
+    for stream in &mut spinning {
+        assert_eq!(read(stream).0, 504);
+    }
+    assert_eq!(server.get("/count"), (200, "1".into()));
+}
+
+#[test]
+fn no_request_that_was_sent_is_lost_when_the_server_leaves() {
+    if !root() {
+        return;
+    }
+    const EACH: usize = 150;
+    let mut server = Server::start(server().http(|http| http.concurrency = 8));
+    let mut first = server.connect();
+    // A connection is kept by each of these, and they go on asking.
+    let mut kept: Vec<_> = (0..EACH).map(|_| server.connect()).collect();
+    for stream in &mut kept {
+        ask(stream, "/count", "");
+        let mut head = [0; 12];
+        stream.read_exact(&mut head).unwrap();
+        assert_eq!(&head, b"HTTP/1.1 200");
+        while !head.ends_with(b"1\r\n0\r\n\r\n") {
+            head.rotate_left(1);
+            stream.read_exact(&mut head[11..]).unwrap();
+        }
+    }
+    ask(&mut first, "/sleep/3000", "");
+    assert!(server.guest.line().ends_with("asleep"));
+    // These are at the door, some of them still outside.
+    let mut fresh: Vec<_> = (0..EACH).map(|_| server.connect()).collect();
+    for stream in kept.iter_mut().chain(&mut fresh) {
+        ask(stream, "/sleep/5", "");
+    }
+    server.guest.signal(Signal::TERM);
+    let last = whole(&mut first);
+    assert!(last.contains("\r\nconnection: close\r\n"), "{last}");
+    for stream in kept.iter_mut().chain(&mut fresh) {
+        let text = whole(stream);
+        assert!(
+            text.starts_with("HTTP/1.1 200 ") && text.contains("awake"),
+            "{text}"
+        );
+    }
+    assert_eq!(server.guest.wait().code, 0);
 }
 
 #[test]
@@ -113,7 +284,7 @@ fn a_trap_is_one_requests_500_and_nobody_elses() {
     assert_eq!(ended.code, 0);
     for words in [
         "/guest.wasm: GET /trap: wasm trap: wasm `unreachable`",
-        "/guest.wasm: GET /silence: ",
+        "/guest.wasm: GET /silence: the guest returned without an answer",
     ] {
         assert!(ended.stderr.contains(words), "{words} in {}", ended.stderr);
     }
@@ -147,8 +318,9 @@ fn told_to_stop_a_server_finishes_what_it_has() {
     ask(&mut idle, "/", "");
     idle.read_exact(&mut [0; 12]).unwrap();
     let mut busy = server.connect();
-    ask(&mut busy, "/sleep/700", "");
-    assert_eq!(server.guest.line(), "asleep");
+    // Whoever asks for a connection while the server leaves is refused only after a second.
+    ask(&mut busy, "/sleep/4000", "");
+    assert!(server.guest.line().ends_with("] asleep"));
     server.guest.signal(Signal::TERM);
     eventually("the listener to close", || {
         TcpStream::connect(("127.0.0.1", server.port)).err()
@@ -166,10 +338,10 @@ fn patience_ends() {
     if !root() {
         return;
     }
-    let mut server = Server::start(server().http(|http| http.drain_ms = 100));
+    let mut server = Server::start(server().http(|http| http.drain = Duration::from_millis(100)));
     let mut busy = server.connect();
     ask(&mut busy, "/sleep/60000", "");
-    assert_eq!(server.guest.line(), "asleep");
+    assert!(server.guest.line().ends_with("] asleep"));
     server.guest.signal(Signal::TERM);
     let ended = server.guest.wait();
     assert_eq!(ended.code, 143);
@@ -190,7 +362,7 @@ fn a_second_signal_is_obeyed_at_once() {
     let mut server = Server::start(server());
     let mut busy = server.connect();
     ask(&mut busy, "/sleep/60000", "");
-    assert_eq!(server.guest.line(), "asleep");
+    assert!(server.guest.line().ends_with("] asleep"));
     server.guest.signal(Signal::TERM);
     eventually("the listener to close", || {
         TcpStream::connect(("127.0.0.1", server.port)).err()

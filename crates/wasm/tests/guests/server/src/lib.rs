@@ -29,6 +29,16 @@ impl wasi::exports::http::incoming_handler::Guest for Server {
                 std::thread::sleep(Duration::from_millis(rest.parse().unwrap()));
                 "awake".to_owned()
             }
+            "complain" => {
+                eprint!("{rest}");
+                eprintln!(" indeed");
+                eprint!("and without an end");
+                String::new()
+            }
+            "spin" => loop {
+                std::hint::black_box(&SERVED);
+            },
+            "drip" => return drip(out, rest),
             "trap" => unreachable!("as told"),
             "silence" => return drop(out),
             _ => "what?".to_owned(),
@@ -41,4 +51,20 @@ impl wasi::exports::http::incoming_handler::Guest for Server {
         }
         let _ = OutgoingBody::finish(body, None);
     }
+}
+
+/// Answers at once, and then says a word every 20 ms: as many as it is told, or without an end.
+fn drip(out: ResponseOutparam, count: &str) {
+    let response = OutgoingResponse::new(Fields::new());
+    let body = response.body().expect("the first time");
+    ResponseOutparam::set(out, Ok(response));
+    let stream = body.write().expect("the first time");
+    for _ in 0..count.parse().unwrap_or(u32::MAX) {
+        if stream.blocking_write_and_flush(b"drip").is_err() {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    drop(stream);
+    let _ = OutgoingBody::finish(body, None);
 }

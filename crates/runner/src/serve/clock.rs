@@ -1,0 +1,84 @@
+//! The clock by which guests are interrupted.
+//!
+//! Code of servers asks at each loop and call whether an epoch is over. At a tick, a guest that is computing
+//! lets the others of its thread go first, and whoever watches its time can end it.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::thread::{self, Thread};
+use std::time::Duration;
+
+use wasmtime::Engine;
+
+use crate::end::say;
+
+/// How long a guest may compute before others of its thread go first: 10 ms.
+const TICK: Duration = Duration::from_millis(10);
+
+/// Ticks while requests are inside the guest: a server that waits has no clock that wakes it.
+#[derive(Debug)]
+pub(crate) struct Clock {
+    engine: Engine,
+    inside: AtomicU32,
+    /// `None`: there can be no more threads.
+    thread: OnceLock<Option<Thread>>,
+}
+
+/// Keeps the clock ticking.
+#[derive(Debug)]
+pub(crate) struct Inside(Arc<Clock>);
+
+// === impl Clock ===
+
+impl Clock {
+    pub(crate) fn new(engine: Engine) -> Arc<Self> {
+        Arc::new(Self {
+            engine,
+            inside: AtomicU32::new(0),
+            thread: OnceLock::new(),
+        })
+    }
+
+    /// Has the clock tick until what is returned is dropped.
+    pub(crate) fn enter(self: &Arc<Self>) -> Inside {
+        if self.inside.fetch_add(1, Ordering::AcqRel) == 0 {
+            let thread = self.thread.get_or_init(|| self.start());
+            // Costs a system call only if the clock has stopped.
+            thread.iter().for_each(Thread::unpark);
+        }
+        Inside(Arc::clone(self))
+    }
+
+    fn start(self: &Arc<Self>) -> Option<Thread> {
+        let clock = Arc::clone(self);
+        let thread = thread::Builder::new()
+            .name("clock".into())
+            .stack_size(64 << 10)
+            .spawn(move || clock.tick());
+        match thread {
+            Ok(handle) => Some(handle.thread().clone()),
+            Err(error) => {
+                say(&format!(
+                    "duet: requests that compute cannot be interrupted: no thread for a clock: {error}"
+                ));
+                None
+            }
+        }
+    }
+
+    fn tick(&self) {
+        loop {
+            while self.inside.load(Ordering::Acquire) == 0 {
+                thread::park();
+            }
+            thread::sleep(TICK);
+            self.engine.increment_epoch();
+        }
+    }
+}
+
+impl Drop for Inside {
+    fn drop(&mut self) {
+        self.0.inside.fetch_sub(1, Ordering::AcqRel);
+    }
+}

@@ -1,0 +1,158 @@
+//! The connections of a server, and how they end when it is told to stop: none of them while a request is
+//! on its way.
+//!
+//! A client whose connection is kept alive may send the next request at the very moment at which it is
+//! closed. So a server that leaves says so in its answers (`connection: close`, and `GOAWAY` for HTTP/2), and
+//! closes a connection only after it was quiet for a moment and nothing unread has come.
+
+use std::convert::Infallible;
+use std::io;
+use std::pin::{Pin, pin};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::server::conn::auto;
+use rustix::io::ioctl_fionread;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+use tokio::time::timeout;
+
+use crate::serve::requests::Requests;
+
+/// How long a connection is quiet before it may be closed: 20 ms, more than what was sent before we were
+/// told to stop takes in a cluster.
+pub(crate) const QUIET: Duration = Duration::from_millis(20);
+
+/// Attends to connections.
+pub(crate) struct Connections {
+    server: auto::Builder<TokioExecutor>,
+    requests: Arc<Requests>,
+    leaving: watch::Sender<bool>,
+}
+
+/// One of them.
+struct Line {
+    /// Never waited for: all who use it are one task.
+    stream: Mutex<TcpStream>,
+    /// Whether something was read since somebody last looked.
+    heard: AtomicBool,
+}
+
+/// The end of a line that hyper has.
+struct End(Arc<Line>);
+
+// === impl Connections ===
+
+impl Connections {
+    pub(crate) fn new(requests: Arc<Requests>) -> Self {
+        Self {
+            server: auto::Builder::new(TokioExecutor::new()),
+            requests,
+            leaving: watch::Sender::new(false),
+        }
+    }
+
+    /// Answers what comes from `stream`, HTTP/1.1 or HTTP/2, until one of both sides ends it.
+    pub(crate) fn attend(&self, stream: TcpStream) {
+        // Answers are small and somebody waits for each.
+        drop(stream.set_nodelay(true));
+        let line = Arc::new(Line {
+            stream: Mutex::new(stream),
+            heard: AtomicBool::new(false),
+        });
+        let requests = Arc::clone(&self.requests);
+        let service = service_fn(move |request| {
+            let answer = Arc::clone(&requests).answer(request);
+            async { Ok::<_, Infallible>(answer.await) }
+        });
+        let connection = self
+            .server
+            .serve_connection(TokioIo::new(End(Arc::clone(&line))), service)
+            .into_owned();
+        let mut leaving = self.leaving.subscribe();
+        tokio::spawn(async move {
+            let mut connection = pin!(connection);
+            tokio::select! {
+                // What a client does to its connection is no news; what a guest does is reported elsewhere.
+                _ = connection.as_mut() => return,
+                _ = leaving.wait_for(|leaving| *leaving) => {}
+            }
+            line.heard.store(false, Ordering::Relaxed);
+            loop {
+                if timeout(QUIET, connection.as_mut()).await.is_ok() {
+                    return;
+                }
+                if !line.speaks() {
+                    break;
+                }
+            }
+            connection.as_mut().graceful_shutdown();
+            drop(connection.await);
+        });
+    }
+
+    /// Says to all clients that this server leaves.
+    pub(crate) fn leave(&self) {
+        self.requests.leave();
+        self.leaving.send_replace(true);
+    }
+
+    /// Waits until all connections have ended.
+    pub(crate) async fn ended(&self) {
+        self.leaving.closed().await;
+    }
+}
+
+// === impl Line ===
+
+impl Line {
+    /// Has it said something since this was last asked, or is there something unread?
+    fn speaks(&self) -> bool {
+        // A line that cannot be asked has nothing to say.
+        self.heard.swap(false, Ordering::Relaxed)
+            || ioctl_fionread(&*self.stream()).is_ok_and(|bytes| bytes > 0)
+    }
+
+    fn stream(&self) -> MutexGuard<'_, TcpStream> {
+        self.stream.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl AsyncRead for End {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let read = Pin::new(&mut *self.0.stream()).poll_read(context, buffer);
+        if buffer.filled().len() > before {
+            self.0.heard.store(true, Ordering::Relaxed);
+        }
+        read
+    }
+}
+
+// Without `poll_write_vectored`: a head and a small body are one buffer, which is sent for less.
+impl AsyncWrite for End {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut *self.0.stream()).poll_write(context, bytes)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut *self.0.stream()).poll_flush(context)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut *self.0.stream()).poll_shutdown(context)
+    }
+}

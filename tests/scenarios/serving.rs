@@ -1,0 +1,78 @@
+//! `wasi:http` servers in containers: what annotations ask for holds, and the log says what happened.
+
+use duet_tests::ctr::Task;
+use duet_tests::{Node, image, wait};
+
+const POD: &str = "io.containerd.duet.v1.pod=serving";
+
+/// Asks a path of the server, and tells what busybox's wget says.
+fn ask(client: &Task<'_>, path: &str) -> (i32, String) {
+    let url = format!("http://127.0.0.1:8080{path}");
+    let answer = client.exec(&[], &["/bin/wget", "-q", "-O", "-", &url]);
+    (answer.code, answer.stdout + &answer.stderr)
+}
+
+#[test]
+fn the_limits_of_a_server_are_those_of_its_annotations() {
+    let Some(node) = Node::enter_with_duet() else {
+        return;
+    };
+    let mut client = node
+        .container("client")
+        .with(&["--annotation", POD])
+        .script("echo ready; exec sleep 1000")
+        .start();
+    client.says("ready");
+    let server = node
+        .container("server")
+        .image(image::GUESTS)
+        .with(&[
+            "--annotation",
+            POD,
+            "--annotation",
+            "io.containerd.duet.v1.http.reuse=2",
+            "--annotation",
+            "io.containerd.duet.v1.http.timeout=500ms",
+        ])
+        .args(&["/server.wasm"])
+        .start();
+    wait::until("the component to answer", || {
+        (ask(&client, "/").0 == 0).then_some(())
+    });
+    let (code, words) = ask(&client, "/spin");
+    assert!(code != 0 && words.contains("504"), "{code} {words}");
+    let (code, words) = ask(&client, "/trap");
+    assert!(code != 0 && words.contains("500"), "{code} {words}");
+    assert_eq!(ask(&client, "/count"), (0, "1".to_owned()));
+    assert_eq!(ask(&client, "/count"), (0, "2".to_owned()));
+    assert_eq!(ask(&client, "/count"), (0, "1".to_owned()));
+    assert_eq!(ask(&client, "/say/goodbye"), (0, String::new()));
+    server.kill("SIGTERM");
+    let ended = server.wait();
+    assert_eq!(ended.code, 0);
+    let line = ended.stdout.lines().find(|line| line.ends_with("goodbye"));
+    assert!(line.is_some_and(|line| line.starts_with('[')), "{ended:?}");
+    for words in [
+        "/server.wasm: GET /spin: ended after 500ms, the time it may take",
+        "/server.wasm: GET /trap: wasm trap: wasm `unreachable`",
+    ] {
+        assert!(ended.stderr.contains(words), "{words}: {ended:?}");
+    }
+    client.end();
+}
+
+#[test]
+fn a_limit_that_is_none_is_refused_by_its_name() {
+    let Some(node) = Node::enter_with_duet() else {
+        return;
+    };
+    let refused = node
+        .container("refused")
+        .image(image::GUESTS)
+        .with(&["--annotation", "io.containerd.duet.v1.http.timeout=soon"])
+        .args(&["/server.wasm"])
+        .run();
+    assert_ne!(refused.code, 0);
+    let words = "annotations.io.containerd.duet.v1.http.timeout: soon: is neither none nor a time such as 30s";
+    assert!(refused.stderr.contains(words), "{refused:?}");
+}
