@@ -7,8 +7,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use duet_tests::cri::Wish;
-use duet_tests::{Node, command, wait};
+use duet_tests::{Node, command, leaks, wait};
 use k8s_cri::v1::LinuxContainerResources;
+use nix::sys::signal::{self, Signal};
+use nix::unistd::Pid;
 
 const FOREVER: &str = "echo ready; exec sleep 1000";
 
@@ -34,15 +36,22 @@ impl Unit {
 
     /// The text of a file of its cgroup.
     fn file(&self, name: &str) -> String {
-        let path = self.dir().join(name);
+        let path = self.dir_of(name).join(name);
         let text = fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
         text.trim().to_owned()
     }
 
-    fn dir(&self) -> PathBuf {
+    /// Its cgroup, in the hierarchy that has this file.
+    fn dir_of(&self, file: &str) -> PathBuf {
         let group = self.property("ControlGroup");
         assert!(!group.is_empty(), "{} has no cgroup", self.0);
-        Path::new("/sys/fs/cgroup").join(group.trim_start_matches('/'))
+        let hierarchy = match file.split_once('.') {
+            Some((controller, _)) if !is_v2() => controller,
+            _ => "",
+        };
+        Path::new("/sys/fs/cgroup")
+            .join(hierarchy)
+            .join(group.trim_start_matches('/'))
     }
 
     /// Waits until systemd has forgotten it: at Delete it is gone, and then it is swept away.
@@ -52,6 +61,14 @@ impl Unit {
         });
         assert_eq!(self.property("ActiveState"), "inactive");
     }
+}
+
+fn send(pid: i32, signal: Signal) {
+    signal::kill(Pid::from_raw(pid), signal).expect("it runs");
+}
+
+fn is_v2() -> bool {
+    Path::new("/sys/fs/cgroup/cgroup.controllers").exists()
 }
 
 /// What undoes a limit that systemd was not told of: it reads its units again, and it makes the next.
@@ -73,6 +90,13 @@ fn limits_are_known_to_systemd_and_outlive_a_reload() {
         "--cpu-period",
         "50000",
     ];
+    // A property of systemd, and the files and what is in them.
+    let (property, memory, quota) = if is_v2() {
+        ("MemoryMax", "memory.max", ("cpu.max", "12345 50000"))
+    } else {
+        let quota = ("cpu.cfs_quota_us", "12345");
+        ("MemoryLimit", "memory.limit_in_bytes", quota)
+    };
     let mut task = node.container("main").with(&limits).script(FOREVER).start();
     task.says("ready");
     let unit = Unit::of_ctr("main");
@@ -80,7 +104,7 @@ fn limits_are_known_to_systemd_and_outlive_a_reload() {
         ("ActiveState", "active"),
         ("Delegate", "yes"),
         ("Slice", &format!("{}.slice", node.namespace())),
-        ("MemoryMax", "33554432"),
+        (property, "33554432"),
         // 246.9 ms of each second: rounded up to a whole percent.
         ("CPUQuotaPerSecUSec", "250ms"),
         ("TasksMax", "infinity"),
@@ -89,12 +113,12 @@ fn limits_are_known_to_systemd_and_outlive_a_reload() {
         assert_eq!(unit.property(property), value, "{property}");
     }
     let cgroup = fs::read_to_string(format!("/proc/{}/cgroup", task.pid())).expect("it runs");
-    assert_eq!(
-        cgroup.trim(),
-        format!("0::{}", unit.property("ControlGroup"))
-    );
+    let group = unit.property("ControlGroup");
+    for line in cgroup.lines() {
+        assert!(line.ends_with(&format!(":{group}")), "{line}, not {group}");
+    }
     let holds = || {
-        assert_eq!(unit.file("memory.max"), "33554432");
+        assert_eq!(unit.file(memory), "33554432");
         assert_eq!(unit.file("pids.max"), "max");
         let disk =
             "mknod /tmp/disk b 7 0 && cat /tmp/disk; rm /tmp/disk; echo x > /dev/null && echo null";
@@ -106,7 +130,7 @@ fn limits_are_known_to_systemd_and_outlive_a_reload() {
         );
     };
     holds();
-    assert_eq!(unit.file("cpu.max"), "12345 50000");
+    assert_eq!(unit.file(quota.0), quota.1);
     stir(&node);
     holds();
     task.end();
@@ -190,6 +214,36 @@ fn running_out_of_memory_ends_the_container_and_not_its_unit_first() {
     );
     pod.remove();
     unit.is_gone();
+}
+
+#[test]
+fn what_ran_out_of_memory_is_known_though_systemd_was_first_to_clean_up() {
+    let Some(node) = Node::enter_with_systemd() else {
+        return;
+    };
+    let volume = node.scratch().join("volume");
+    fs::create_dir(&volume).expect("our own folder");
+    let cri = node.cri();
+    let pod = cri.pod("late");
+    let script = "echo ready; until [ -e /data/go ]; do sleep 0.02; done; exec tail /dev/zero";
+    let wish = Wish::native("main", script).memory(16 << 20);
+    let member = pod.start(&wish.volume(&volume, "/data"));
+    member.says("ready");
+    let script = "echo ready; until [ -e /data/end ]; do sleep 0.02; done; exit 3";
+    let beside = pod.start(&Wish::native("beside", script).volume(&volume, "/data"));
+    beside.says("ready");
+    let dir = Unit::of_cri(member.id()).dir_of("memory.events");
+    let shim = leaks::parent_of(member.pid()).expect("it runs");
+    send(shim, Signal::SIGSTOP);
+    fs::write(volume.join("go"), "").expect("our own folder");
+    let removed = wait::within(wait::patience(), || (!dir.exists()).then_some(()));
+    send(shim, Signal::SIGCONT);
+    assert!(removed.is_some(), "systemd keeps {}", dir.display());
+    assert_eq!(member.wait(), (137, "OOMKilled".to_owned()));
+    // What killed a neighbour is nobody else's reason.
+    fs::write(volume.join("end"), "").expect("our own folder");
+    assert_eq!(beside.wait(), (3, "Error".to_owned()));
+    pod.remove();
 }
 
 #[test]

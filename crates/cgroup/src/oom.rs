@@ -4,7 +4,9 @@ use std::fs::{File, OpenOptions};
 use std::io::Write as _;
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt as _;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use rustix::event::{EventfdFlags, eventfd};
@@ -13,6 +15,13 @@ use rustix::io::Errno as RawErrno;
 
 use crate::stats::Flat;
 use crate::{Cgroup, Error, Mode};
+
+/// How often two counters are read until they are of one moment.
+const TRIES: usize = 4;
+
+/// How long after a v1 cgroup has run out of memory its end counts as that: 10 s. The kill, the end of who
+/// was killed and systemd's answer to it take milliseconds, on a busy node a second.
+const AFTERMATH: Duration = Duration::from_secs(10);
 
 /// A descriptor that becomes readable when the cgroup runs out of memory, and the count of kills.
 ///
@@ -25,8 +34,33 @@ pub struct OomWatch {
     events: OwnedFd,
     /// `memory.oom_control` or `memory.events`, open since the start.
     counter: File,
-    /// What was last read: the answer once the cgroup is gone.
-    last: AtomicU64,
+    traces: Traces,
+    seen: Mutex<Seen>,
+}
+
+/// What tells of a kill that was counted in a cgroup which is gone.
+#[derive(Debug)]
+enum Traces {
+    /// Nothing needs to: only its owner removes it.
+    None,
+    /// v1: the eventfd, which rings when the cgroup runs out of memory, and once more when it is removed.
+    Rings,
+    /// v2: `memory.events` of the cgroup above, which counts those below, also when they are gone. The root
+    /// of the tree has none.
+    Above(Option<File>),
+}
+
+/// What was last read: the answer once the cgroup is gone.
+#[derive(Debug, Default)]
+struct Seen {
+    kills: u64,
+    /// Those of all cgroups below the one above, at the same time.
+    above: u64,
+    /// How often the eventfd of v1 has rung since.
+    rings: u64,
+    /// When it last rang for something that was not counted then.
+    rang: Option<Instant>,
+    gone: bool,
 }
 
 // === impl Cgroup ===
@@ -44,6 +78,23 @@ impl Cgroup {
     /// [v1, section 10 "OOM Control"](https://docs.kernel.org/admin-guide/cgroup-v1/memory.html),
     /// [v2, `memory.events`](https://docs.kernel.org/admin-guide/cgroup-v2.html).
     pub fn oom(&self) -> Result<OomWatch, Error> {
+        self.watch(false)
+    }
+
+    /// As [`Cgroup::oom`], of a cgroup that systemd removes as soon as nobody is in it: perhaps before
+    /// its counter was read.
+    ///
+    /// Then one kill is taken for granted (decision 32): on v2 if the counter above, which goes on counting what
+    /// was killed here and is watched, too, has risen since the last look; on v1 if it has just run out of memory.
+    ///
+    /// # Errors
+    ///
+    /// As [`Cgroup::oom`].
+    pub fn oom_of_scope(&self) -> Result<OomWatch, Error> {
+        self.watch(true)
+    }
+
+    fn watch(&self, swept: bool) -> Result<OomWatch, Error> {
         let Some(dir) = self.controller("memory") else {
             return Err(Error::unsupported(
                 "OOM events",
@@ -77,13 +128,32 @@ impl Cgroup {
                 events
             }
         };
+        let traces = match (self.mode(), dir.parent()) {
+            _ if !swept => Traces::None,
+            (Mode::V1 | Mode::Hybrid, _) => Traces::Rings,
+            (Mode::V2, None) => Traces::Above(None),
+            (Mode::V2, Some(above)) => Traces::Above(count_above(&events, &above.join(name))?),
+        };
         let watch = OomWatch {
             events,
             counter,
-            last: AtomicU64::new(0),
+            traces,
+            seen: Mutex::default(),
         };
         watch.kills();
         Ok(watch)
+    }
+}
+
+/// Opens the counter of the cgroup above and watches it; the root of the tree has none.
+fn count_above(events: &OwnedFd, path: &Path) -> Result<Option<File>, Error> {
+    match File::open(path).map_err(|error| Error::on("open", path, &error)) {
+        Ok(counter) => {
+            inotify::add_watch(events, path, inotify::WatchFlags::MODIFY).map_err(watch)?;
+            Ok(Some(counter))
+        }
+        Err(Error::Gone { .. }) => Ok(None),
+        Err(error) => Err(error),
     }
 }
 
@@ -91,6 +161,14 @@ fn watch(error: RawErrno) -> Error {
     Error::Watch {
         source: Errno::from_raw(error.raw_os_error()),
     }
+}
+
+/// The count of a file; `None` once its cgroup is gone.
+fn killed(counter: &File) -> Option<u64> {
+    let mut buffer = [0; 512];
+    let read = counter.read_at(&mut buffer, 0).ok()?;
+    let text = std::str::from_utf8(&buffer[..read]).unwrap_or_default();
+    Some(Flat::parse(text).get("oom_kill"))
 }
 
 // === impl OomWatch ===
@@ -101,22 +179,91 @@ impl OomWatch {
     /// On v1 those of cgroups below it, which only a container that makes some can have, are not
     /// counted by the kernel. Once the cgroup is gone the answer is the last one.
     pub fn kills(&self) -> u64 {
-        let mut buffer = [0; 512];
-        let read = self.counter.read_at(&mut buffer, 0).unwrap_or(0);
-        let text = std::str::from_utf8(&buffer[..read]).unwrap_or_default();
-        let kills = Flat::parse(text).get("oom_kill");
-        // Two threads may read at the same time: the later one must not take a kill back.
-        self.last.fetch_max(kills, Ordering::AcqRel).max(kills)
+        let mut seen = self.seen();
+        if seen.gone {
+            return seen.kills;
+        }
+        if let Some((kills, above)) = self.look() {
+            if kills > seen.kills {
+                seen.kills = kills;
+                seen.rang = None;
+            } else if seen.rings > 0 {
+                seen.rang = Some(Instant::now());
+            }
+            seen.above = above;
+            seen.rings = 0;
+        } else {
+            seen.gone = true;
+            // Nobody can tell any more how many they were.
+            if self.was_killed(&seen) {
+                seen.kills += 1;
+            }
+        }
+        seen.kills
+    }
+
+    /// Whether somebody was killed between the last look and the removal.
+    fn was_killed(&self, seen: &Seen) -> bool {
+        match &self.traces {
+            Traces::None => false,
+            // One that was not heard of until now may be that of the removal.
+            Traces::Rings => {
+                seen.rings + self.rings() > 1
+                    || seen.rang.is_some_and(|rang| rang.elapsed() < AFTERMATH)
+            }
+            Traces::Above(_) => self.killed_above() > seen.above,
+        }
+    }
+
+    fn seen(&self) -> MutexGuard<'_, Seen> {
+        // A panic leaves nothing half done in there.
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The counts of this cgroup and of the one above at one moment; `None` once this is gone.
+    fn look(&self) -> Option<(u64, u64)> {
+        let mut above = self.killed_above();
+        for _ in 0..TRIES {
+            let kills = killed(&self.counter)?;
+            let now = self.killed_above();
+            if now == above {
+                return Some((kills, above));
+            }
+            above = now;
+        }
+        // They go on dying; the next look is soon.
+        Some((killed(&self.counter)?, above))
+    }
+
+    fn killed_above(&self) -> u64 {
+        match &self.traces {
+            Traces::Above(Some(above)) => killed(above).unwrap_or(0),
+            Traces::Above(None) | Traces::Rings | Traces::None => 0,
+        }
     }
 
     /// Takes the events that made the descriptor readable, so that it waits for the next.
     pub fn drain(&self) {
+        if let Traces::Rings = self.traces {
+            self.seen().rings += self.rings();
+            return;
+        }
         let mut buffer = [0; 1024];
         while let Ok(read) = rustix::io::read(&self.events, &mut buffer) {
             // An eventfd empties in one read of eight bytes.
             if read < buffer.len() {
                 break;
             }
+        }
+    }
+
+    /// How often an eventfd has rung since it was last read.
+    fn rings(&self) -> u64 {
+        let mut count = [0; 8];
+        match rustix::io::read(&self.events, &mut count) {
+            Ok(8) => u64::from_ne_bytes(count),
+            // It has not.
+            Ok(_) | Err(_) => 0,
         }
     }
 }
@@ -130,5 +277,77 @@ impl AsFd for OomWatch {
 impl std::os::fd::AsRawFd for OomWatch {
     fn as_raw_fd(&self) -> std::os::fd::RawFd {
         self.events.as_raw_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A watch of a cgroup that is gone, and a counter that still is there.
+    fn gone(traces: Traces, seen: Seen) -> OomWatch {
+        OomWatch {
+            events: eventfd(0, EventfdFlags::NONBLOCK).unwrap(),
+            // What cannot be read any more.
+            counter: File::open("/").unwrap(),
+            traces,
+            seen: Mutex::new(seen),
+        }
+    }
+
+    fn ring(watch: &OomWatch, times: u64) {
+        let written = rustix::io::write(&watch.events, &times.to_ne_bytes());
+        assert_eq!(written, Ok(8));
+    }
+
+    #[test]
+    fn what_the_cgroup_above_counted_since_the_last_look_was_killed_here() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("memory.events");
+        std::fs::write(&path, "low 0\noom 9\noom_kill 3\n").unwrap();
+        for (before, expected) in [(3, 5), (2, 6), (0, 6)] {
+            let above = Traces::Above(Some(File::open(&path).unwrap()));
+            let seen = Seen {
+                kills: 5,
+                above: before,
+                ..Seen::default()
+            };
+            let watch = gone(above, seen);
+            assert_eq!(watch.kills(), expected, "{before}");
+            assert_eq!(watch.kills(), expected, "and no more than once");
+        }
+        assert_eq!(gone(Traces::Above(None), Seen::default()).kills(), 0);
+    }
+
+    #[test]
+    fn a_ring_that_is_not_for_the_removal_is_for_a_kill() {
+        for (drained, later, expected) in [(0, 0, 0), (0, 1, 0), (1, 0, 0), (1, 1, 1), (0, 2, 1)] {
+            let watch = gone(Traces::Rings, Seen::default());
+            if drained > 0 {
+                ring(&watch, drained);
+                watch.drain();
+            }
+            if later > 0 {
+                ring(&watch, later);
+            }
+            assert_eq!(watch.kills(), expected, "{drained} and {later}");
+            assert_eq!(watch.kills(), expected, "and no more than once");
+        }
+        let long_ago = Instant::now().checked_sub(AFTERMATH).unwrap();
+        for (rang, expected) in [(Instant::now(), 1), (long_ago, 0)] {
+            let seen = Seen {
+                rang: Some(rang),
+                ..Seen::default()
+            };
+            assert_eq!(gone(Traces::Rings, seen).kills(), expected);
+        }
+    }
+
+    #[test]
+    fn what_only_its_owner_removes_leaves_no_traces() {
+        let watch = gone(Traces::None, Seen::default());
+        ring(&watch, 2);
+        watch.drain();
+        assert_eq!(watch.kills(), 0);
     }
 }

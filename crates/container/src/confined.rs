@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use duet_cgroup::systemd::{self, Scope};
-use duet_cgroup::{Cgroup, Host, Mode};
+use duet_cgroup::{Cgroup, Host, Mode, OomWatch};
 use duet_plan::{CgroupFacts, Hierarchy};
 use duet_spec::{CgroupsPath, LinuxPids, LinuxResources};
 
@@ -152,6 +152,14 @@ impl Confined {
         match &self.scope {
             None => self.cgroup.update(resources),
             Some(scope) => scope.update(&self.cgroup, resources),
+        }
+    }
+
+    /// Hears of kills for want of memory.
+    pub(crate) fn oom(&self) -> Result<OomWatch, duet_cgroup::Error> {
+        match &self.scope {
+            None => self.cgroup.oom(),
+            Some(_) => self.cgroup.oom_of_scope(),
         }
     }
 

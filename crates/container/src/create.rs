@@ -509,7 +509,7 @@ impl Body for Linux {
     }
 
     fn oom(&self) -> Option<OomWatch> {
-        match self.confined.cgroup.oom() {
+        match self.confined.oom() {
             Ok(watch) => Some(watch),
             Err(error) => {
                 tracing::warn!(container = %self.id, %error, "kills for want of memory are not seen");
