@@ -162,8 +162,12 @@ fn names(wasm: &[u8]) -> Result<Names, wasmparser::BinaryReaderError> {
 
 fn check_module(names: &Names) -> Result<(), String> {
     for (module, name) in &names.imports {
-        let known = module == "wasi_snapshot_preview1"
-            && PREVIEW1.split_ascii_whitespace().any(|known| known == name);
+        let known = match module.as_str() {
+            "wasi_snapshot_preview1" => true,
+            // Of the same functions all but one.
+            "wasi_unstable" => name != "sock_accept",
+            _ => false,
+        } && PREVIEW1.split_ascii_whitespace().any(|known| known == name);
         if !known {
             return Err(format!(
                 "imports {name:?} from {module:?}, which nothing provides: a module gets \
@@ -171,6 +175,14 @@ fn check_module(names: &Names) -> Result<(), String> {
                 hint(module)
             ));
         }
+    }
+    let imports_of = |world: &str| names.imports.iter().any(|(module, _)| module == world);
+    if imports_of("wasi_unstable") && imports_of("wasi_snapshot_preview1") {
+        return Err(
+            "imports from \"wasi_unstable\" and from \"wasi_snapshot_preview1\", whose descriptors \
+             are not the same: a module gets one of them"
+                .to_owned(),
+        );
     }
     if names.exports.iter().any(|name| name == "_start") {
         return Ok(());
@@ -197,8 +209,12 @@ fn check_component(names: &Names) -> Result<World, String> {
     if exports("wasi:cli/run@0.2.") {
         return Ok(World::Command);
     }
+    let hint = match names.exports.iter().any(|name| name.contains("@0.3")) {
+        true => "; this is preview 3",
+        false => "",
+    };
     Err(format!(
-        "exports neither \"wasi:cli/run@0.2\" nor \"wasi:http/incoming-handler@0.2\", only {:?}",
+        "exports neither \"wasi:cli/run@0.2\" nor \"wasi:http/incoming-handler@0.2\", only {:?}{hint}",
         names.exports
     ))
 }

@@ -11,6 +11,7 @@
 //! | `signals.rs` | TERM, INT and QUIT for a process 1 that has nobody else to ask |
 //! | `guest.rs` | the guest's world: arguments, files, network |
 //! | `module.rs` | WASI preview 1: commands |
+//! | `preview0.rs` | WASI preview 0, for modules of before 2020 |
 //! | `preview1.rs`, `preview1/` | what they can call |
 //! | `component.rs` | WASI preview 2: commands; and which components are servers |
 //! | `config.rs` | `wasi:config` |
@@ -30,6 +31,7 @@ mod keyvalue;
 mod limits;
 mod module;
 mod outgoing;
+mod preview0;
 mod preview1;
 mod serve;
 mod signals;

@@ -1,6 +1,6 @@
-//! WASI preview 1: one core module, its `_start`.
+//! WASI preview 1, or what was before it: one core module, its `_start`.
 //!
-//! What it can call is in `preview1.rs`.
+//! What it can call is in `preview1.rs` and `preview0.rs`.
 
 use duet_wasm::{Handoff, Inherited, engine_config};
 use wasmtime::{Engine, Linker, Module, Store};
@@ -8,6 +8,7 @@ use wasmtime::{Engine, Linker, Module, Store};
 use crate::end::End;
 use crate::guest::STACK;
 use crate::limits;
+use crate::preview0;
 use crate::preview1::{Preview1, linker, listeners};
 
 /// Runs the module to its end.
@@ -16,15 +17,26 @@ pub(crate) fn run(inherited: Inherited, handoff: &Handoff) -> End {
         Ok(listeners) => listeners,
         Err(end) => return end,
     };
-    let prepared = (|| {
-        let module = load(&inherited)?;
-        limits::expect(Some(&module.resources_required()));
-        let engine = module.engine().clone();
-        let world = Preview1::new(handoff, listeners)?;
-        Ok((module, linker(&engine)?, Store::new(&engine, world)))
-    })();
+    let module = match load(&inherited) {
+        Ok(module) => module,
+        Err(error) => return unfit(&error),
+    };
     drop(inherited);
-    let (module, linker, store) = match prepared {
+    limits::expect(Some(&module.resources_required()));
+    let old = preview0::is_asked_for(&module);
+    if old && !listeners.is_empty() {
+        return End::Unstarted("a module of preview 0 has no sockets to listen with".into());
+    }
+    let prepared = (|| {
+        let linker = if old {
+            preview0::linker(&module)?
+        } else {
+            linker(&module)?
+        };
+        let world = Preview1::new(handoff, listeners)?;
+        Ok((linker, Store::new(module.engine(), world)))
+    })();
+    let (linker, store) = match prepared {
         Ok(prepared) => prepared,
         Err(error) => return unfit(&error),
     };

@@ -7,11 +7,15 @@
 //!
 //! | File | What for |
 //! | --- | --- |
+//! | `calls.rs` | the way from the guest's calls to ours |
 //! | `descriptors.rs` | the guest's numbers, and what each stands for |
 //! | `streams.rs` | reading and writing of sockets and standard streams |
+//! | `ahead.rs` | what was read of standard input before it was asked for |
 //! | `poll.rs` | waiting for several at once |
 //! | `listen.rs` | the sockets a guest is born with |
 
+mod ahead;
+mod calls;
 mod descriptors;
 mod listen;
 mod poll;
@@ -20,7 +24,7 @@ mod streams;
 use std::net::TcpListener;
 
 use duet_wasm::Handoff;
-use wasmtime::{Caller, Engine, Extern, Linker, ResourceLimiter};
+use wasmtime::{Caller, Linker, Memory, Module, ResourceLimiter};
 use wasmtime_wasi::I32Exit;
 use wasmtime_wasi::p1::WasiP1Ctx;
 use wasmtime_wasi::p1::types::{
@@ -32,6 +36,7 @@ use wiggle::{GuestMemory, GuestPtr};
 
 pub(crate) use self::listen::listeners;
 
+use self::ahead::Ahead;
 use self::descriptors::{Descriptor, Descriptors};
 use crate::guest::world;
 use crate::limits::Limiter;
@@ -43,15 +48,18 @@ pub(crate) struct Preview1 {
     /// Files, clocks, arguments: what wasmtime does well.
     wasmtime: WasiP1Ctx,
     descriptors: Descriptors,
+    input: Ahead,
+    /// The guest's, once it has made a call.
+    memory: Option<Memory>,
     limiter: Limiter,
 }
 
 /// A linker with all of preview 1.
-pub(crate) fn linker(engine: &Engine) -> wasmtime::Result<Linker<Preview1>> {
-    let mut linker = Linker::new(engine);
+pub(crate) fn linker(module: &Module) -> wasmtime::Result<Linker<Preview1>> {
+    let mut linker = Linker::new(module.engine());
     wasi::add_to_linker(&mut linker, |world: &mut Preview1| world)?;
-    linker.allow_shadowing(true);
-    linker.func_wrap("wasi_snapshot_preview1", "fd_prestat_get", prestat)?;
+    calls::link(&mut linker)?;
+    linker.func_wrap(calls::MODULE, "fd_prestat_get", prestat)?;
     Ok(linker)
 }
 
@@ -62,18 +70,13 @@ pub(crate) fn linker(engine: &Engine) -> wasmtime::Result<Linker<Preview1>> {
 fn prestat(mut caller: Caller<'_, Preview1>, number: i32, result: i32) -> wasmtime::Result<i32> {
     /// The tag after `PREOPENTYPE_DIR`, and nothing else.
     const SOCKET: [u8; 8] = [1, 0, 0, 0, 0, 0, 0, 0];
-    let Some(Extern::Memory(memory)) = caller.get_export("memory") else {
-        return Err(wasmtime::Error::msg("missing required memory export"));
-    };
-    let fd = Fd::from(number);
-    if let Ok(Descriptor::Listener(_)) = caller.data().descriptors.get(fd) {
-        let at = usize::try_from(result.cast_unsigned())?;
-        memory.write(&mut caller, at, &SOCKET)?;
+    let (mut memory, world) = calls::parts(&mut caller)?;
+    if let Ok(Descriptor::Listener(_)) = world.descriptors.get(Fd::from(number)) {
+        let place = GuestPtr::<[u8]>::new((result.cast_unsigned(), 8));
+        memory.copy_from_slice(&SOCKET, place)?;
         return Ok(0);
     }
-    let (bytes, world) = memory.data_and_store_mut(&mut caller);
-    let mut bytes = GuestMemory::Unshared(bytes);
-    wasi::fd_prestat_get(world, &mut bytes, number, result)
+    wasi::fd_prestat_get(world, &mut memory, number, result)
 }
 
 // === impl Preview1 ===
@@ -95,8 +98,15 @@ impl Preview1 {
         Ok(Self {
             wasmtime: world.build_p1(),
             descriptors: Descriptors::new(listeners),
+            input: Ahead::default(),
+            memory: None,
             limiter: Limiter::new(),
         })
+    }
+
+    /// What wasmtime keeps of it.
+    pub(crate) fn wasmtime(&mut self) -> &mut WasiP1Ctx {
+        &mut self.wasmtime
     }
 
     /// What may become of its memory.
@@ -282,7 +292,7 @@ impl WasiSnapshotPreview1 for Preview1 {
     ) -> Result<Size> {
         match self.descriptors.get(fd)? {
             Descriptor::File(number) => self.wasmtime.fd_read(memory, *number, buffers).await,
-            Descriptor::Stdin => streams::read(memory, buffers, &std::io::stdin()),
+            Descriptor::Stdin => streams::read(memory, buffers, &mut self.input, &std::io::stdin()),
             Descriptor::Connection(socket) => {
                 streams::receive(memory, buffers, socket, types::Riflags::empty())
             }

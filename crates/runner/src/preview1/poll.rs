@@ -107,6 +107,10 @@ impl Preview1 {
 
     async fn input(&mut self, memory: &mut GuestMemory<'_>, fd: Fd) -> Result<Wait, Error> {
         Ok(match self.descriptors.get(fd) {
+            Ok(Descriptor::Stdin) if self.input.left() > 0 => {
+                let left = Filesize::try_from(self.input.left())?;
+                Wait::Over(Ok(event(left, false)))
+            }
             Ok(Descriptor::Stdin | Descriptor::Listener(_) | Descriptor::Connection(_)) => {
                 Wait::On(fd, PollFlags::IN)
             }

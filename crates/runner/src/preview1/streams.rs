@@ -17,26 +17,32 @@ use wasmtime_wasi::p1::types::{
 };
 use wiggle::GuestMemory;
 
+use super::ahead::Ahead;
+
 /// How many buffers one call takes: `UIO_MAXIOV`. What is beyond is for the next call.
 const BUFFERS: usize = 1024;
 
-/// Reads from a standard stream into the first buffer that has room.
+/// Reads from a standard stream, of which `ahead` was read already, into the first buffer that has room.
 pub(super) fn read(
     memory: &mut GuestMemory<'_>,
     buffers: IovecArray,
+    ahead: &mut Ahead,
     from: &impl AsFd,
 ) -> Result<Size, Error> {
     let Some(buffer) = first(memory, buffers)? else {
         return Ok(0);
     };
-    loop {
-        match retry_on_intr(|| read_fd(from, &mut *buffer)) {
-            Ok(count) => return Ok(Size::try_from(count)?),
-            // Somebody else, who has the same open file, made it non-blocking; a guest cannot.
-            Err(Kernel::AGAIN) => wait(from, PollFlags::IN)?,
-            Err(error) => return Err(errno(error).into()),
+    let count = ahead.read(buffer, |into| {
+        loop {
+            match retry_on_intr(|| read_fd(from, &mut *into)) {
+                Ok(count) => return Ok(count),
+                // Somebody else, who has the same open file, made it non-blocking; a guest cannot.
+                Err(Kernel::AGAIN) => wait(from, PollFlags::IN)?,
+                Err(error) => return Err(Error::from(errno(error))),
+            }
         }
-    }
+    })?;
+    Ok(Size::try_from(count)?)
 }
 
 /// Writes all buffers to a standard stream, as far as they go at once.

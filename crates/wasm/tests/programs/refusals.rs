@@ -103,6 +103,22 @@ fn a_library_is_not_a_program() {
     );
     let text = refused(r#"(component (instance $i) (export "my:own/thing@1.0.0" (instance $i)))"#);
     assert!(text.contains("only [\"my:own/thing@1.0.0\"]"), "{text}");
+    for interface in ["wasi:cli/run@0.3.0", "wasi:http/handler@0.3.0"] {
+        let text = refused(&format!(
+            r#"(component (instance $i) (export "{interface}" (instance $i)))"#
+        ));
+        assert!(text.ends_with("; this is preview 3"), "{text}");
+    }
+    let text = refused(
+        r#"(module
+            (import "wasi_unstable" "sched_yield" (func (result i32)))
+            (import "wasi_snapshot_preview1" "sched_yield" (func (result i32)))
+            (func (export "_start")))"#,
+    );
+    assert!(
+        text.contains("whose descriptors are not the same"),
+        "{text}"
+    );
 }
 
 #[test]
