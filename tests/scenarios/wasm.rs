@@ -266,6 +266,32 @@ fn a_second_start_uses_what_the_first_one_compiled() {
 }
 
 #[test]
+fn what_became_of_a_guest_is_one_line_of_the_log() {
+    let Some(node) = Node::enter_with_duet() else {
+        return;
+    };
+    let outcome = node.container("told").probe(&["trap"]).run();
+    assert_eq!(outcome.code, 134, "{outcome:?}");
+    // containerd copies the log of its shims when it comes to it.
+    let line = duet_tests::wait::until("the line in the log", || {
+        let log = node.daemon().log();
+        let ended = |line: &&str| line.contains("guest ended") && line.contains("\"told\"");
+        log.lines().find(ended).map(str::to_owned)
+    });
+    for word in [
+        "\"code\":134",
+        "\"cached\":",
+        "\"compile_ms\":",
+        "\"memory_kib\":",
+        "\"requests\":0",
+        "\"traps\":1",
+        "unreachable",
+    ] {
+        assert!(line.contains(word), "{word}: {line}");
+    }
+}
+
+#[test]
 fn what_is_no_module_is_named_and_never_run() {
     let Some(node) = Node::enter_with_duet() else {
         return;

@@ -543,6 +543,7 @@ impl Actor {
     /// Publishes the exit of a process; kills for want of memory come first.
     pub(crate) fn publish(&mut self, exec: Option<&str>, pid: i32, exit: Exit) {
         self.tell_ooms();
+        self.body.ended(exec, pid, exit);
         let process = exec.unwrap_or(&self.id).to_owned();
         self.tell(Fact::Exited {
             id: self.id.clone(),

@@ -13,7 +13,7 @@ use crate::children::Child;
 use crate::error::Error;
 use crate::plumbing::Plumbing;
 use crate::polled::polled;
-use crate::words::Stdio;
+use crate::words::{Exit, Stdio};
 
 /// Lets a process run its program; dropped unopened, it ends the process.
 pub(crate) enum Gate {
@@ -88,6 +88,9 @@ pub(crate) trait Body: Send + Sync + 'static {
 
     /// Makes the process of the exec of this name. On an error nothing of it is left.
     fn bear(&self, exec: &str, process: &Process, stdio: &Stdio) -> Result<Born, Error>;
+
+    /// Hears that a process ended: the exec of this name, or init.
+    fn ended(&self, _exec: Option<&str>, _pid: i32, _exit: Exit) {}
 
     /// Sends a signal to every process; `SIGKILL` returns when they have left.
     fn signal_all(&self, signal: i32) -> Result<(), Error>;

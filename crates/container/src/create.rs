@@ -8,6 +8,7 @@
 //!
 //! All of it blocks and belongs on a blocking thread, but for `begin`.
 
+use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -32,11 +33,14 @@ use crate::plumbing::Plumbing;
 use crate::rootfs::Rootfs;
 use crate::signal;
 use crate::stdio::Ends;
-use crate::words::{Create, Fact, IoOwner, Stdio};
+use crate::words::{Create, Exit, Fact, IoOwner, Stdio};
 
 mod further;
 mod hooked;
 mod supplied;
+mod told;
+
+use told::Account;
 
 /// A request whose bundle was read; nothing was changed yet.
 #[derive(Debug)]
@@ -66,6 +70,8 @@ struct Linux {
     cache_size: Option<u64>,
     /// The compiled code that its guests run: in the cache as long as the container is there.
     compiled: Mutex<Vec<Compiled>>,
+    /// What is known of the guests that run, by their processes.
+    accounts: Mutex<BTreeMap<i32, Account>>,
     /// Its first process, and the number of that.
     init: OnceLock<(i32, OwnedFd)>,
     /// Whether it came so far that its poststop hooks must run.
@@ -182,6 +188,7 @@ impl Prepared {
             io_owner,
             cache_size,
             compiled: Mutex::default(),
+            accounts: Mutex::default(),
             init: OnceLock::new(),
             begun: AtomicBool::new(false),
             confined,
@@ -297,9 +304,12 @@ impl Linux {
                     runner: Some(self.ground.runner()?),
                     module: Some(supplied.module.as_fd()),
                     handoff: Some(supplied.handoff.as_fd()),
+                    tally: Some(supplied.account.tally.as_fd()),
                     ..supplies
                 };
-                self.spawn(&plan, &ends, supplies)?
+                let newborn = self.spawn(&plan, &ends, supplies)?;
+                self.keep(newborn.pid, supplied.account);
+                newborn
             }
         };
         let init = newborn.pidfd.try_clone().map_err(|source| Error::Host {
@@ -446,6 +456,10 @@ impl Body for Linux {
 
     fn bear(&self, exec: &str, process: &Process, stdio: &Stdio) -> Result<Born, Error> {
         self.further(exec, process, stdio)
+    }
+
+    fn ended(&self, exec: Option<&str>, pid: i32, exit: Exit) {
+        self.settle(exec, pid, exit);
     }
 
     fn signal_all(&self, number: i32) -> Result<(), Error> {

@@ -38,6 +38,8 @@ pub struct Supplies<'a> {
     pub handoff: Option<BorrowedFd<'a>>,
     /// For a wasm guest, the file of its memory limit.
     pub memory_limit: Option<BorrowedFd<'a>>,
+    /// For a wasm guest, where its runner tells of it.
+    pub tally: Option<BorrowedFd<'a>>,
     /// What a helper is passed, in the order of its descriptors.
     pub passed: &'a [BorrowedFd<'a>],
 }
@@ -187,6 +189,7 @@ impl<'a> Supplies<'a> {
             Given::Module => self.module,
             Given::Handoff => self.handoff,
             Given::MemoryLimit => self.memory_limit,
+            Given::Tally => self.tally,
             Given::Passed(index) => self.passed.get(usize::from(index)).copied(),
         }
     }

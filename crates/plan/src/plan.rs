@@ -83,6 +83,8 @@ pub enum Given {
     Handoff,
     /// The file of the container's memory limit.
     MemoryLimit,
+    /// Where the runner tells of its guest.
+    Tally,
     /// The n-th descriptor of a [`Helper`](crate::Helper).
     Passed(u8),
 }

@@ -184,7 +184,9 @@ fn descriptors(writer: &mut Writer, kind: Program) {
             let limit = writer.slot(Descriptor::Given(Given::MemoryLimit));
             writer.step(Step::Dup(handoff, 4));
             writer.step(Step::Dup(limit, 5));
-            writer.step(Step::CloseFrom(6));
+            let tally = writer.slot(Descriptor::Given(Given::Tally));
+            writer.step(Step::Dup(tally, 6));
+            writer.step(Step::CloseFrom(7));
         }
     }
 }

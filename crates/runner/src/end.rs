@@ -15,6 +15,8 @@ use std::process::ExitCode;
 use wasmtime::{Trap, WasmBacktrace};
 use wasmtime_wasi::I32Exit;
 
+use crate::tally;
+
 /// How a guest ended.
 #[derive(Debug)]
 pub(crate) enum End {
@@ -35,7 +37,11 @@ impl End {
     pub(crate) fn of(error: &wasmtime::Error) -> Self {
         match error.downcast_ref::<I32Exit>() {
             Some(I32Exit(code)) => Self::Exit(low_byte(*code)),
-            None => Self::Trap(words(error)),
+            None => {
+                let words = words(error);
+                tally::trap(&words);
+                Self::Trap(words)
+            }
         }
     }
 

@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use wasmtime::{ResourceLimiter, ResourcesRequired};
 
 use crate::end::say;
+use crate::tally;
 
 /// What all instances of this process have, in bytes.
 static HELD: AtomicU64 = AtomicU64::new(0);
@@ -50,8 +51,13 @@ pub(crate) fn take(bytes: u64, what: &str) -> bool {
         refuse(what, held, limit);
         return false;
     }
-    HELD.fetch_add(bytes, Ordering::Relaxed);
+    add(bytes);
     true
+}
+
+fn add(bytes: u64) {
+    let before = HELD.fetch_add(bytes, Ordering::Relaxed);
+    tally::memory(before.saturating_add(bytes));
 }
 
 /// What was taken is free again.
@@ -101,7 +107,7 @@ impl Limiter {
         let birth = current == 0 && self.unborn > 0;
         if birth {
             self.unborn -= 1;
-            HELD.fetch_add(more, Ordering::Relaxed);
+            add(more);
         } else if !take(more, "memory") {
             return false;
         }

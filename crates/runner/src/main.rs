@@ -2,7 +2,7 @@
 //!
 //! It is exec'd inside the container, at the end of the same plan as a native program: root changed,
 //! user, capabilities and seccomp as the spec says. Descriptor 3 is the compiled code, 4 the
-//! [handoff](duet_wasm::Handoff), 5 the file of the container's memory limit. Its arguments are the guest's, so that `ps` shows the guest; its
+//! [handoff](duet_wasm::Handoff), 5 the file of the container's memory limit, 6 the [tally](duet_wasm::Tally). Its arguments are the guest's, so that `ps` shows the guest; its
 //! environment is nobody's. No compiler is linked in.
 //!
 //! | File | What for |
@@ -18,6 +18,7 @@
 //! | `keyvalue.rs`, `keyvalue/` | `wasi:keyvalue` |
 //! | `imports.rs` | what components can be linked with |
 //! | `limits.rs` | growing memory past the container's limit |
+//! | `tally.rs` | what the shim is told: memory, requests, traps |
 //! | `serve.rs`, `serve/` | `wasi:http` servers |
 //! | `outgoing.rs` | the guest's own http requests |
 #![forbid(unsafe_code)]
@@ -35,6 +36,7 @@ mod preview0;
 mod preview1;
 mod serve;
 mod signals;
+mod tally;
 
 use std::ffi::OsStr;
 use std::io;
@@ -62,10 +64,11 @@ fn main() -> ExitCode {
     if let Some(format) = std::env::var_os(WRITE_BLOCKS) {
         return for_the_cache(&format);
     }
-    let Some((inherited, limit)) = Inherited::take() else {
-        return End::Unfit("descriptors 3 to 5 are taken".into()).report("duet-runner");
+    let Some((inherited, limit, tally)) = Inherited::take() else {
+        return End::Unfit("descriptors 3 to 6 are taken".into()).report("duet-runner");
     };
     limits::follow(limit);
+    tally::follow(tally);
     let handoff = match inherited.handoff() {
         Ok(handoff) => handoff,
         Err(error) => {

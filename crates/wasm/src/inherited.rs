@@ -1,4 +1,4 @@
-//! The runner's end of descriptors 3 to 5: an entry of the cache, the handoff, and the container's limit.
+//! The runner's end of descriptors 3 to 6: an entry of the cache, the handoff, the container's limit, and the tally.
 #![expect(
     unsafe_code,
     reason = "descriptors by number, and machine code from a file"
@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use wasmtime::component::Component;
 use wasmtime::{Engine, Module};
 
-use crate::{CODE, Handoff, blocks};
+use crate::{CODE, Handoff, Tally, blocks};
 
 /// What whoever exec'd a runner left open for it.
 #[derive(Debug)]
@@ -25,12 +25,13 @@ pub struct Inherited {
 // === impl Inherited ===
 
 impl Inherited {
-    /// Takes descriptors 3 and 4, and 5, the file of the container's memory limit, once; `None` the second time.
+    /// Takes descriptors 3 and 4, and 5, the file of the container's memory limit, and 6, once; `None` the
+    /// second time.
     ///
     /// To be called before anything else opens a file, by a program that is exec'd with the
-    /// three open, which is what being Duet's runner means. If they are not, reading the handoff fails.
+    /// four open, which is what being Duet's runner means. If they are not, reading the handoff fails.
     #[must_use]
-    pub fn take() -> Option<(Self, File)> {
+    pub fn take() -> Option<(Self, File, Tally)> {
         static TAKEN: AtomicBool = AtomicBool::new(false);
         if TAKEN.swap(true, Ordering::Relaxed) {
             return None;
@@ -41,11 +42,13 @@ impl Inherited {
         let handoff = unsafe { File::from_raw_fd(4) };
         // SAFETY: the same for 5.
         let limit = unsafe { File::from_raw_fd(5) };
+        // SAFETY: the same for 6.
+        let tally = unsafe { File::from_raw_fd(6) };
         let inherited = Self {
             entry,
             handoff: Some(handoff),
         };
-        Some((inherited, limit))
+        Some((inherited, limit, Tally::of(tally)))
     }
 
     /// What the cache leaves open for a runner that has no guest: the entry, as standard input.

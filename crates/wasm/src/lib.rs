@@ -4,10 +4,11 @@
 //! | --- | --- |
 //! | `detect.rs` | is this file WebAssembly, and which kind |
 //! | `handoff.rs` | what the shim tells the runner: a sealed file at descriptor 4 |
+//! | `tally.rs` | what the runner tells the shim: a file at descriptor 6 |
 //! | `cache.rs`, `cache/` | each module is compiled once per node, and only what our compiler wrote is ever run |
 //! | `workshop.rs` | where the compiler works, and how it gets there |
 //! | `engine.rs` | the one engine configuration (feature `engine`) |
-//! | `inherited.rs` | the runner's end of descriptors 3 to 5 (feature `load`) |
+//! | `inherited.rs` | the runner's end of descriptors 3 to 6 (feature `load`) |
 //! | `blocks.rs` | large blocks of memory that all runners of the same code share (feature `load`) |
 //!
 //! ```text
@@ -20,6 +21,7 @@
 //!  Compiled::tree() ------------------------------------------------------> 3: maps `code`
 //!  Handoff::seal() -------------------------------------------------------> 4: argv, env, cwd, config, listen, http
 //!  the file of the container's memory limit ------------------------------> 5: read when memory grows
+//!  Tally::told()  <-------------------------------------------------------- 6: memory, requests, traps
 //! ```
 //!
 //! The shim links none of wasmtime: with default features this crate has no engine in it.
@@ -28,6 +30,7 @@
 mod cache;
 mod detect;
 mod handoff;
+mod tally;
 mod workshop;
 
 #[cfg(feature = "load")]
@@ -42,6 +45,7 @@ pub use detect::{Format, HEAD, detect};
 #[cfg(feature = "engine")]
 pub use engine::{engine_config, server_config};
 pub use handoff::{Handoff, Http};
+pub use tally::{Tally, Told};
 pub use workshop::{Room, Workshop, enter_room};
 #[cfg(feature = "load")]
 pub use {blocks::Blocks, inherited::Inherited};

@@ -59,6 +59,7 @@ impl Linux {
             runner: guest.map(|(_, runner)| *runner),
             module: guest.map(|(supplied, _)| supplied.module.as_fd()),
             handoff: guest.map(|(supplied, _)| supplied.handoff.as_fd()),
+            tally: guest.map(|(supplied, _)| supplied.account.tally.as_fd()),
             ..Supplies::default()
         };
         let newborn = match self.spawn(&plan, &ends, supplies) {
@@ -73,7 +74,11 @@ impl Linux {
             }
             newborn => newborn,
         };
-        Ok(self.adopt(newborn?, plumbing))
+        let newborn = newborn?;
+        if let Some((supplied, _)) = supplied {
+            self.keep(newborn.pid, supplied.account);
+        }
+        Ok(self.adopt(newborn, plumbing))
     }
 
     /// One of Duet's own programs, for a process whose container has none of that name.

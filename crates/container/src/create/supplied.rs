@@ -11,9 +11,10 @@ use std::time::{Duration, Instant};
 use duet_plan::Facts;
 use duet_spec::Process;
 use duet_spec::annotations::{Options, Timeout};
-use duet_wasm::{Handoff, Http};
+use duet_wasm::{Handoff, Http, Tally};
 
 use super::Linux;
+use super::told::Account;
 use crate::error::{Error, WasmError};
 use crate::kind::Guest;
 
@@ -26,6 +27,7 @@ const COMPILE_LIMIT: Duration = Duration::from_secs(100);
 pub(super) struct Supplied {
     pub(super) module: OwnedFd,
     pub(super) handoff: File,
+    pub(super) account: Account,
 }
 
 impl Linux {
@@ -63,6 +65,8 @@ impl Linux {
         let module = compiled
             .tree()
             .map_err(failed("open the compiled code of"))?;
+        let tally = Tally::new().map_err(failed("make the tally of"))?;
+        let account = Account::open(&compiled, tally);
         // The runner maps it when it is started, whenever that is.
         let mut kept = self.compiled.lock().unwrap_or_else(PoisonError::into_inner);
         if !kept.iter().any(|kept| kept.key == compiled.key) {
@@ -71,6 +75,7 @@ impl Linux {
         Ok(Supplied {
             module,
             handoff: handoff.seal().map_err(failed("write the handoff of"))?,
+            account,
         })
     }
 }

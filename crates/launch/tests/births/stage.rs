@@ -218,6 +218,7 @@ impl Stage {
         let limit = duet_linux::memfd::sealed("limit", b"limit\n").unwrap();
         let supplies = Supplies {
             memory_limit: Some(limit.as_fd()),
+            tally: Some(limit.as_fd()),
             root: Some(tree.as_fd()),
             runner: Some(runner.as_fd()),
             module: Some(module.as_fd()),

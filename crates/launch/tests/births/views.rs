@@ -60,6 +60,7 @@ fn beside(stage: &Stage, kinds: Kinds, asked: &str, known: impl Fn(&Seen) -> boo
         module: Some(module.as_fd()),
         handoff: Some(module.as_fd()),
         memory_limit: Some(module.as_fd()),
+        tally: Some(module.as_fd()),
         ..Supplies::default()
     };
     let mut kernels = Vec::new();

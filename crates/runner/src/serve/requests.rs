@@ -17,6 +17,7 @@ use hyper::body::Incoming;
 use tokio::runtime;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::{Instant, timeout_at};
+use wasmtime::Trap;
 use wasmtime::component::Component;
 use wasmtime_wasi_http::Error;
 use wasmtime_wasi_http::p2::bindings::http::types::ErrorCode;
@@ -24,6 +25,7 @@ use wasmtime_wasi_http::p2::body::HyperOutgoingBody;
 
 use crate::end::{say, words};
 use crate::serve::instances::Instances;
+use crate::tally;
 
 /// What a guest answers.
 type Answer = Result<Response<HyperOutgoingBody>, ErrorCode>;
@@ -139,6 +141,7 @@ impl Requests {
         self: &Arc<Self>,
         request: Request<Incoming>,
     ) -> Result<Response<Answered>, Unanswered> {
+        tally::request();
         let about = Arc::new(About {
             id: self.count.fetch_add(1, Ordering::Relaxed) + 1,
             method: request.method().clone(),
@@ -215,7 +218,13 @@ impl Requests {
         let why = match why {
             Unanswered::Busy => return,
             Unanswered::Late(limit) => format!("ended after {limit:?}, the time it may take"),
-            Unanswered::Failed(error) => words(error),
+            Unanswered::Failed(error) => {
+                let words = words(error);
+                if error.is::<Trap>() {
+                    tally::trap(&words);
+                }
+                words
+            }
         };
         let About {
             id, method, uri, ..

@@ -1,5 +1,7 @@
 //! Commands: what they are given, what they see, how they end.
 
+use std::net::SocketAddr;
+
 use rustix::process::Signal;
 
 use crate::harness::{Guest, descriptors, root};
@@ -200,6 +202,55 @@ fn term_ends_a_guest_at_once_even_if_it_spins() {
     }
 }
 
+/// A module of before 2020 that says "old" and ends with 200.
+const OLD: &str = r#"(module
+    (import "wasi_unstable" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
+    (import "wasi_unstable" "proc_exit" (func $exit (param i32)))
+    (memory (export "memory") 1)
+    (data (i32.const 0) "\08\00\00\00\04\00\00\00old\n")
+    (func (export "_start")
+        (if (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 20)) (then unreachable))
+        (call $exit (i32.const 200))))"#;
+
+#[test]
+fn a_module_of_preview_0_runs_too() {
+    if !root() {
+        return;
+    }
+    let ended = Guest::wat(OLD).run();
+    assert_eq!(
+        (ended.code, ended.stdout.as_str()),
+        (200, "old\n"),
+        "{ended:?}"
+    );
+    let address = SocketAddr::from(([127, 0, 0, 1], 0));
+    let ended = Guest::wat(OLD).listen(address).run();
+    assert_eq!(ended.code, 126, "{ended:?}");
+    assert!(
+        ended.stderr.contains("preview 0 has no sockets"),
+        "{ended:?}"
+    );
+}
+
+#[test]
+fn what_became_of_a_guest_is_told() {
+    if !root() {
+        return;
+    }
+    let told = Guest::named("probe-p1.wasm").args(["panic"]).run().told;
+    assert!(told.memory >= 1 << 20, "{told:?}");
+    assert_eq!((told.requests, told.traps), (0, 1));
+    assert!(told.trap.unwrap().contains("unreachable"));
+    // A guest that is killed has no last word.
+    let guest = || Guest::named("probe-p2.wasm").args(["sleep", "60000"]);
+    let mut running = guest().start();
+    assert_eq!(running.line(), "asleep");
+    running.signal(Signal::KILL);
+    let told = running.wait().told;
+    assert!(told.memory >= 1 << 20, "{told:?}");
+    assert_eq!((told.traps, told.trap), (0, None));
+}
+
 #[test]
 fn components_have_the_network() {
     if !root() {
@@ -236,7 +287,7 @@ fn the_runner_keeps_nothing_of_the_host_open() {
         assert!(
             !open
                 .iter()
-                .any(|to| to.contains("memfd") || to.contains("cache")),
+                .any(|to| to.contains("memfd:duet-handoff") || to.contains("cache")),
             "{open:?}"
         );
         // The code itself, where the initial memory comes from; nobody can write through it.

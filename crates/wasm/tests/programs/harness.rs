@@ -3,14 +3,14 @@
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::SocketAddr;
-use std::os::fd::AsRawFd as _;
+use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-use duet_wasm::{Cache, Compiled, Error, Handoff, Http, detect};
+use duet_wasm::{Cache, Compiled, Error, Handoff, Http, Tally, Told, detect};
 
 /// How long anything here may take before it counts as hung.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
@@ -33,6 +33,7 @@ pub(crate) struct Running {
     child: Child,
     stdin: Option<ChildStdin>,
     stdout: BufReader<std::process::ChildStdout>,
+    tally: Tally,
 }
 
 /// A guest that has ended.
@@ -41,6 +42,7 @@ pub(crate) struct Ended {
     pub(crate) code: i32,
     pub(crate) stdout: String,
     pub(crate) stderr: String,
+    pub(crate) told: Told,
 }
 
 /// False, and a line that says so, if this process may not mount.
@@ -230,11 +232,12 @@ impl Guest {
     pub(crate) fn start_in(self, compiled: &Compiled) -> Running {
         let entry = compiled.tree().unwrap();
         let handoff = self.handoff.seal().unwrap();
+        let tally = Tally::new().unwrap();
         let path = |fd: i32| format!("/proc/{}/fd/{fd}", std::process::id());
         let mut child = Command::new("sh")
             .args([
                 "-c",
-                "$FIRST; exec \"$@\" 3<\"$ENTRY\" 4<\"$HANDOFF\" 5<\"$LIMIT\"",
+                "$FIRST; exec \"$@\" 3<\"$ENTRY\" 4<\"$HANDOFF\" 5<\"$LIMIT\" 6<>\"$TALLY\"",
                 "sh",
             ])
             .arg(runner())
@@ -244,6 +247,7 @@ impl Guest {
             .env("HANDOFF", path(handoff.as_raw_fd()))
             .env("LIMIT", &self.limit)
             .env("FIRST", self.first)
+            .env("TALLY", path(tally.as_fd().as_raw_fd()))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -263,6 +267,7 @@ impl Guest {
             child,
             stdin,
             stdout,
+            tally,
         }
     }
 
@@ -316,6 +321,7 @@ impl Running {
             code,
             stdout,
             stderr,
+            told: self.tally.told().unwrap(),
         }
     }
 }

@@ -393,3 +393,19 @@ fn an_address_that_cannot_be_had_is_named() {
     );
     assert!(ended.stderr.starts_with(&start), "{}", ended.stderr);
 }
+
+#[test]
+fn requests_and_traps_are_told() {
+    if !root() {
+        return;
+    }
+    let server = Server::start(server());
+    for (path, status) in [("/", 200), ("/trap", 500), ("/env/HOME", 200)] {
+        assert_eq!(server.get(path).0, status);
+    }
+    server.guest.signal(Signal::TERM);
+    let told = server.guest.wait().told;
+    assert_eq!((told.requests, told.traps), (3, 1));
+    assert!(told.trap.unwrap().contains("unreachable"));
+    assert!(told.memory >= 1 << 20, "{}", told.memory);
+}
