@@ -10,7 +10,7 @@
 //! ```
 //!
 //! The key is the sha256 of the module together with the compiler's build id and this CPU's
-//! features (`identity.rs`). An entry is written whole, synced, and renamed into place. On the way
+//! features (`identity.rs`); a file that was hashed before is known again (`seen.rs`). An entry is written whole, synced, and renamed into place. On the way
 //! out it is checked (`entry.rs`); one that is truncated, changed or not ours is thrown away and
 //! compiled again, never run. What has not been used for longest goes when the cache outgrows its
 //! size, but nothing that is in use (`store.rs`).
@@ -20,6 +20,7 @@ mod compile;
 mod entry;
 mod error;
 mod identity;
+mod seen;
 mod store;
 
 use std::fmt;
@@ -30,7 +31,7 @@ use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use duet_linux::mount;
 use sha2::{Digest as _, Sha256};
@@ -39,6 +40,7 @@ use crate::Workshop;
 use crate::handoff::{freeze, memory_file};
 use build::Build;
 pub use error::Error;
+use seen::Seen;
 use store::Store;
 
 /// The cache of compiled code on this node.
@@ -51,6 +53,7 @@ pub struct Cache {
     size: u64,
     patience: Duration,
     identity: identity::Identity,
+    seen: Seen,
 }
 
 /// The name of an entry: which module, compiled by what, for which CPU.
@@ -125,6 +128,7 @@ impl Cache {
             size: Self::SIZE,
             patience: Self::PATIENCE,
             identity,
+            seen: Seen::default(),
         })
     }
 
@@ -151,7 +155,8 @@ impl Cache {
 
     /// Returns `module` compiled, from the cache or by compiling it now.
     ///
-    /// Blocks: for as long as hashing takes if the entry is there (about 1 ms per MB), otherwise
+    /// Blocks: for as long as hashing takes if the entry is there (about 1 ms per MB, once for a file that
+    /// stays as it is), otherwise
     /// for the compiler, or for somebody else's, but not beyond `deadline`. A compiler that is still at
     /// it then goes on in a thread of its own, and a later call finds what it made. The position of
     /// `module` does not matter and is left alone. `name` is the module as its user knows it.
@@ -178,7 +183,15 @@ impl Cache {
                 limit: Self::LIMIT,
             });
         }
-        let key = self.key(module, None).map_err(unread)?;
+        let before = seen::Identity::of(module).map_err(unread)?;
+        let key = match self.seen.key(&before) {
+            Some(key) => key,
+            None => {
+                let key = self.key(module, None).map_err(unread)?;
+                self.seen.keep(module, before, key, SystemTime::now());
+                key
+            }
+        };
         if let Some(directory) = self.store.find(key)? {
             return Ok(Compiled::found(directory, key, Source::Cached));
         }
