@@ -144,6 +144,13 @@ bench: build test-needs ## numbers beside runc's; wants a quiet machine
 	$(CARGO) build --release -p duet-tests --bin duet-bench
 	@# On a tmpfs, where the state of containerd lies on a node.
 	$(SUDO) env DUET_BIN_DIR=$(bin) TMPDIR=/dev/shm $(bin)/duet-bench
+	$(MAKE) --no-print-directory bench-calls
+
+.PHONY: bench-calls
+bench-calls: build ## a call of WASI preview 1 beside plain wasmtime's
+	$(CARGO) build --release -p duet-runner --example plain
+	$(SUDO) env DUET_RUNNER=$(bin)/duet-runner DUET_COMPILER=$(bin)/duet-compiler \
+	    DUET_PLAIN=$(bin)/examples/plain $(CARGO) bench -q -p duet-wasm --bench calls
 
 .PHONY: install
 install: build ## copy the programs to PREFIX/bin

@@ -1,7 +1,7 @@
 //! `make bench`: what a container's life costs under Duet, and beside it under runc.
 //!
-//! Six questions: how long create, start, wait and delete take at the Task API of a
-//! running shim; how long an exec takes there; how long `ctr run --rm` takes; what a pod of the shim's own
+//! Seven questions: how long create, start, wait and delete take at the Task API of a
+//! running shim, and what a large module adds to it; how long an exec takes there; how long `ctr run --rm` takes; what a pod of the shim's own
 //! asks of it beside one around a pause container, in time and in memory; how much memory an idle wasm container
 //! adds to its pod. Nothing here passes or fails: the promises are in SPECIFICATION.md.
 //!
@@ -25,7 +25,7 @@ use duet_tests::shim::{Bundle, Shim};
 use duet_tests::{Node, image};
 use serde_json::{Value, json};
 
-use specs::Specs;
+use specs::{Module, Specs};
 
 /// How many rounds there are if nobody says otherwise.
 const ROUNDS: usize = 40;
@@ -42,7 +42,7 @@ fn main() {
     println!("{}", machine["text"].as_str().unwrap_or_default());
     let mut tables = Vec::new();
     if rounds > 0 {
-        for measure in [task_api, exec, ctr_run, sandboxes::begin] {
+        for measure in [task_api, large_modules, exec, ctr_run, sandboxes::begin] {
             let table = measure(&node, rounds);
             println!("\n{table}");
             tables.push(table.json());
@@ -196,6 +196,25 @@ fn task_api(node: &Node, rounds: usize) -> Table {
     duet.close();
     before.into_iter().for_each(Stage::close);
     runc.close();
+    table
+}
+
+/// The starts of modules that were compiled before, each in 32 MiB, beside that of a small one.
+fn large_modules(node: &Node, rounds: usize) -> Table {
+    let duet = Stage::new(
+        node,
+        "duet-large",
+        &machine::binary("containerd-shim-duet-v1"),
+    );
+    let made = |module| move |specs: &Specs, id: &str| specs.made_and_over(id, module);
+    let subjects: Vec<Subject<'_>> = vec![
+        ("800 kB", Box::new(|| duet.life(made(Module::Middling)))),
+        ("26 MB", Box::new(|| duet.life(made(Module::Huge)))),
+        ("a small module", Box::new(|| duet.life(Specs::wasm))),
+    ];
+    let question = "Task API: the same, of modules that were compiled before";
+    let table = bench::interleaved(question, rounds, subjects);
+    duet.close();
     table
 }
 

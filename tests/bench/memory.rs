@@ -9,9 +9,6 @@ use serde_json::{Value, json};
 use crate::Stage;
 use crate::specs::{Idle, Specs};
 
-/// How many containers share the pod.
-const CONTAINERS: u32 = 25;
-
 /// What containers of each kind cost.
 pub(crate) struct Memory {
     kinds: Vec<(Idle, Cost)>,
@@ -44,7 +41,7 @@ fn idle(node: &Node, kind: Idle) -> Cost {
     let shim_alone = pss(shim_pid);
     let mut pids = Vec::new();
     let mut bundles = Vec::new();
-    for number in 0..CONTAINERS {
+    for number in 0..kind.containers() {
         let (id, bundle) = stage.bundle(|specs, id| specs.idle_wasm(id, kind, number));
         pids.push(stage.shim.create(&id, &bundle.dir).expect("Create"));
         stage.shim.begin(&id).expect("Start");
@@ -77,7 +74,7 @@ impl Memory {
         let row = |(kind, cost): &(Idle, Cost)| {
             json!({
                 "kind": kind.to_string(),
-                "containers": CONTAINERS,
+                "containers": kind.containers(),
                 "containers_pss_kib": cost.containers,
                 "shim_alone_pss_kib": cost.shim_alone,
                 "shim_pss_kib": cost.shim,
@@ -91,17 +88,22 @@ impl fmt::Display for Memory {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             f,
-            "Idle wasm containers, {CONTAINERS} of a kind in one pod, PSS in KiB"
+            "Idle wasm containers, several of a kind in one pod, PSS in KiB"
         )?;
         writeln!(
             f,
-            "  {:<28}{:>12}{:>22}",
-            "", "container", "shim (without them)"
+            "  {:<28}{:>8}{:>12}{:>22}",
+            "", "number", "container", "shim (without them)"
         )?;
         for (kind, cost) in &self.kinds {
-            let each = cost.containers / u64::from(CONTAINERS);
+            let number = kind.containers();
+            let each = cost.containers / u64::from(number);
             let shim = format!("{} ({})", cost.shim, cost.shim_alone);
-            writeln!(f, "  {:<28}{each:>12}{shim:>22}", kind.to_string())?;
+            writeln!(
+                f,
+                "  {:<28}{number:>8}{each:>12}{shim:>22}",
+                kind.to_string()
+            )?;
         }
         Ok(())
     }

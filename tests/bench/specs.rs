@@ -17,8 +17,23 @@ pub(crate) enum Idle {
     Preview2,
     /// A `wasi:http` server.
     Server,
+    /// A preview 1 module with as much code as a program of middling size.
+    Middling,
     /// A preview 1 module of several megabytes.
     Large,
+    /// A preview 1 module as large as a Python with its library.
+    Huge,
+}
+
+/// A module that is made for the measurements.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Module {
+    /// 800 kB.
+    Middling,
+    /// 8 MiB.
+    Large,
+    /// 26 MB.
+    Huge,
 }
 
 /// A template and what varies.
@@ -132,15 +147,29 @@ impl Specs {
             Idle::Preview1 => (&["/probe.wasm", "idle"], &[]),
             Idle::Preview2 => (&["/probe-p2.wasm", "sleep", "100000000"], &[]),
             Idle::Server => (&["/ambassador.wasm"], &["TOKEN=t", &address]),
-            Idle::Large => {
-                let path = self.wasm_root.join("large.wasm");
-                if !path.exists() {
-                    fs::write(&path, large()).expect("our own folder");
-                }
-                (&["/large.wasm"], &[])
-            }
+            Idle::Middling => return self.made(id, Module::Middling, true),
+            Idle::Large => return self.made(id, Module::Large, true),
+            Idle::Huge => return self.made(id, Module::Huge, true),
         };
         self.with_env(id, &self.wasm_root, args, env)
+    }
+
+    /// A wasm container that ends at once, in 32 MiB of memory.
+    pub(crate) fn made_and_over(&self, id: &str, module: Module) -> String {
+        self.made(id, module, false)
+    }
+
+    fn made(&self, id: &str, module: Module, waits: bool) -> String {
+        let name = format!("{module:?}-{waits}.wasm").to_lowercase();
+        let path = self.wasm_root.join(&name);
+        if !path.exists() {
+            fs::write(&path, module.bytes(waits)).expect("our own folder");
+        }
+        let mut spec = self.spec(id, &self.wasm_root, &[&format!("/{name}")], &[]);
+        if !waits {
+            spec["linux"]["resources"]["memory"] = json!({ "limit": 32 << 20 });
+        }
+        spec.to_string()
     }
 
     fn with(&self, id: &str, root: &Path, args: &[&str]) -> String {
@@ -175,7 +204,22 @@ fn namespaces(spec: &mut Value) -> impl Iterator<Item = &mut Value> {
 
 impl Idle {
     /// Every kind.
-    pub(crate) const ALL: [Self; 4] = [Self::Preview1, Self::Preview2, Self::Server, Self::Large];
+    pub(crate) const ALL: [Self; 6] = [
+        Self::Preview1,
+        Self::Preview2,
+        Self::Server,
+        Self::Middling,
+        Self::Large,
+        Self::Huge,
+    ];
+
+    /// How many of them share a pod.
+    pub(crate) fn containers(self) -> u32 {
+        match self {
+            Self::Preview1 | Self::Preview2 | Self::Server | Self::Large => 25,
+            Self::Middling | Self::Huge => 50,
+        }
+    }
 }
 
 impl fmt::Display for Idle {
@@ -184,27 +228,47 @@ impl fmt::Display for Idle {
             Self::Preview1 => "preview 1",
             Self::Preview2 => "preview 2 command",
             Self::Server => "wasi:http server",
+            Self::Middling => "preview 1, 800 kB of module",
             Self::Large => "preview 1, 8 MiB of module",
+            Self::Huge => "preview 1, 26 MB of module",
         })
     }
 }
 
-/// A module that waits: 4 MiB of data, and as much code in 8 000 functions, 1 000 of them in a table.
+// === impl Module ===
+
+impl Module {
+    fn bytes(self, waits: bool) -> Vec<u8> {
+        match self {
+            Self::Middling => made(1_000, 300 << 10, waits),
+            Self::Large => made(8_000, 4 << 20, waits),
+            Self::Huge => made(30_000, 11 << 20, waits),
+        }
+    }
+}
+
+/// A module with so many functions of half a KiB each, 1 000 of them in a table, and so many bytes of data.
+/// It waits, or ends at once.
 ///
 /// Its bytes are shared by all who run it, and so is what wasmtime keeps for each function (36 bytes).
-fn large() -> Vec<u8> {
+fn made(functions: u32, data: u32, waits: bool) -> Vec<u8> {
     let mut text = String::from(
         r#"(module
   (import "wasi_snapshot_preview1" "poll_oneoff" (func $poll (param i32 i32 i32 i32) (result i32)))
-  (memory (export "memory") 80)
-  (func (export "_start")
-    ;; One subscription, all zero: the real-time clock, but for how long: for years.
-    (i64.store (i32.const 24) (i64.const 0x0fff_ffff_ffff_ffff))
-    (drop (call $poll (i32.const 0) (i32.const 64) (i32.const 1) (i32.const 128))))
+  (memory (export "memory") 208)
   (table 1000 funcref)
+  (func (export "_start")
 "#,
     );
-    for number in 0..8_000_u32 {
+    if waits {
+        text.push_str(
+            ";; One subscription, all zero: the real-time clock, but for how long: for years.
+            (i64.store (i32.const 24) (i64.const 0x0fff_ffff_ffff_ffff))
+            (drop (call $poll (i32.const 0) (i32.const 64) (i32.const 1) (i32.const 128)))",
+        );
+    }
+    text.push_str(")\n");
+    for number in 0..functions {
         let _infallible = write!(
             text,
             "  (func $f{number} (param i32) (result i32) (local.get 0)"
@@ -221,7 +285,7 @@ fn large() -> Vec<u8> {
         let _infallible = write!(text, " $f{number}");
     }
     text.push_str(")\n  (data (i32.const 65536) \"");
-    text.extend((0..4 << 20).map(|place: u32| char::from(b'a' + (place % 23) as u8)));
+    text.extend((0..data).map(|place: u32| char::from(b'a' + (place % 23) as u8)));
     text.push_str("\"))");
     wat::parse_str(&text).expect("it is a module")
 }
