@@ -7,12 +7,12 @@
 //! - without it CAP_SYS_ADMIN is needed, so it comes before the capabilities go. What follows
 //!   must then be allowed by the profile, as under runc: `prctl`, `capset`, `setgroups`,
 //!   `setresgid`, `setresuid`, and for the gate `write`, `read` and `exit_group`. Everything
-//!   that can be done earlier is.
+//!   that can be done earlier is, and the program is looked for before if looking would be deadly.
 
 use crate::{
     Descriptor, Error, Facts, Given, Program, labels, program, user_namespace, writer::Writer,
 };
-use duet_spec::{Container, LinuxSeccomp, Process};
+use duet_spec::{Container, LinuxSeccomp, LinuxSeccompAction as Action, LinuxSyscall, Process};
 use duet_step::{Capabilities, Exec, Scheduler, Step};
 
 /// The file mode creation mask of a process that asks for none; runc's.
@@ -118,13 +118,19 @@ pub(crate) fn become_program(
     } else {
         (seccomp, None)
     };
+    // As the user, for what root can execute the user perhaps cannot; but who would be killed for
+    // looking looks first.
+    let first = early.is_some() && spec.seccomp.as_ref().is_some_and(kills_who_looks);
+    if first && kind == Program::Native {
+        find(writer, process);
+    }
     writer.plan.steps.extend(early);
     user(writer, process, facts);
     let exec = match kind {
-        // As the user, for what root can execute the user perhaps cannot.
         Program::Native => {
-            let candidates = program::candidates(writer, process);
-            writer.step(Step::FindProgram(candidates));
+            if !first {
+                find(writer, process);
+            }
             Exec::Path
         }
         Program::Wasm => Exec::Slot(writer.slot(Descriptor::Given(Given::Runner))),
@@ -132,6 +138,36 @@ pub(crate) fn become_program(
     writer.step(Step::Gate);
     writer.plan.steps.extend(late);
     writer.step(Step::Exec(exec));
+}
+
+fn find(writer: &mut Writer, process: &Process) {
+    let candidates = program::candidates(writer, process);
+    writer.step(Step::FindProgram(candidates));
+}
+
+/// The calls by which a program is looked for.
+const LOOKING: [&str; 5] = ["openat2", "fstat", "fstatfs", "faccessat2", "close"];
+
+/// Whether a profile ends who makes one of them: an errno would only say that nothing can be seen.
+fn kills_who_looks(profile: &LinuxSeccomp) -> bool {
+    let kills = |action| {
+        matches!(
+            action,
+            Action::ScmpActKill
+                | Action::ScmpActKillThread
+                | Action::ScmpActKillProcess
+                | Action::ScmpActTrap
+        )
+    };
+    let calls = profile.syscalls().as_deref().unwrap_or_default();
+    LOOKING.iter().any(|name| {
+        let names = |call: &&LinuxSyscall| call.names().iter().any(|own| own == name);
+        let mut named = calls.iter().filter(names).peekable();
+        match named.peek() {
+            None => kills(profile.default_action()),
+            Some(_) => named.any(|call| kills(call.action())),
+        }
+    })
 }
 
 /// What the program finds around it, made while the process may still do everything.

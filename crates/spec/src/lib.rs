@@ -39,7 +39,9 @@ pub use hooks::{Hook, Hooks, Moment};
 pub use id_map::{IdMappings, IdRange};
 pub use mount::{Attributes, IdMap, Mount, MountKind, Propagation, PropagationKind, attr};
 pub use namespace::{Namespace, Namespaces};
-pub use oci_spec::runtime::{LinuxPids, LinuxResources, LinuxSeccomp};
+pub use oci_spec::runtime::{
+    LinuxPids, LinuxResources, LinuxSeccomp, LinuxSeccompAction, LinuxSyscall,
+};
 pub use pod::PodFiles;
 pub use process::{ConsoleSize, IoPriority, Process, Rlimit, User};
 pub use scheduler::{ExecAffinity, Processors, Scheduler};

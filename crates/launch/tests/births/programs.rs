@@ -29,6 +29,33 @@ fn a_filter_that_hides_the_search_does_not_hide_the_program() {
 }
 
 #[test]
+fn a_filter_that_kills_who_looks_for_the_program_kills_nobody() {
+    const LOOKING: [&str; 3] = ["openat2", "fstatfs", "faccessat2"];
+    stage(|stage| {
+        let names: Vec<_> = syscalls::Sysno::iter()
+            .map(|number| number.name())
+            .filter(|name| !LOOKING.contains(name))
+            .collect();
+        let mut spec = stage.spec(["true"]);
+        spec["process"]["env"] = json!(["PATH=/nowhere:/bin"]);
+        spec["process"]["noNewPrivileges"] = json!(false);
+        for profile in [
+            json!({"defaultAction": "SCMP_ACT_KILL_PROCESS",
+                   "syscalls": [{"names": names, "action": "SCMP_ACT_ALLOW"}]}),
+            json!({"defaultAction": "SCMP_ACT_ALLOW",
+                   "syscalls": [{"names": LOOKING, "action": "SCMP_ACT_KILL"}]}),
+        ] {
+            spec["linux"]["seccomp"] = profile;
+            assert_eq!(stage.run(&spec).code, 0, "{spec}");
+            let mut missing = spec.clone();
+            missing["process"]["args"] = json!(["nope"]);
+            let text = stage.live(&stage.plan(&missing)).unwrap_err().to_string();
+            assert!(text.contains("file not found in $PATH"), "{text}");
+        }
+    });
+}
+
+#[test]
 fn a_script_without_its_interpreter_says_so() {
     stage(|stage| {
         let script = stage.root().join("bin/script");
