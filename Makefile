@@ -26,6 +26,7 @@ demo-needs := nginx-light=/usr/sbin/nginx busybox-static=/usr/share/doc/busybox-
 test-needs := runc=/usr/sbin/runc strace=/usr/bin/strace bsdutils=/usr/bin/script \
     util-linux=/usr/bin/unshare git=/usr/bin/git \
     libseccomp-dev=/usr/share/doc/libseccomp-dev
+bench-needs := wrk=/usr/bin/wrk
 vm-needs := qemu-system-x86=/usr/bin/qemu-system-x86_64
 
 # Installs those of $(1) whose file is missing.
@@ -152,6 +153,19 @@ bench-calls: build ## a call of WASI preview 1 beside plain wasmtime's
 	$(SUDO) env DUET_RUNNER=$(bin)/duet-runner DUET_COMPILER=$(bin)/duet-compiler \
 	    DUET_PLAIN=$(bin)/examples/plain $(CARGO) bench -q -p duet-wasm --bench calls
 
+# The peer is the command of the same release as the library that Duet is built with.
+wasmtime-version := $(shell sed -n '/^name = "wasmtime"$$/{n;s/^version = "\(.*\)"/\1/p;}' Cargo.lock)
+wasmtime := $(abspath $(target))/wasmtime-cli-$(wasmtime-version)/bin/wasmtime
+
+.PHONY: bench-serving
+bench-serving: build test-needs bench-needs $(wasmtime) ## requests beside `wasmtime serve`, which it builds first
+	$(CARGO) build --release -p duet-tests --bin duet-bench
+	$(SUDO) env DUET_BIN_DIR=$(bin) TMPDIR=/dev/shm $(bin)/duet-bench serving $(wasmtime)
+
+$(wasmtime):
+	$(CARGO) install --quiet --locked --root $(abspath $(target))/wasmtime-cli-$(wasmtime-version) \
+	    wasmtime-cli --version $(wasmtime-version)
+
 .PHONY: install
 install: build ## copy the programs to PREFIX/bin
 	install -d $(DESTDIR)$(PREFIX)/bin
@@ -162,7 +176,7 @@ install: build ## copy the programs to PREFIX/bin
 uninstall: ## remove them again
 	rm -f $(addprefix $(DESTDIR)$(PREFIX)/bin/,$(programs) $(tools))
 
-.PHONY: build-needs demo-needs test-needs vm-needs
+.PHONY: build-needs demo-needs test-needs bench-needs vm-needs
 build-needs:
 	@command -v $(CARGO) >/dev/null || { \
 	    echo 'cargo is not in PATH; Duet is built with Rust 1.95 or later, see https://rustup.rs' >&2; \
@@ -173,6 +187,8 @@ demo-needs:
 	$(call install-missing,$(run-needs) $(demo-needs))
 test-needs:
 	$(call install-missing,$(run-needs) $(demo-needs) $(test-needs))
+bench-needs:
+	$(call install-missing,$(bench-needs))
 vm-needs:
 	$(call install-missing,$(vm-needs))
 	@# The kernel and systemd are unpacked from what the package lists offer now, not installed.

@@ -7,10 +7,12 @@
 //!
 //! `duet-bench [ROUNDS] [FILE.json]`; 40 rounds without, and with 0 only the memory. `DUET_BENCH_BEFORE` may
 //! name a folder with Duet's programs as they were: they are asked the first two questions too.
+//! `duet-bench serving WASMTIME [ROUNDS]` asks servers instead (`make bench-serving`).
 #![forbid(unsafe_code)]
 
 mod memory;
 mod sandboxes;
+mod serving;
 mod specs;
 
 use std::cell::Cell;
@@ -31,7 +33,12 @@ use specs::{Module, Specs};
 const ROUNDS: usize = 40;
 
 fn main() {
-    let mut arguments = std::env::args().skip(1);
+    let mut arguments = std::env::args().skip(1).peekable();
+    match arguments.peek().map(String::as_str) {
+        Some("flight") => return serving::fly(),
+        Some("serving") => return serve(arguments.skip(1)),
+        Some(_) | None => {}
+    }
     let rounds = arguments
         .next()
         .map_or(ROUNDS, |word| word.parse().expect("a number of rounds"));
@@ -64,6 +71,23 @@ fn main() {
         });
         fs::write(&file, format!("{report:#}\n")).expect("the file for the report is writable");
     }
+}
+
+/// Servers of `wasi:http`.
+fn serve(mut arguments: impl Iterator<Item = String>) {
+    let wasmtime = arguments.next().expect("the path of wasmtime");
+    let rounds = arguments
+        .next()
+        .map_or(10, |word| word.parse().expect("a number of rounds"));
+    let node = Node::enter_with_duet().expect("root, containerd and Duet's binaries");
+    println!("{}", describe()["text"].as_str().unwrap_or_default());
+    for table in serving::measure(&node, rounds, Path::new(&wasmtime)) {
+        println!("\n{table}");
+    }
+    println!(
+        "Requests without an answer of those in flight at TERM: {}",
+        serving::flight(&node)
+    );
 }
 
 /// What a pod is measured with: a shim, and namespaces that outlive each container.

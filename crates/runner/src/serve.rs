@@ -202,12 +202,18 @@ async fn accept(
     connections: &Connections,
     handoff: &Handoff,
 ) -> Infallible {
+    let mut is_said = false;
     loop {
         match listener.accept().await {
-            Ok((stream, _)) => connections.attend(stream),
+            Ok((stream, _)) => {
+                connections.attend(stream);
+                is_said = false;
+            }
             Err(error) => {
                 // Out of descriptors or memory, or a client that is gone already: the next may be luckier.
-                say(&format!("{}: cannot accept: {error}", handoff.name));
+                if !std::mem::replace(&mut is_said, true) {
+                    say(&format!("{}: cannot accept: {error}", handoff.name));
+                }
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
         }
