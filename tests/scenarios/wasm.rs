@@ -270,12 +270,12 @@ fn what_became_of_a_guest_is_one_line_of_the_log() {
     let Some(node) = Node::enter_with_duet() else {
         return;
     };
-    let outcome = node.container("told").probe(&["trap"]).run();
+    let outcome = node.container("became").probe(&["trap"]).run();
     assert_eq!(outcome.code, 134, "{outcome:?}");
     // containerd copies the log of its shims when it comes to it.
     let line = duet_tests::wait::until("the line in the log", || {
         let log = node.daemon().log();
-        let ended = |line: &&str| line.contains("guest ended") && line.contains("\"told\"");
+        let ended = |line: &&str| line.contains("guest ended") && line.contains("\"became\"");
         log.lines().find(ended).map(str::to_owned)
     });
     for word in [

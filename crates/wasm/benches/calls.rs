@@ -107,7 +107,7 @@ fn main() {
     }
 }
 
-/// A module that opens `file` and makes a call `count` times; a call that fails is a trap.
+/// A module that opens `file`, to read, write, seek and ask, and makes a call `count` times; a call that fails is a trap.
 fn module(name: &str, count: u32, types: &str, arguments: &str, file: &Path) -> String {
     let function = name.split(' ').next().unwrap_or_default();
     let path = file.to_str().unwrap().trim_start_matches('/');
@@ -124,7 +124,7 @@ fn module(name: &str, count: u32, types: &str, arguments: &str, file: &Path) -> 
             (data (i32.const 256) "{path}")
             (func (export "_start") (local $left i32)
                 (if (call $open (i32.const 3) (i32.const 0) (i32.const 256) (global.get $length)
-                        (i32.const 0) (i64.const -1) (i64.const -1) (i32.const 0) (i32.const 32))
+                        (i32.const 0) (i64.const 0x200066) (i64.const 0) (i32.const 0) (i32.const 32))
                     (then unreachable))
                 (if (i32.ne (i32.load (i32.const 32)) (i32.const 4)) (then unreachable))
                 (local.set $left (i32.const {count}))
