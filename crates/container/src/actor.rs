@@ -513,7 +513,10 @@ impl Actor {
             Some(_) => process.state.allow_exec(Verb::Resize)?,
             None => process.state.allow(Verb::Resize)?,
         };
-        process.io.resize(width, height)
+        match &mut process.asked {
+            Some(asked) => asked.resize(width, height).ok_or(Error::NoTerminal),
+            None => process.io.resize(width, height),
+        }
     }
 
     fn status(&mut self, who: Who) -> Result<Status, Error> {

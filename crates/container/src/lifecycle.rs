@@ -95,14 +95,15 @@ impl State {
         }
     }
 
-    /// As [`State::allow`], for an exec: before its start it has no process to signal.
+    /// As [`State::allow`], for an exec: before its start it has no process to signal, and while it
+    /// starts no terminal. nerdctl sets the size before the start, as runc's shim lets it.
     ///
     /// # Errors
     ///
     /// [`Denied`], as for init.
     pub fn allow_exec(self, verb: Verb) -> Result<Self, Denied> {
         match (verb, self) {
-            (Verb::Kill | Verb::Resize, State::Created | State::Starting) => {
+            (Verb::Kill, State::Created | State::Starting) | (Verb::Resize, State::Starting) => {
                 Err(Denied::NotStarted)
             }
             (Verb::Pause | Verb::Resume | Verb::Update | Verb::Exec, state) => {
@@ -218,8 +219,12 @@ mod tests {
 
     #[test]
     fn an_exec_without_a_process_cannot_be_signalled() {
+        let kill = State::Created.allow_exec(Verb::Kill);
+        assert_eq!(kill, Err(Denied::NotStarted));
+        let resize = State::Created.allow_exec(Verb::Resize);
+        assert_eq!(resize, Ok(State::Created));
         for verb in [Verb::Kill, Verb::Resize] {
-            assert_eq!(State::Created.allow_exec(verb), Err(Denied::NotStarted));
+            assert_eq!(State::Starting.allow_exec(verb), Err(Denied::NotStarted));
             assert_eq!(State::Running.allow_exec(verb), Ok(State::Running));
             assert_eq!(State::Stopped.allow_exec(verb), Err(Denied::AlreadyStopped));
         }

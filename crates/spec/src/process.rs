@@ -104,6 +104,14 @@ impl Process {
         Self::of_exec(json, Some(terminal))
     }
 
+    /// Gives its terminal another size; `None` if it asks for no terminal.
+    #[must_use]
+    pub fn resize(&mut self, cols: u16, rows: u16) -> Option<()> {
+        let size = self.terminal.as_mut()?;
+        *size = ConsoleSize { rows, cols };
+        Some(())
+    }
+
     fn of_exec(json: &[u8], terminal: Option<bool>) -> Result<Self, Error> {
         let document = Document {
             name: "exec process",

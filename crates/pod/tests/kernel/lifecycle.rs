@@ -263,6 +263,31 @@ fn an_exec_is_on_a_terminal_if_its_request_says_so_whatever_its_document_does() 
 }
 
 #[test]
+fn an_exec_starts_with_the_size_that_its_terminal_was_given_before() {
+    with(async |rig| {
+        rig.bundle("web", &["sleep", "100"]).start().await;
+        for terminal in [true, false] {
+            let (stdout, text) = rig.sink(if terminal { "on" } else { "off" });
+            let stdio = Stdio {
+                stdout,
+                terminal,
+                ..Stdio::default()
+            };
+            let asks = process(&["sh", "-c", "stty size <&1; true"], terminal);
+            rig.pod.exec("web", "e", &asks, stdio).await.unwrap();
+            let resized = rig.pod.resize("web", Some("e"), 132, 43).await;
+            assert_eq!(resized.is_ok(), terminal, "{resized:?}");
+            rig.pod.start("web", Some("e")).await.unwrap();
+            rig.pod.wait("web", Some("e")).await.unwrap();
+            assert_eq!(text.join().unwrap().contains("43 132"), terminal);
+            rig.pod.delete("web", Some("e")).await.unwrap();
+        }
+        rig.pod.kill("web", None, 9, true).await.unwrap();
+        rig.finish("web").await;
+    });
+}
+
+#[test]
 fn a_paused_container_waits_and_dies_of_sigkill() {
     with(async |mut rig| {
         rig.bundle("web", &["sleep", "100"]).start().await;
