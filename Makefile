@@ -131,8 +131,8 @@ examples: build test-needs tests-built ## every pod of examples/, and duet run b
 	$(call run-tests,examples run,)
 
 .PHONY: vm
-vm: build test-needs vm-needs tests-built ## the same births on cgroup v2 and under systemd, in emulated machines
-	$(call run-tests,vm,)
+vm: build test-needs vm-needs tests-built $(call suite,sid)/containerd ## the same births on cgroup v2 and under systemd, in emulated machines
+	$(call run-tests,vm,DUET_TEST_CONTAINERD=$(call suite,sid))
 
 # Runs the test programs $(1) with the environment $(2), all of their tests or those of $(3).
 define run-tests

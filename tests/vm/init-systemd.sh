@@ -5,7 +5,7 @@ B=/bin/busybox
 if [ "$1" != moved ]; then
     $B mount -t tmpfs -o size=2000m tmpfs /mnt
     $B mkdir -p /mnt/proc /mnt/sys /mnt/dev /mnt/run /mnt/tmp /mnt/mnt
-    for entry in usr bin sbin lib lib64 var etc tests root init scenarios.sh; do
+    for entry in usr sid bin sbin lib lib64 var etc tests root init scenarios.sh; do
         $B cp -a /$entry /mnt/
     done
     exec $B switch_root /mnt /init moved

@@ -23,6 +23,7 @@ const PROGRAMS: &[&str] = &[
     "tail",
     "timeout",
     "script",
+    "unshare",
 ];
 
 /// Folders of Debian's packages that systemd's machine has. What starts there is told in `scenarios.service`.
@@ -150,6 +151,14 @@ pub(crate) fn with_systemd() -> Machine {
             &root,
         );
     }
+    let newer = std::env::var_os("DUET_TEST_CONTAINERD");
+    let newer =
+        PathBuf::from(newer.expect("DUET_TEST_CONTAINERD names the folder of containerd 2"));
+    for name in ["containerd", "ctr"] {
+        let program = newer.join(name);
+        copy(&program, &root.join("sid").join(name));
+        libraries(&program, &root);
+    }
     for plugin in ["bridge", "host-local", "loopback"] {
         let from = Path::new(duet_tests::cni::Network::plugin_dir()).join(plugin);
         copy(&from, &root.join("usr/lib/cni").join(plugin));
@@ -201,6 +210,7 @@ fn with_duet(root: &Path) {
         "containerd-shim-duet-v1",
         "duet-runner",
         "duet-compiler",
+        "duet-holder",
         "duet-tools.wasm",
     ] {
         copy(&machine::binary(name), &root.join("bin").join(name));
