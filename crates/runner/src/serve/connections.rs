@@ -3,7 +3,7 @@
 //!
 //! A client whose connection is kept alive may send the next request at the very moment at which it is
 //! closed. So a server that leaves says so in its answers (`connection: close`, and `GOAWAY` for HTTP/2), and
-//! closes a connection only after it was quiet for a moment and nothing unread has come.
+//! closes a connection only after it was quiet for a moment and nothing has come that is unread or half a request.
 
 use std::convert::Infallible;
 use std::io;
@@ -20,13 +20,18 @@ use rustix::io::ioctl_fionread;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use crate::serve::requests::Requests;
 
 /// How long a connection is quiet before it may be closed: 20 ms, more than what was sent before we were
 /// told to stop takes in a cluster.
 pub(crate) const QUIET: Duration = Duration::from_millis(20);
+
+/// How long the rest of what a client has begun to say is waited for: 250 ms. The kernel of a client that writes
+/// in pieces holds all but the first back until we acknowledge it, and ours may take 200 ms for that
+/// (`TCP_DELACK_MAX`).
+const REST: Duration = Duration::from_millis(250);
 
 /// Attends to connections.
 pub(crate) struct Connections {
@@ -41,6 +46,8 @@ struct Line {
     stream: Mutex<TcpStream>,
     /// Whether something was read since somebody last looked.
     heard: AtomicBool,
+    /// Whether nothing was said since something was read.
+    unanswered: AtomicBool,
 }
 
 /// The end of a line that hyper has.
@@ -64,6 +71,7 @@ impl Connections {
         let line = Arc::new(Line {
             stream: Mutex::new(stream),
             heard: AtomicBool::new(false),
+            unanswered: AtomicBool::new(false),
         });
         let requests = Arc::clone(&self.requests);
         let service = service_fn(move |request| {
@@ -83,11 +91,13 @@ impl Connections {
                 _ = leaving.wait_for(|leaving| *leaving) => {}
             }
             line.heard.store(false, Ordering::Relaxed);
+            let told = Instant::now();
             loop {
                 if timeout(QUIET, connection.as_mut()).await.is_ok() {
                     return;
                 }
-                if !line.speaks() {
+                let begun = line.unanswered.load(Ordering::Relaxed) && told.elapsed() < REST;
+                if !begun && !line.speaks() {
                     break;
                 }
             }
@@ -133,6 +143,7 @@ impl AsyncRead for End {
         let read = Pin::new(&mut *self.0.stream()).poll_read(context, buffer);
         if buffer.filled().len() > before {
             self.0.heard.store(true, Ordering::Relaxed);
+            self.0.unanswered.store(true, Ordering::Relaxed);
         }
         read
     }
@@ -145,6 +156,7 @@ impl AsyncWrite for End {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
+        self.0.unanswered.store(false, Ordering::Relaxed);
         Pin::new(&mut *self.0.stream()).poll_write(context, bytes)
     }
 
