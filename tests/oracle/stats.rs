@@ -32,13 +32,13 @@ const TICK: i128 = 10_000_000;
 const WORK: &str = "dd if=/dev/zero of=/tmp/big bs=1M count=16; dd if=/tmp/big of=/dev/null bs=1M; \
     i=0; while [ $i -lt 60000 ]; do i=$((i+1)); done; touch /tmp/done; exec sleep 1000";
 
-/// What the work above leaves at more than zero on every machine: who says zero reads another file.
-const WORKED: [&str; 7] = [
+/// What the work above leaves at more than zero on every machine: who says zero reads another file. Not
+/// what was throttled: on a machine that is busy with other things nobody gets as far as its quota.
+const WORKED: [&str; 6] = [
     "pids.current",
     "pids.limit",
     "cpu.usage.total cpu.usage_usec",
     "cpu.usage.user cpu.user_usec",
-    "cpu.throttling.throttled_time cpu.throttled_usec",
     "memory.usage.usage memory.usage",
     "memory.rss memory.anon",
 ];
@@ -119,7 +119,7 @@ impl Worked {
         spec["linux"]["cgroupsPath"] = json!(cgroup);
         spec["linux"]["resources"]["memory"] = json!({"limit": 64 << 20});
         spec["linux"]["resources"]["pids"] = json!({"limit": 100});
-        spec["linux"]["resources"]["cpu"] = json!({"quota": 20_000, "period": 100_000});
+        spec["linux"]["resources"]["cpu"] = json!({"quota": 50_000, "period": 100_000});
         let bundle = Bundle::new(&dir, Some(&spec.to_string())).expect("our own folder");
         let images = image::all();
         let busybox = images.iter().find(|image| image.name() == image::BUSYBOX);
