@@ -41,6 +41,6 @@ if [ -e /sys/fs/cgroup/cgroup.controllers ]; then
     wait
     tell podsandbox shim kills
 else
-    column hybrid '' systemd::limits events:: tasks::a_shim pods::a_shot
+    column hybrid '' systemd::limits systemd::running events:: tasks::a_shim pods::a_shot
     tell hybrid
 fi
