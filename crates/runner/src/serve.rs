@@ -168,7 +168,7 @@ async fn serve(
     };
     // What only starting needed can go; memory that cannot be given back is kept.
     drop(text::unmap_own());
-    let connections = Connections::new(Arc::clone(&requests));
+    let connections = Connections::new(Arc::clone(&requests), handoff.http.timeout);
     tokio::select! {
         never = accept(&listener, &connections, handoff) => match never {},
         ready = told.readable() => if let Err(error) = ready {

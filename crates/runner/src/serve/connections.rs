@@ -4,8 +4,10 @@
 //! A client whose connection is kept alive may send the next request at the very moment at which it is
 //! closed. So a server that leaves says so in its answers (`connection: close`, and `GOAWAY` for HTTP/2), and
 //! closes a connection only after it was quiet for a moment and nothing has come that is unread or half a request.
+//! `GOAWAY` is said at once: what a client of HTTP/2 sends before it has read that is answered as well.
 
 use std::convert::Infallible;
+use std::future::pending;
 use std::io;
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,14 +15,18 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use http::Version;
+use hyper::Request;
+use hyper::body::Incoming;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use rustix::io::ioctl_fionread;
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::serve::requests::Requests;
 
@@ -33,10 +39,19 @@ pub(crate) const QUIET: Duration = Duration::from_millis(20);
 /// (`TCP_DELACK_MAX`).
 const REST: Duration = Duration::from_millis(250);
 
+/// How long a client may take from one request to the end of the next one's head, and at most until its first
+/// byte: 75 s, as in nginx. Each connection is a descriptor and a buffer.
+const HEAD: Duration = Duration::from_secs(75);
+
+/// How long a client of HTTP/2 who was quiet for as long may take to say that it is there: 20 s.
+const PONG: Duration = Duration::from_secs(20);
+
 /// Attends to connections.
 pub(crate) struct Connections {
     server: auto::Builder<TokioExecutor>,
     requests: Arc<Requests>,
+    /// How long what was sent may stay unread.
+    patience: Option<Duration>,
     leaving: watch::Sender<bool>,
 }
 
@@ -48,6 +63,8 @@ struct Line {
     heard: AtomicBool,
     /// Whether nothing was said since something was read.
     unanswered: AtomicBool,
+    /// Whether the client speaks HTTP/2.
+    second: AtomicBool,
 }
 
 /// The end of a line that hyper has.
@@ -56,10 +73,21 @@ struct End(Arc<Line>);
 // === impl Connections ===
 
 impl Connections {
-    pub(crate) fn new(requests: Arc<Requests>) -> Self {
+    pub(crate) fn new(requests: Arc<Requests>, patience: Option<Duration>) -> Self {
+        let mut server = auto::Builder::new(TokioExecutor::new());
+        server
+            .http1()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEAD);
+        server
+            .http2()
+            .timer(TokioTimer::new())
+            .keep_alive_interval(HEAD)
+            .keep_alive_timeout(PONG);
         Self {
-            server: auto::Builder::new(TokioExecutor::new()),
+            server,
             requests,
+            patience,
             leaving: watch::Sender::new(false),
         }
     }
@@ -68,13 +96,20 @@ impl Connections {
     pub(crate) fn attend(&self, stream: TcpStream) {
         // Answers are small and somebody waits for each.
         drop(stream.set_nodelay(true));
+        // Who asks and does not read the answer is not waited for longer than the answer may take: the kernel
+        // ends the connection.
+        drop(SockRef::from(&stream).set_tcp_user_timeout(self.patience));
         let line = Arc::new(Line {
             stream: Mutex::new(stream),
             heard: AtomicBool::new(false),
             unanswered: AtomicBool::new(false),
+            second: AtomicBool::new(false),
         });
-        let requests = Arc::clone(&self.requests);
-        let service = service_fn(move |request| {
+        let (requests, spoken) = (Arc::clone(&self.requests), Arc::clone(&line));
+        let service = service_fn(move |request: Request<Incoming>| {
+            if request.version() == Version::HTTP_2 {
+                spoken.second.store(true, Ordering::Relaxed);
+            }
             let answer = Arc::clone(&requests).answer(request);
             async { Ok::<_, Infallible>(answer.await) }
         });
@@ -89,15 +124,15 @@ impl Connections {
                 // What a client does to its connection is no news; what a guest does is reported elsewhere.
                 _ = connection.as_mut() => return,
                 _ = leaving.wait_for(|leaving| *leaving) => {}
+                () = line.silent() => return,
             }
             line.heard.store(false, Ordering::Relaxed);
             let told = Instant::now();
-            loop {
+            while !line.second.load(Ordering::Relaxed) {
                 if timeout(QUIET, connection.as_mut()).await.is_ok() {
                     return;
                 }
-                let begun = line.unanswered.load(Ordering::Relaxed) && told.elapsed() < REST;
-                if !begun && !line.speaks() {
+                if !line.speaks(told.elapsed() < REST) {
                     break;
                 }
             }
@@ -121,11 +156,27 @@ impl Connections {
 // === impl Line ===
 
 impl Line {
-    /// Has it said something since this was last asked, or is there something unread?
-    fn speaks(&self) -> bool {
+    /// Has it said something since this was last asked, or is there something unread? Who has begun to say
+    /// something has to say the rest while there is `time`; what is inside a guest is not forgotten by whoever
+    /// asks.
+    fn speaks(&self, time: bool) -> bool {
+        let heard = self.heard.swap(false, Ordering::Relaxed);
+        let said = if self.unanswered.load(Ordering::Relaxed) {
+            time
+        } else {
+            heard
+        };
         // A line that cannot be asked has nothing to say.
-        self.heard.swap(false, Ordering::Relaxed)
-            || ioctl_fionread(&*self.stream()).is_ok_and(|bytes| bytes > 0)
+        said || ioctl_fionread(&*self.stream()).is_ok_and(|bytes| bytes > 0)
+    }
+
+    /// Returns when nothing was said for too long after it was opened.
+    async fn silent(&self) {
+        sleep(HEAD).await;
+        if self.heard.load(Ordering::Relaxed) {
+            // From here on it is hyper that counts.
+            pending::<()>().await;
+        }
     }
 
     fn stream(&self) -> MutexGuard<'_, TcpStream> {

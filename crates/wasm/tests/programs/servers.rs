@@ -1,8 +1,8 @@
 //! `wasi:http` servers: answers, instances, and leaving in good order.
 
-use std::io::{Read as _, Write as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use rustix::process::Signal;
@@ -150,7 +150,7 @@ fn those_who_find_no_room_to_wait_are_told_to_come_again() {
     let guest = server().http(|http| (http.concurrency, http.queue) = (1, 1));
     let mut server = Server::start(guest);
     let mut inside = server.connect();
-    ask(&mut inside, "/sleep/2000", "connection: close\r\n");
+    ask(&mut inside, "/sleep/5000", "connection: close\r\n");
     assert_eq!(server.guest.line(), "[1] asleep");
     // One of two finds room; which, only the server knows.
     let asked: Vec<_> = (0..2)
@@ -177,7 +177,7 @@ fn a_request_has_its_time_and_no_more() {
     if !root() {
         return;
     }
-    let server = Server::start(server().http(|http| http.timeout = Some(Duration::from_secs(2))));
+    let server = Server::start(server().http(|http| http.timeout = Some(Duration::from_secs(5))));
     assert_eq!(server.get("/sleep/60000").0, 504);
     assert_eq!(server.get("/drip/2"), (200, "dripdrip".into()));
     // What had begun cannot be taken back, but its end is missing.
@@ -191,7 +191,7 @@ fn a_request_has_its_time_and_no_more() {
     assert!(!text.contains("\r\n0\r\n"), "{text}");
     server.guest.signal(Signal::TERM);
     let stderr = server.guest.wait().stderr;
-    let ended = |path| format!("/guest.wasm: GET {path}: ended after 2s, the time it may take");
+    let ended = |path| format!("/guest.wasm: GET {path}: ended after 5s, the time it may take");
     assert!(stderr.contains(&ended("/sleep/60000")), "{stderr}");
     assert!(stderr.contains(&ended("/drip/x")), "{stderr}");
 }
@@ -258,6 +258,37 @@ fn no_request_that_was_sent_is_lost_when_the_server_leaves() {
 }
 
 #[test]
+fn a_client_of_http_2_that_never_pauses_is_told_to_go() {
+    if !root() {
+        return;
+    }
+    let server = Server::start(server().http(|http| http.drain = Duration::from_secs(60)));
+    // More requests than it could ever make in that time, one after the other over one connection.
+    let url = format!("http://127.0.0.1:{}/count?[1-9999999]", server.port);
+    let mut curl = Command::new("curl");
+    curl.args([
+        "-sS",
+        "--http2-prior-knowledge",
+        "--fail-early",
+        "-o",
+        "/dev/null",
+    ])
+    .args(["-w", "%{http_code}\n", &url])
+    .stdout(Stdio::piped());
+    let mut curl = curl.spawn().unwrap();
+    let mut codes = BufReader::new(curl.stdout.take().unwrap()).lines();
+    assert_eq!(codes.next().unwrap().unwrap(), "200");
+    server.guest.signal(Signal::TERM);
+    let codes: Vec<_> = codes.map(Result::unwrap).collect();
+    curl.wait().unwrap();
+    // The last one found nobody to connect to.
+    let (last, answered) = codes.split_last().unwrap();
+    assert_eq!(last, "000");
+    assert!(answered.iter().all(|code| code == "200"), "{answered:?}");
+    assert_eq!(server.guest.wait().code, 0);
+}
+
+#[test]
 fn each_request_has_an_instance_of_its_own_unless_told_otherwise() {
     if !root() {
         return;
@@ -319,7 +350,7 @@ fn told_to_stop_a_server_finishes_what_it_has() {
     idle.read_exact(&mut [0; 12]).unwrap();
     let mut busy = server.connect();
     // Whoever asks for a connection while the server leaves is refused only after a second.
-    ask(&mut busy, "/sleep/4000", "");
+    ask(&mut busy, "/sleep/8000", "");
     assert!(server.guest.line().ends_with("] asleep"));
     server.guest.signal(Signal::TERM);
     eventually("the listener to close", || {
