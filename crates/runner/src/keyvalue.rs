@@ -93,7 +93,10 @@ impl store::Host for Guest {
 
 impl store::HostBucket for Guest {
     fn get(&mut self, _: Resource<Bucket>, key: String) -> Answer<Option<Vec<u8>>> {
-        Ok(shelf().get(&key).map(<[u8]>::to_vec))
+        let shelf = shelf();
+        let value = shelf.get(&key);
+        shelf::fits(value)?;
+        Ok(value.map(<[u8]>::to_vec))
     }
 
     fn set(&mut self, _: Resource<Bucket>, key: String, value: Vec<u8>) -> Answer<()> {
@@ -153,6 +156,8 @@ impl batch::Host for Guest {
         keys: Vec<String>,
     ) -> Answer<Vec<Option<(String, Vec<u8>)>>> {
         let shelf = shelf();
+        // One key may be asked for many times.
+        shelf::fits(keys.iter().filter_map(|key| shelf.get(key)))?;
         let pair = |key: String| {
             let value = shelf.get(&key)?.to_vec();
             Some((key, value))

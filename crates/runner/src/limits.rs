@@ -44,14 +44,17 @@ pub(crate) fn expect(needs: Option<&ResourcesRequired>) {
 
 /// Counts memory of the runner's own that a guest fills, if it fits. For `what`, the line on stderr.
 pub(crate) fn take(bytes: u64, what: &str) -> bool {
-    let held = HELD.load(Ordering::Relaxed).saturating_add(bytes);
+    // First, so that of two who both fit only alone one is refused.
+    let before = HELD.fetch_add(bytes, Ordering::Relaxed);
+    let held = before.saturating_add(bytes);
     if let Some(limit) = limit()
         && held > room(limit)
     {
+        give_back(bytes);
         refuse(what, held, limit);
         return false;
     }
-    add(bytes);
+    tally::memory(held);
     true
 }
 

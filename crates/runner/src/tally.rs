@@ -1,16 +1,25 @@
 //! What the shim is told of the guest while it runs (`duet_wasm::Tally`). Telling may fail: the guest goes on.
 
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use duet_wasm::Tally;
 
 /// Where it is told.
 static TALLY: OnceLock<Tally> = OnceLock::new();
-/// The most memory so far, in bytes.
-static MEMORY: AtomicU64 = AtomicU64::new(0);
-static REQUESTS: AtomicU64 = AtomicU64::new(0);
-static TRAPS: AtomicU64 = AtomicU64::new(0);
+
+/// What was told last. Whoever counts tells it before the next one counts: a server has several threads.
+static COUNTS: Mutex<Counts> = Mutex::new(Counts {
+    memory: 0,
+    requests: 0,
+    traps: 0,
+});
+
+struct Counts {
+    /// The most so far, in bytes.
+    memory: u64,
+    requests: u64,
+    traps: u64,
+}
 
 /// Remembers where it is told. Without it nothing is.
 pub(crate) fn follow(tally: Tally) {
@@ -19,19 +28,27 @@ pub(crate) fn follow(tally: Tally) {
 
 /// The guest holds so many bytes now.
 pub(crate) fn memory(held: u64) {
-    if MEMORY.fetch_max(held, Ordering::Relaxed) < held {
+    let mut counts = counts();
+    if counts.memory < held {
+        counts.memory = held;
         drop(TALLY.get().map(|tally| tally.memory(held)));
     }
 }
 
 /// The guest is given one more request.
 pub(crate) fn request() {
-    let count = REQUESTS.fetch_add(1, Ordering::Relaxed) + 1;
-    drop(TALLY.get().map(|tally| tally.requests(count)));
+    let mut counts = counts();
+    counts.requests += 1;
+    drop(TALLY.get().map(|tally| tally.requests(counts.requests)));
 }
 
 /// The guest trapped once more, in these words.
 pub(crate) fn trap(words: &str) {
-    let count = TRAPS.fetch_add(1, Ordering::Relaxed) + 1;
-    drop(TALLY.get().map(|tally| tally.trap(count, words)));
+    let mut counts = counts();
+    counts.traps += 1;
+    drop(TALLY.get().map(|tally| tally.trap(counts.traps, words)));
+}
+
+fn counts() -> MutexGuard<'static, Counts> {
+    COUNTS.lock().unwrap_or_else(PoisonError::into_inner)
 }

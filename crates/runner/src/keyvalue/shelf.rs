@@ -103,6 +103,16 @@ impl Shelf {
     }
 }
 
+/// Whether there is room for copies of these values.
+pub(super) fn fits<'a>(values: impl IntoIterator<Item = &'a [u8]>) -> Result<(), Full> {
+    let sizes = values.into_iter().map(|value| size(value.len()));
+    let all = sizes.fold(0, u64::saturating_add);
+    room(all, all)?;
+    // The guest takes them over at once, and its own memory is counted.
+    limits::give_back(all);
+    Ok(())
+}
+
 /// Takes `more`, of which there are then `held`.
 fn room(held: u64, more: u64) -> Result<(), Full> {
     if held > LIMIT && more > 0 {
@@ -129,7 +139,11 @@ fn size(length: usize) -> u64 {
 impl fmt::Display for Full {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Store => write!(f, "the store is full: {} MiB", LIMIT >> 20),
+            Self::Store => write!(
+                f,
+                "this is more than the store has room for: {} MiB",
+                LIMIT >> 20
+            ),
             Self::Container => write!(f, "the container's memory limit leaves no room for it"),
         }
     }
@@ -168,6 +182,15 @@ mod tests {
         assert_eq!(shelf.set("key1".into(), vec![0; limit]), Err(Full::Store));
         assert_eq!(shelf.get("key0"), Some([0; 10].as_slice()));
         assert_eq!(shelf.get("key1"), None);
+    }
+
+    #[test]
+    fn copies_are_counted_before_they_are_made() {
+        let mut shelf = Shelf::new();
+        shelf.set("key".into(), vec![0; 1 << 20]).unwrap();
+        let value = shelf.get("key").unwrap();
+        assert_eq!(fits(shelf.get("key")), Ok(()));
+        assert_eq!(fits(std::iter::repeat_n(value, 65)), Err(Full::Store));
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! lets the others of its thread go first, and whoever watches its time can end it.
 
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, Thread};
 use std::time::Duration;
 
@@ -20,8 +20,8 @@ const TICK: Duration = Duration::from_millis(10);
 pub(crate) struct Clock {
     engine: Engine,
     inside: AtomicU32,
-    /// `None`: there can be no more threads.
-    thread: OnceLock<Option<Thread>>,
+    /// `None`: there was none to be had yet.
+    thread: Mutex<Option<Thread>>,
 }
 
 /// Keeps the clock ticking.
@@ -35,14 +35,17 @@ impl Clock {
         Arc::new(Self {
             engine,
             inside: AtomicU32::new(0),
-            thread: OnceLock::new(),
+            thread: Mutex::default(),
         })
     }
 
     /// Has the clock tick until what is returned is dropped.
     pub(crate) fn enter(self: &Arc<Self>) -> Inside {
         if self.inside.fetch_add(1, Ordering::AcqRel) == 0 {
-            let thread = self.thread.get_or_init(|| self.start());
+            let mut thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
+            if thread.is_none() {
+                *thread = self.start();
+            }
             // Costs a system call only if the clock has stopped.
             thread.iter().for_each(Thread::unpark);
         }
@@ -59,7 +62,7 @@ impl Clock {
             Ok(handle) => Some(handle.thread().clone()),
             Err(error) => {
                 say(&format!(
-                    "duet: requests that compute cannot be interrupted: no thread for a clock: {error}"
+                    "duet: requests that compute cannot be interrupted now: no thread for a clock: {error}"
                 ));
                 None
             }

@@ -141,7 +141,6 @@ impl Requests {
         self: &Arc<Self>,
         request: Request<Incoming>,
     ) -> Result<Response<Answered>, Unanswered> {
-        tally::request();
         let about = Arc::new(About {
             id: self.count.fetch_add(1, Ordering::Relaxed) + 1,
             method: request.method().clone(),
@@ -150,6 +149,7 @@ impl Requests {
         });
         let deadline = self.http.timeout.map(|limit| Instant::now() + limit);
         let place = self.place(deadline).await?;
+        tally::request();
         let (sender, mut answered) = oneshot::channel();
         let (server, of) = (Arc::clone(self), Arc::clone(&about));
         let mut call = Detached(Some(Box::pin(async move {

@@ -60,7 +60,7 @@ fn what_does_not_fit_is_refused_and_the_rest_stays() {
     for key in ["a", "b", "c"] {
         assert_eq!(unlimited.get(&format!("/fill/{key}/16777216")).1, "kept");
     }
-    let full = "Error::Other(\"the store is full: 64 MiB\")";
+    let full = "Error::Other(\"this is more than the store has room for: 64 MiB\")";
     assert_eq!(unlimited.get("/fill/d/16777216").1, full);
     assert_eq!(unlimited.get("/fill/a/1").1, "kept");
     assert_eq!(unlimited.get("/fill/d/16777216").1, "kept");
