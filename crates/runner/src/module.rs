@@ -40,8 +40,13 @@ pub(crate) fn run(inherited: Inherited, handoff: &Handoff) -> End {
         Ok(prepared) => prepared,
         Err(error) => return unfit(&error),
     };
-    // All calls are made on this thread: nothing waits for a runtime, but wasmtime looks for one.
-    let runtime = match tokio::runtime::Builder::new_current_thread().build() {
+    // All calls are made on this thread: nothing waits for a runtime, but wasmtime looks for one, and its preview
+    // 0 waits for its clock.
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    if old {
+        builder.enable_time();
+    }
+    let runtime = match builder.build() {
         Ok(runtime) => runtime,
         Err(error) => return End::Unfit(error.to_string()),
     };

@@ -97,9 +97,16 @@ impl Pending {
     /// Writes the lines that `bytes` completes, and keeps the rest.
     fn print(&mut self, bytes: &[u8]) -> io::Result<()> {
         let mut whole = Vec::new();
-        for part in bytes.split_inclusive(|byte| *byte == b'\n') {
+        for mut part in bytes.split_inclusive(|byte| *byte == b'\n') {
+            // Its end belongs to the last line that can be.
+            while self.line.len() + part.len() > LINE + 1 {
+                let (fits, rest) = part.split_at(LINE.saturating_sub(self.line.len()));
+                self.line.extend_from_slice(fits);
+                self.complete(&mut whole);
+                part = rest;
+            }
             self.line.extend_from_slice(part);
-            if part.ends_with(b"\n") || self.line.len() >= LINE {
+            if part.ends_with(b"\n") {
                 self.complete(&mut whole);
             }
         }

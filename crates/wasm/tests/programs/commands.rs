@@ -212,6 +212,18 @@ const OLD: &str = r#"(module
         (if (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 20)) (then unreachable))
         (call $exit (i32.const 200))))"#;
 
+/// One that waits for two clocks, a millisecond each, and ends with 42.
+const OLD_CLOCKS: &str = r#"(module
+    (import "wasi_unstable" "poll_oneoff" (func $poll (param i32 i32 i32 i32) (result i32)))
+    (import "wasi_unstable" "proc_exit" (func $exit (param i32)))
+    (memory (export "memory") 1)
+    (func (export "_start")
+        (i32.store (i32.const 24) (i32.const 1)) (i64.store (i32.const 32) (i64.const 1000000))
+        (i32.store (i32.const 80) (i32.const 1)) (i64.store (i32.const 88) (i64.const 1000000))
+        (if (call $poll (i32.const 0) (i32.const 1024) (i32.const 2) (i32.const 2048)) (then unreachable))
+        (if (i32.eqz (i32.load (i32.const 2048))) (then unreachable))
+        (call $exit (i32.const 42))))"#;
+
 #[test]
 fn a_module_of_preview_0_runs_too() {
     if !root() {
@@ -223,6 +235,7 @@ fn a_module_of_preview_0_runs_too() {
         (200, "old\n"),
         "{ended:?}"
     );
+    assert_eq!(Guest::wat(OLD_CLOCKS).run().code, 42);
     let address = SocketAddr::from(([127, 0, 0, 1], 0));
     let ended = Guest::wat(OLD).listen(address).run();
     assert_eq!(ended.code, 126, "{ended:?}");
