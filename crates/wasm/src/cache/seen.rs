@@ -26,7 +26,8 @@ const SETTLED: Duration = Duration::from_secs(2);
 #[derive(Debug, Default)]
 pub(super) struct Seen(Mutex<VecDeque<(Identity, Key)>>);
 
-/// What the kernel says of a file. No call can set the time of a file's last change back.
+/// What the kernel says of a file. No call can set the time of a file's last change back; but a file system that
+/// keeps none takes another for it, and stores through a mapping show at the first of a page only, in memory at none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Identity {
     inode: u64,
@@ -48,7 +49,7 @@ impl Seen {
     /// Keeps the `key` that `file` has, which was this before it was hashed, if nobody can have changed it meanwhile.
     pub(super) fn keep(&self, file: &File, before: Identity, key: Key, now: SystemTime) {
         let unchanged = Identity::of(file).is_ok_and(|after| after == before);
-        if !unchanged || !before.is_settled(now) {
+        if !unchanged || !before.is_settled(now) || !before.is_telling() || is_untrue(file) {
             return;
         }
         let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -71,6 +72,12 @@ impl Identity {
         })
     }
 
+    /// Whether the time of the last change is one of its own: images of EROFS and squashfs have none, and of two
+    /// that were built alike all files would be the same.
+    fn is_telling(&self) -> bool {
+        self.changed != self.modified
+    }
+
     fn is_settled(&self, now: SystemTime) -> bool {
         let seconds = u64::try_from(self.changed.0).unwrap_or(u64::MAX);
         let changed = SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds));
@@ -80,6 +87,17 @@ impl Identity {
     }
 }
 
+/// Whether the file's system may say what it likes, or keeps files in memory.
+fn is_untrue(file: &File) -> bool {
+    /// From `linux/magic.h`.
+    const UNTRUE: [i64; 3] = [
+        0x0102_1994, // tmpfs
+        0x8584_58f6, // ramfs
+        0x6573_5546, // FUSE
+    ];
+    rustix::fs::fstatfs(file).map_or(true, |system| UNTRUE.contains(&system.f_type))
+}
+
 #[cfg(test)]
 mod tests {
     use std::io::Write as _;
@@ -87,15 +105,34 @@ mod tests {
 
     use super::*;
 
+    /// A file on a disk.
+    fn file() -> File {
+        let own = std::env::current_exe().unwrap();
+        tempfile::tempfile_in(own.parent().unwrap()).unwrap()
+    }
+
+    /// That file, changed once more after it was written.
+    fn touched(file: File) -> File {
+        // Until the clock of its file system has moved on.
+        while !Identity::of(&file).unwrap().is_telling() {
+            let same = file.metadata().unwrap().permissions();
+            file.set_permissions(same).unwrap();
+        }
+        file
+    }
+
     #[test]
     fn a_file_that_stays_the_same_is_known_and_any_other_is_not() {
         let seen = Seen::default();
-        let mut file = tempfile::tempfile().unwrap();
+        let mut file = file();
         file.write_all(b"one").unwrap();
+        let file = touched(file);
         let identity = Identity::of(&file).unwrap();
         let later = SystemTime::now() + SETTLED * 2;
         // Too fresh: a write within the same tick would not show.
-        seen.keep(&file, identity, Key([1; 32]), SystemTime::now());
+        let now =
+            SystemTime::UNIX_EPOCH + Duration::from_secs(identity.changed.0.try_into().unwrap());
+        seen.keep(&file, identity, Key([1; 32]), now);
         assert_eq!(seen.key(&identity), None);
         seen.keep(&file, identity, Key([1; 32]), later);
         assert_eq!(seen.key(&identity), Some(Key([1; 32])));
@@ -113,12 +150,24 @@ mod tests {
     }
 
     #[test]
+    fn a_file_system_that_would_not_show_a_change_is_not_believed() {
+        let seen = Seen::default();
+        let later = SystemTime::now() + SETTLED * 2;
+        let mut image = file();
+        image.write_all(b"written at once").unwrap();
+        let memory = touched(tempfile::tempfile_in("/dev/shm").unwrap());
+        for file in [image, memory] {
+            let identity = Identity::of(&file).unwrap();
+            seen.keep(&file, identity, Key([1; 32]), later);
+            assert_eq!(seen.key(&identity), None);
+        }
+    }
+
+    #[test]
     fn there_is_a_bound() {
         let seen = Seen::default();
         let later = SystemTime::now() + SETTLED * 2;
-        let files: Vec<_> = (0..MOST + 1)
-            .map(|_| tempfile::tempfile().unwrap())
-            .collect();
+        let files: Vec<_> = (0..MOST + 1).map(|_| touched(file())).collect();
         let identity = |file| Identity::of(file).unwrap();
         for file in &files {
             seen.keep(file, identity(file), Key([1; 32]), later);
