@@ -172,34 +172,35 @@ fn last_capability() -> Result<u32, Error> {
 }
 
 fn sources(container: &Container) -> Result<(BTreeMap<PathBuf, SourceFacts>, Sources), Error> {
-    let mut table = None;
-    let (mut sources, mut held) = (BTreeMap::new(), BTreeMap::new());
+    let mut places = Vec::new();
     for mount in &container.mounts {
         let MountKind::Bind { source, .. } = &mount.kind else {
             continue;
         };
-        if table.is_none() {
-            let path = Path::new("/proc/thread-self/mountinfo");
-            table = Some(mount::table().map_err(Error::open("mount table", path))?);
+        match mount::place(source) {
+            Err(error) if kernel::is_absent(&error) => {}
+            place => places.push((source, place.map_err(Error::open("mount source", source))?)),
         }
-        let table = table.as_deref().unwrap_or_default();
-        let looked = look(source, table).map_err(Error::open("mount source", source))?;
-        if let Some((facts, place)) = looked {
-            sources.insert(source.clone(), facts);
-            held.insert(source.clone(), place);
-        }
+    }
+    let (mut sources, mut held) = (BTreeMap::new(), BTreeMap::new());
+    if places.is_empty() {
+        return Ok((sources, Sources(held)));
+    }
+    // Read after them: opening a place may have mounted it.
+    let path = Path::new("/proc/thread-self/mountinfo");
+    let table = mount::table().map_err(Error::open("mount table", path))?;
+    for (source, place) in places {
+        let (facts, place) = look(place, &table).map_err(Error::open("mount source", source))?;
+        sources.insert(source.clone(), facts);
+        held.insert(source.clone(), place);
     }
     Ok((sources, Sources(held)))
 }
 
-/// What a path leads to, and the place itself; nothing when it leads nowhere.
-fn look(source: &Path, table: &[Entry]) -> io::Result<Option<(SourceFacts, OwnedFd)>> {
-    let place = match file::place(source) {
-        Err(error) if kernel::is_absent(&error) => return Ok(None),
-        place => place?,
-    };
+/// What a place is, and the place itself.
+fn look(place: OwnedFd, table: &[Entry]) -> io::Result<(SourceFacts, OwnedFd)> {
     let id = file::mount_id(&place)?;
-    // The table is older than the look: what was mounted in between has no line.
+    // What was unmounted in between has no line.
     let mount = table.iter().find(|entry| entry.id == id);
     let filesystem = mount.map_or(Filesystem::Other, |entry| {
         Filesystem::from_name(&entry.fstype)
@@ -215,7 +216,7 @@ fn look(source: &Path, table: &[Entry]) -> io::Result<Option<(SourceFacts, Owned
         filesystem,
         below,
     };
-    Ok(Some((facts, place.into())))
+    Ok((facts, place.into()))
 }
 
 fn kind(kind: FileType) -> SourceKind {
@@ -296,14 +297,17 @@ mod tests {
     #[test]
     fn procfs_is_known_and_found_below_the_root() {
         let table = mount::table().unwrap();
-        let look = |path| Some(look(Path::new(path), &table).unwrap()?.0);
-        let proc = look("/proc").unwrap();
+        let look = |path| {
+            look(mount::place(Path::new(path)).unwrap(), &table)
+                .unwrap()
+                .0
+        };
+        let proc = look("/proc");
         assert_eq!(proc.filesystem, Filesystem::Proc);
         assert_eq!(proc.kind, SourceKind::Directory);
-        let root = look("/").unwrap();
+        let root = look("/");
         assert!(root.below.is_some());
-        assert_eq!(look("/no/such"), None);
-        let null = look("/dev/null").unwrap();
+        let null = look("/dev/null");
         assert_eq!(null.kind, SourceKind::Device);
     }
 }

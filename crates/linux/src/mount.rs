@@ -43,6 +43,20 @@ pub fn unmount_detach(target: &Path) -> io::Result<()> {
     Ok(rustix::mount::unmount(target, flags)?)
 }
 
+/// Opens a path as a place only, following links; what is mounted there on demand (autofs) is mounted, as it is
+/// not by `open(2)` with `O_PATH`.
+///
+/// # Errors
+///
+/// The kernel's.
+pub fn place(path: &Path) -> io::Result<OwnedFd> {
+    Ok(open_tree(
+        rustix::fs::CWD,
+        path,
+        OpenTreeFlags::OPEN_TREE_CLOEXEC,
+    )?)
+}
+
 /// Makes a detached copy of the mount at `path`, and of those below it when `recursive`.
 ///
 /// # Errors
