@@ -162,11 +162,11 @@ fn kills_who_looks(profile: &LinuxSeccomp) -> bool {
     let calls = profile.syscalls().as_deref().unwrap_or_default();
     LOOKING.iter().any(|name| {
         let names = |call: &&LinuxSyscall| call.names().iter().any(|own| own == name);
-        let mut named = calls.iter().filter(names).peekable();
-        match named.peek() {
-            None => kills(profile.default_action()),
-            Some(_) => named.any(|call| kills(call.action())),
-        }
+        let mut named = calls.iter().filter(names);
+        // Where arguments are asked for, others fall to the default.
+        let always = |call: &LinuxSyscall| call.args().as_ref().is_none_or(Vec::is_empty);
+        named.clone().any(|call| kills(call.action()))
+            || kills(profile.default_action()) && !named.any(always)
     })
 }
 

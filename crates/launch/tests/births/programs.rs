@@ -44,6 +44,11 @@ fn a_filter_that_kills_who_looks_for_the_program_kills_nobody() {
                    "syscalls": [{"names": names, "action": "SCMP_ACT_ALLOW"}]}),
             json!({"defaultAction": "SCMP_ACT_ALLOW",
                    "syscalls": [{"names": LOOKING, "action": "SCMP_ACT_KILL"}]}),
+            // With other arguments the default acts.
+            json!({"defaultAction": "SCMP_ACT_KILL_PROCESS",
+                   "syscalls": [{"names": names, "action": "SCMP_ACT_ALLOW"},
+                                {"names": LOOKING, "action": "SCMP_ACT_ALLOW",
+                                 "args": [{"index": 0, "value": 0x7fff_0000, "op": "SCMP_CMP_EQ"}]}]}),
         ] {
             spec["linux"]["seccomp"] = profile;
             assert_eq!(stage.run(&spec).code, 0, "{spec}");
