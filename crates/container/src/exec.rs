@@ -110,6 +110,7 @@ impl Actor {
                     }),
                     Err(error) => {
                         bury(&pidfd);
+                        body.ended(Some(&exec), pid, Exit::unseen());
                         Err(error)
                     }
                 }
@@ -148,6 +149,7 @@ impl Actor {
                     Ok((io, watch)) => Ok((pid, pidfd, io, watch)),
                     Err(error) => {
                         bury(&pidfd);
+                        self.body.ended(Some(&exec), pid, Exit::unseen());
                         Err(error)
                     }
                 }
