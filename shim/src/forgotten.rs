@@ -16,11 +16,9 @@ use crate::connections::Connections;
 use crate::end::{End, Last};
 use crate::sandbox::Sandboxes;
 
-/// How soon to look again while nobody is connected: 250 ms at first.
-const SOON: Duration = Duration::from_millis(250);
-
-/// Twice as long each time, up to 10 s: a containerd may be away for days.
-const LATE: Duration = Duration::from_secs(10);
+/// How soon to look again while nobody is connected: 500 ms. A containerd that comes back has cleaned up when
+/// the bundle is gone, and nothing of the pod may be left a second later.
+const AGAIN: Duration = Duration::from_millis(500);
 
 /// Asks for the end of the pod `id` whenever it has been forgotten; nothing is looked at and nobody
 /// woken while containerd is connected. Ends when there is nothing left to ask for.
@@ -44,15 +42,13 @@ pub(crate) async fn watch(
 /// Waits until nobody is connected, and somebody is again or the bundle is gone; says which.
 async fn is_forgotten(bundle: &Path, connections: &Connections) -> bool {
     connections.closed().await;
-    let mut pause = SOON;
     loop {
         if matches!(bundle.try_exists(), Ok(false)) {
             return true;
         }
-        if time::timeout(pause, connections.opened()).await.is_ok() {
+        if time::timeout(AGAIN, connections.opened()).await.is_ok() {
             return false;
         }
-        pause = LATE.min(pause * 2);
     }
 }
 
@@ -70,7 +66,7 @@ mod tests {
         let bundle = tempfile::tempdir().unwrap();
         let connections = Connections::none();
         let (forgotten, ()) = tokio::join!(is_forgotten(bundle.path(), &connections), async {
-            time::sleep(10 * LATE).await;
+            time::sleep(10 * AGAIN).await;
             std::fs::remove_dir(bundle.path()).unwrap();
         });
         assert!(forgotten);

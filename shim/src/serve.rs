@@ -47,14 +47,15 @@ pub(crate) fn run(flags: &Flags, pod: String) -> Result<(), Error> {
     if let Ok(bundle) = &bundle {
         logging::start(bundle, flags.debug);
     }
-    let result = bundle
+    let result = prepare().and_then(|listener| {
         // containerd may have been killed and come back, and removed it already.
-        .map_err(failed("finding the bundle"))
-        .and_then(|bundle| serve(prepare()?, flags, config(flags, pod, &bundle)?));
+        let bundle = bundle.map_err(failed("finding the bundle"))?;
+        serve(listener, flags, config(flags, pod, &bundle)?)
+    });
     if let Err(error) = &result {
-        // Nobody serves here: the next `start` need not ask.
-        drop(Socket::at(&flags.socket).remove());
-        // Standard error is /dev/null: this line is all that anybody will see.
+        // Nobody listens any more: it goes as that of any dead shim, unless another has it by now.
+        drop(Socket::at(&flags.socket).sweep_neighbours());
+        // Standard error is /dev/null: this line is all that anybody will see, if there is a bundle.
         tracing::error!(id = flags.id, error = error.chain(), "the shim ends");
     }
     result

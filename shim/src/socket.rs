@@ -177,7 +177,7 @@ impl Socket {
         Ok(behind)
     }
 
-    /// Removes the sockets beside this one whose shims are dead.
+    /// Removes the sockets in this one's folder whose shims are dead.
     ///
     /// containerd runs no `delete` for a shim that died before it could connect to it.
     pub(crate) fn sweep_neighbours(&self) -> io::Result<()> {
