@@ -213,13 +213,24 @@ async fn clean_up(
     }
     let files = volumes::remove(directory);
     let cgroup = if cgroup_parent.ends_with(".slice") {
-        // systemd keeps one that is empty.
-        let stop = vec!["stop".to_owned(), cgroup_parent.to_owned()];
-        program::run("systemctl", stop).await.map(drop)
+        stop_slice(cgroup_parent).await
     } else {
         machine::remove_cgroup(Path::new(cgroup_parent))
     };
     both(files, cgroup)
+}
+
+/// Stops a slice: systemd keeps one that is empty. One that nothing was ever made in it does not know.
+async fn stop_slice(slice: &str) -> Result<(), Error> {
+    let systemctl = |words: &[&str]| {
+        let words = [words, &[slice]].concat();
+        program::run("systemctl", words.into_iter().map(str::to_owned).collect())
+    };
+    let state = systemctl(&["show", "--property=ActiveState", "--value"]).await?;
+    if state.trim() == "inactive" {
+        return Ok(());
+    }
+    systemctl(&["stop"]).await.map(drop)
 }
 
 /// The first error counts; one that comes while cleaning up after it is shown beside it.

@@ -48,9 +48,14 @@ pub(super) async fn sweep(cri: &mut Cri, pods: &Path, socket: &Path) -> Result<(
         let Some(uid) = directory.file_name().and_then(|name| name.to_str()) else {
             continue;
         };
-        let orphaned = orphaned(&directory, socket);
-        let Some(_lock) = orphaned.map_err(Error::at("could not look at", &directory))? else {
-            continue;
+        let lock = orphaned(&directory, socket).map_err(Error::at("could not look at", &directory));
+        let _lock = match lock {
+            Ok(Some(lock)) => lock,
+            Ok(None) => continue,
+            Err(error) => {
+                step("left behind", &error.chain());
+                continue;
+            }
         };
         step("duet", &format!("removes the left-over pod {uid}"));
         let removed = async {
