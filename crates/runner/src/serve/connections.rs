@@ -22,7 +22,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use rustix::io::ioctl_fionread;
-use socket2::SockRef;
+use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
@@ -39,12 +39,12 @@ pub(crate) const QUIET: Duration = Duration::from_millis(20);
 /// (`TCP_DELACK_MAX`).
 const REST: Duration = Duration::from_millis(250);
 
-/// How long a client may take from one request to the end of the next one's head, and at most until its first
-/// byte: 75 s, as in nginx. Each connection is a descriptor and a buffer.
+/// How long a client may take from one request to the end of the next one's head, and at most until it is seen
+/// which HTTP it speaks: 75 s, as in nginx. Each connection is a descriptor and a buffer.
 const HEAD: Duration = Duration::from_secs(75);
 
-/// How long a client of HTTP/2 who was quiet for as long may take to say that it is there: 20 s.
-const PONG: Duration = Duration::from_secs(20);
+/// What a client of HTTP/2 says first (RFC 9113, 3.4).
+const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// Attends to connections.
 pub(crate) struct Connections {
@@ -65,10 +65,16 @@ struct Line {
     unanswered: AtomicBool,
     /// Whether the client speaks HTTP/2.
     second: AtomicBool,
+    /// Whether it is seen which HTTP the client speaks.
+    known: AtomicBool,
 }
 
 /// The end of a line that hyper has.
-struct End(Arc<Line>);
+struct End {
+    line: Arc<Line>,
+    /// How much of the [`PREFACE`] was heard.
+    preface: usize,
+}
 
 // === impl Connections ===
 
@@ -79,15 +85,11 @@ impl Connections {
             .http1()
             .timer(TokioTimer::new())
             .header_read_timeout(HEAD);
-        server
-            .http2()
-            .timer(TokioTimer::new())
-            .keep_alive_interval(HEAD)
-            .keep_alive_timeout(PONG);
         Self {
             server,
             requests,
-            patience,
+            // The kernel counts what is on its way, too: less than a minute would end clients that only stumble.
+            patience: patience.map(|patience| patience.max(HEAD)),
             leaving: watch::Sender::new(false),
         }
     }
@@ -96,14 +98,16 @@ impl Connections {
     pub(crate) fn attend(&self, stream: TcpStream) {
         // Answers are small and somebody waits for each.
         drop(stream.set_nodelay(true));
-        // Who asks and does not read the answer is not waited for longer than the answer may take: the kernel
-        // ends the connection.
-        drop(SockRef::from(&stream).set_tcp_user_timeout(self.patience));
+        // Who asks and does not read the answer, and who is gone without a word: the kernel ends the connection.
+        let socket = SockRef::from(&stream);
+        drop(socket.set_tcp_user_timeout(self.patience));
+        drop(socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(HEAD)));
         let line = Arc::new(Line {
             stream: Mutex::new(stream),
             heard: AtomicBool::new(false),
             unanswered: AtomicBool::new(false),
             second: AtomicBool::new(false),
+            known: AtomicBool::new(false),
         });
         let (requests, spoken) = (Arc::clone(&self.requests), Arc::clone(&line));
         let service = service_fn(move |request: Request<Incoming>| {
@@ -115,7 +119,7 @@ impl Connections {
         });
         let connection = self
             .server
-            .serve_connection(TokioIo::new(End(Arc::clone(&line))), service)
+            .serve_connection(TokioIo::new(End::of(&line)), service)
             .into_owned();
         let mut leaving = self.leaving.subscribe();
         tokio::spawn(async move {
@@ -170,10 +174,10 @@ impl Line {
         said || ioctl_fionread(&*self.stream()).is_ok_and(|bytes| bytes > 0)
     }
 
-    /// Returns when nothing was said for too long after it was opened.
+    /// Returns when for too long after it was opened nobody knows what is spoken.
     async fn silent(&self) {
         sleep(HEAD).await;
-        if self.heard.load(Ordering::Relaxed) {
+        if self.known.load(Ordering::Relaxed) {
             // From here on it is hyper that counts.
             pending::<()>().await;
         }
@@ -184,17 +188,42 @@ impl Line {
     }
 }
 
+// === impl End ===
+
+impl End {
+    fn of(line: &Arc<Line>) -> Self {
+        Self {
+            line: Arc::clone(line),
+            preface: 0,
+        }
+    }
+
+    /// Looks at what was said, until it is no beginning of a [`PREFACE`] or all of one.
+    fn look(&mut self, said: &[u8]) {
+        let rest = PREFACE.get(self.preface..).unwrap_or_default();
+        if said.len() < rest.len() && rest.starts_with(said) {
+            self.preface += said.len();
+        } else {
+            self.line.known.store(true, Ordering::Relaxed);
+        }
+    }
+}
+
 impl AsyncRead for End {
     fn poll_read(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
-        let read = Pin::new(&mut *self.0.stream()).poll_read(context, buffer);
-        if buffer.filled().len() > before {
-            self.0.heard.store(true, Ordering::Relaxed);
-            self.0.unanswered.store(true, Ordering::Relaxed);
+        let read = Pin::new(&mut *self.line.stream()).poll_read(context, buffer);
+        let said = buffer.filled().get(before..).unwrap_or_default();
+        if !said.is_empty() {
+            self.line.heard.store(true, Ordering::Relaxed);
+            self.line.unanswered.store(true, Ordering::Relaxed);
+            if !self.line.known.load(Ordering::Relaxed) {
+                self.look(said);
+            }
         }
         read
     }
@@ -207,15 +236,15 @@ impl AsyncWrite for End {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        self.0.unanswered.store(false, Ordering::Relaxed);
-        Pin::new(&mut *self.0.stream()).poll_write(context, bytes)
+        self.line.unanswered.store(false, Ordering::Relaxed);
+        Pin::new(&mut *self.line.stream()).poll_write(context, bytes)
     }
 
     fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut *self.0.stream()).poll_flush(context)
+        Pin::new(&mut *self.line.stream()).poll_flush(context)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut *self.0.stream()).poll_shutdown(context)
+        Pin::new(&mut *self.line.stream()).poll_shutdown(context)
     }
 }

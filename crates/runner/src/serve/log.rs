@@ -96,11 +96,16 @@ impl Log {
 impl Pending {
     /// Writes the lines that `bytes` completes, and keeps the rest.
     fn print(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let whole = self.lines(bytes);
+        self.write(&whole)
+    }
+
+    fn lines(&mut self, bytes: &[u8]) -> Vec<u8> {
         let mut whole = Vec::new();
         for mut part in bytes.split_inclusive(|byte| *byte == b'\n') {
-            // Its end belongs to the last line that can be.
-            while self.line.len() + part.len() > LINE + 1 {
-                let (fits, rest) = part.split_at(LINE.saturating_sub(self.line.len()));
+            // Its end needs no room.
+            while self.line.len() + part.strip_suffix(b"\n").unwrap_or(part).len() > LINE {
+                let (fits, rest) = part.split_at(LINE - self.line.len());
                 self.line.extend_from_slice(fits);
                 self.complete(&mut whole);
                 part = rest;
@@ -110,7 +115,7 @@ impl Pending {
                 self.complete(&mut whole);
             }
         }
-        self.write(&whole)
+        whole
     }
 
     /// Writes a line that nobody has ended.
@@ -208,5 +213,41 @@ impl AsyncWrite for Log {
 
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_is_cut_where_it_is_said_however_it_comes() {
+        let long = [
+            vec![b'x'; LINE],
+            b"y\n".to_vec(),
+            b"z".repeat(LINE),
+            b"\n".to_vec(),
+        ]
+        .concat();
+        let expected = [
+            b"[7] ".to_vec(),
+            vec![b'x'; LINE],
+            b"\n[7] y\n[7] ".to_vec(),
+            b"z".repeat(LINE),
+            b"\n".to_vec(),
+        ]
+        .concat();
+        for size in [1, 4096, LINE, LINE + 1, 3 * LINE] {
+            let mut pending = Pending {
+                stream: Stream::Stdout,
+                request: 7,
+                line: Vec::new(),
+            };
+            let whole: Vec<_> = long
+                .chunks(size)
+                .flat_map(|chunk| pending.lines(chunk))
+                .collect();
+            assert!(whole == expected, "pieces of {size}");
+        }
     }
 }
