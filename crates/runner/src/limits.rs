@@ -44,17 +44,23 @@ pub(crate) fn expect(needs: Option<&ResourcesRequired>) {
 
 /// Counts memory of the runner's own that a guest fills, if it fits. For `what`, the line on stderr.
 pub(crate) fn take(bytes: u64, what: &str) -> bool {
-    // First, so that of two who both fit only alone one is refused.
-    let before = HELD.fetch_add(bytes, Ordering::Relaxed);
-    let held = before.saturating_add(bytes);
-    if let Some(limit) = limit()
-        && held > room(limit)
-    {
-        give_back(bytes);
-        refuse(what, held, limit);
-        return false;
+    let limit = limit();
+    // Asked and counted at once: of two who both fit only alone one is refused.
+    let fits = |held: u64| {
+        let held = held.saturating_add(bytes);
+        limit
+            .is_none_or(|limit| held <= room(limit))
+            .then_some(held)
+    };
+    match HELD.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits) {
+        Ok(before) => tally::memory(before.saturating_add(bytes)),
+        Err(before) => {
+            if let Some(limit) = limit {
+                refuse(what, before.saturating_add(bytes), limit);
+            }
+            return false;
+        }
     }
-    tally::memory(held);
     true
 }
 

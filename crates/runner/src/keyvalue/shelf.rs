@@ -103,13 +103,12 @@ impl Shelf {
     }
 }
 
-/// Whether there is room for copies of these values.
+/// Whether so many copies of values are made at once. The guest takes them over, and its own memory is counted.
 pub(super) fn fits<'a>(values: impl IntoIterator<Item = &'a [u8]>) -> Result<(), Full> {
     let sizes = values.into_iter().map(|value| size(value.len()));
-    let all = sizes.fold(0, u64::saturating_add);
-    room(all, all)?;
-    // The guest takes them over at once, and its own memory is counted.
-    limits::give_back(all);
+    if sizes.fold(0, u64::saturating_add) > LIMIT {
+        return Err(Full::Store);
+    }
     Ok(())
 }
 

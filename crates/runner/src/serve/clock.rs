@@ -3,7 +3,7 @@
 //! Code of servers asks at each loop and call whether an epoch is over. At a tick, a guest that is computing
 //! lets the others of its thread go first, and whoever watches its time can end it.
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, Thread};
 use std::time::Duration;
@@ -22,6 +22,9 @@ pub(crate) struct Clock {
     inside: AtomicU32,
     /// `None`: there was none to be had yet.
     thread: Mutex<Option<Thread>>,
+    ticking: AtomicBool,
+    /// Whether it was said that there is none to be had.
+    said: AtomicBool,
 }
 
 /// Keeps the clock ticking.
@@ -36,12 +39,16 @@ impl Clock {
             engine,
             inside: AtomicU32::new(0),
             thread: Mutex::default(),
+            ticking: AtomicBool::new(false),
+            said: AtomicBool::new(false),
         })
     }
 
     /// Has the clock tick until what is returned is dropped.
     pub(crate) fn enter(self: &Arc<Self>) -> Inside {
-        if self.inside.fetch_add(1, Ordering::AcqRel) == 0 {
+        // One that could not be had is asked for again: those who spin inside would never leave.
+        let first = self.inside.fetch_add(1, Ordering::AcqRel) == 0;
+        if first || !self.ticking.load(Ordering::Relaxed) {
             let mut thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
             if thread.is_none() {
                 *thread = self.start();
@@ -59,11 +66,16 @@ impl Clock {
             .stack_size(64 << 10)
             .spawn(move || clock.tick());
         match thread {
-            Ok(handle) => Some(handle.thread().clone()),
+            Ok(handle) => {
+                self.ticking.store(true, Ordering::Relaxed);
+                Some(handle.thread().clone())
+            }
             Err(error) => {
-                say(&format!(
-                    "duet: requests that compute cannot be interrupted now: no thread for a clock: {error}"
-                ));
+                if !self.said.swap(true, Ordering::Relaxed) {
+                    say(&format!(
+                        "duet: requests that compute cannot be interrupted now: no thread for a clock: {error}"
+                    ));
+                }
                 None
             }
         }
