@@ -27,7 +27,8 @@ const SETTLED: Duration = Duration::from_secs(2);
 pub(super) struct Seen(Mutex<VecDeque<(Identity, Key)>>);
 
 /// What the kernel says of a file. No call can set the time of a file's last change back; but a file system that
-/// keeps none takes another for it, and stores through a mapping show at the first of a page only, in memory at none.
+/// keeps none takes another for it, and stores through a mapping show at the first of a page only, in memory at none
+/// (which is not seen below an overlay).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Identity {
     inode: u64,
@@ -72,10 +73,10 @@ impl Identity {
         })
     }
 
-    /// Whether the time of the last change is one of its own: images of EROFS and squashfs have none, and of two
-    /// that were built alike all files would be the same.
+    /// Whether the time of the last change is one of its own: images of EROFS and squashfs have none, layers that
+    /// are mounted without being unpacked have none or 0, and of two that were built alike all files would be the same.
     fn is_telling(&self) -> bool {
-        self.changed != self.modified
+        self.changed > self.modified
     }
 
     fn is_settled(&self, now: SystemTime) -> bool {
