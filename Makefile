@@ -108,7 +108,7 @@ shim-scenarios := cri:: sandboxes:: restarts:: kills:: user_namespaces::
 scenarios-2.x-shim: build test-needs tests-built $(call suite,sid)/containerd
 	@# A filter that fits no test would pass.
 	@for filter in $(shim-scenarios); do \
-	    $(CARGO) test -q -p duet-tests --test scenarios -- --list "$$filter" | grep -q ': test$$' || \
+	    $(CARGO) test -q -p duet-tests --test scenarios -- --list "$$filter" | grep ': test$$' >/dev/null || \
 	        { echo "no scenario is named $$filter" >&2; exit 1; }; \
 	done
 	$(call run-tests,scenarios deploy,DUET_TEST_SANDBOXER=shim \
