@@ -499,7 +499,7 @@ impl Body for Linux {
 
     fn update(&self, resources: &LinuxResources) -> Result<(), Error> {
         self.confined
-            .update(resources)
+            .update(&self.spec.reread(resources.clone()))
             .map_err(Error::cgroup("limit the container"))
     }
 

@@ -7,6 +7,7 @@ use crate::{
     document::Document,
     fields,
     process::Lifted,
+    tasks,
 };
 use oci_spec::runtime::{Linux, LinuxResources, LinuxSeccomp, Spec};
 use std::{
@@ -100,7 +101,15 @@ impl Container {
         let mut value = document.syntax(json)?;
         document.offered(&value, &fields::CONFIG)?;
         let lifted = Lifted::lift(document, "process.", value.get_mut("process"))?;
+        tasks::lift_unset(value.pointer_mut("/linux/resources"));
         Self::read(document, bundle, document.typed(value)?, lifted)
+    }
+
+    /// The limits of an update of this container, read as its own are: by the release of the specification
+    /// that it names.
+    #[must_use]
+    pub fn reread(&self, resources: LinuxResources) -> LinuxResources {
+        tasks::read(&self.oci_version, resources)
     }
 
     /// The number by which the host knows the user of one of the container's processes.
@@ -152,6 +161,7 @@ impl Container {
         let namespaces =
             Namespaces::read(document, linux.namespaces().as_deref().unwrap_or_default())?;
         let id_mappings = id_mappings(document, linux, &namespaces, &process, &mounts)?;
+        let resources = linux.resources().clone();
         Ok(Self {
             bundle: bundle.to_owned(),
             oci_version: spec.version().clone(),
@@ -175,7 +185,7 @@ impl Container {
                 Some(path) => CgroupsPath::read(document, path)?,
                 None => None,
             },
-            resources: linux.resources().clone(),
+            resources: resources.map(|resources| tasks::read(spec.version(), resources)),
             devices,
             seccomp: linux.seccomp().clone(),
             masked_paths: paths("maskedPaths", linux.masked_paths())?,

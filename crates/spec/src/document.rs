@@ -1,7 +1,7 @@
 //! One JSON document on its way to types: syntax, fields, types, and the errors that
 //! name it.
 
-use crate::{Error, fields};
+use crate::{Error, fields, tasks};
 use oci_spec::runtime::LinuxResources;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -17,15 +17,17 @@ pub(crate) struct Document<'a> {
     pub(crate) name: &'a str,
 }
 
-/// Reads the limits of an update request.
+/// Reads the limits of an update request. What a limit of no tasks means in it is for
+/// [`Container::reread`](crate::Container::reread) to say.
 ///
 /// # Errors
 ///
 /// [`Error`], naming the field.
 pub fn resources(json: &[u8]) -> Result<LinuxResources, Error> {
     let document = Document { name: "resources" };
-    let value = document.syntax(json)?;
+    let mut value = document.syntax(json)?;
     document.offered(&value, &fields::RESOURCES)?;
+    tasks::lift_unset(Some(&mut value));
     document.typed(value)
 }
 

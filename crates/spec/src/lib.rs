@@ -27,6 +27,7 @@ mod namespace;
 mod pod;
 mod process;
 mod scheduler;
+mod tasks;
 mod time;
 
 pub use capability::Capabilities;

@@ -27,6 +27,8 @@ pub(crate) struct Bundle<'a> {
     annotations: String,
     stdio: Stdio,
     memory: Option<u64>,
+    version: &'static str,
+    tasks: Option<i64>,
     hooks: String,
     seccomp: String,
     no_new_privileges: bool,
@@ -138,6 +140,8 @@ impl Rig {
             annotations: String::new(),
             stdio: Stdio::default(),
             memory: None,
+            version: "1.1.0",
+            tasks: None,
             hooks: String::new(),
             seccomp: "null".to_owned(),
             no_new_privileges: false,
@@ -227,6 +231,12 @@ impl Bundle<'_> {
         self
     }
 
+    /// Gives its bundle a version of the specification and a limit of tasks.
+    pub(crate) fn tasks(mut self, version: &'static str, limit: i64) -> Self {
+        (self.version, self.tasks) = (version, Some(limit));
+        self
+    }
+
     /// Adds a hook: its list, its path and arguments, and what else its JSON says.
     pub(crate) fn hook(mut self, moment: &str, args: &[&str], more: &str) -> Self {
         let comma = if self.hooks.is_empty() { "" } else { "," };
@@ -257,13 +267,22 @@ impl Bundle<'_> {
             .iter()
             .map(|kind| format!("{{\"type\":\"{kind}\"}}"))
             .collect();
-        let resources = match self.memory {
-            Some(bytes) => format!(r#"{{"memory":{{"limit":{bytes},"swap":{bytes}}}}}"#),
-            None => "{}".to_owned(),
+        let memory = match self.memory {
+            Some(bytes) => format!(r#""memory":{{"limit":{bytes},"swap":{bytes}}}"#),
+            None => String::new(),
         };
+        let tasks = match self.tasks {
+            Some(limit) => format!(r#""pids":{{"limit":{limit}}}"#),
+            None => String::new(),
+        };
+        let resources = [memory, tasks]
+            .into_iter()
+            .filter(|limit| !limit.is_empty());
+        let resources = resources.collect::<Vec<_>>().join(",");
+        let version = self.version;
         let caps = r#"["CAP_KILL","CAP_SETUID","CAP_SETGID","CAP_DAC_OVERRIDE"]"#;
         let config = format!(
-            r#"{{"ociVersion":"1.1.0","root":{{"path":"rootfs"}},
+            r#"{{"ociVersion":"{version}","root":{{"path":"rootfs"}},
             "process":{{"terminal":{},"noNewPrivileges":{},"args":{:?},"cwd":"/","user":{{"uid":0,"gid":0}},
                 "env":["PATH=/bin","TERM=xterm"],
                 "capabilities":{{"bounding":{caps},"effective":{caps},"permitted":{caps}}}}},
@@ -274,7 +293,7 @@ impl Bundle<'_> {
                 {{"destination":"/dev/pts","type":"devpts","source":"devpts",
                     "options":["nosuid","noexec","newinstance","ptmxmode=0666","mode=0620"]}}],
             "annotations":{{{}}},"hooks":{{{}}},
-            "linux":{{"cgroupsPath":"{}/{}","resources":{resources},"seccomp":{},
+            "linux":{{"cgroupsPath":"{}/{}","resources":{{{resources}}},"seccomp":{},
                 "namespaces":[{}]}}}}"#,
             self.stdio.terminal,
             self.no_new_privileges,
