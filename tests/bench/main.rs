@@ -6,7 +6,7 @@
 //! adds to its pod. Nothing here passes or fails: the promises are in SPECIFICATION.md.
 //!
 //! `duet-bench [ROUNDS] [FILE.json]`; 40 rounds without, and with 0 only the memory. `DUET_BENCH_BEFORE` may
-//! name a folder with Duet's programs as they were: they are asked the first two questions too.
+//! name a folder with Duet's programs as they were: they are asked the first three questions too.
 //! `duet-bench serving WASMTIME [ROUNDS]` asks servers instead (`make bench-serving`).
 #![forbid(unsafe_code)]
 
@@ -131,7 +131,7 @@ impl Stage {
         let dir = node.scratch().join(name);
         fs::create_dir(&dir).expect("our own folder");
         let holder = holder();
-        let specs = Specs::new(node, &dir, name, holder.id());
+        let specs = Specs::new(node, name, holder.id());
         let bundle =
             Bundle::new(&dir.join("pod"), Some(&specs.native(name))).expect("our own folder");
         let shim = Shim::start(node.daemon(), program, node.namespace(), name, &bundle)
@@ -230,14 +230,26 @@ fn large_modules(node: &Node, rounds: usize) -> Table {
         "duet-large",
         &machine::binary("containerd-shim-duet-v1"),
     );
+    let before = before().map(|program| Stage::new(node, "before-large", &program));
     let made = |module| move |specs: &Specs, id: &str| specs.made_and_over(id, module);
-    let subjects: Vec<Subject<'_>> = vec![
-        ("800 kB", Box::new(|| duet.life(made(Module::Middling)))),
-        ("26 MB", Box::new(|| duet.life(made(Module::Huge)))),
-        ("a small module", Box::new(|| duet.life(Specs::wasm))),
-    ];
+    let mut subjects: Vec<Subject<'_>> = Vec::new();
+    if let Some(before) = &before {
+        subjects.push((
+            "before, 800 kB",
+            Box::new(|| before.life(made(Module::Middling))),
+        ));
+        subjects.push((
+            "before, 26 MB",
+            Box::new(|| before.life(made(Module::Huge))),
+        ));
+        subjects.push(("before, small", Box::new(|| before.life(Specs::wasm))));
+    }
+    subjects.push(("800 kB", Box::new(|| duet.life(made(Module::Middling)))));
+    subjects.push(("26 MB", Box::new(|| duet.life(made(Module::Huge)))));
+    subjects.push(("a small module", Box::new(|| duet.life(Specs::wasm))));
     let question = "Task API: the same, of modules that were compiled before";
     let table = bench::interleaved(question, rounds, subjects);
+    before.into_iter().for_each(Stage::close);
     duet.close();
     table
 }

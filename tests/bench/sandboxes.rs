@@ -102,7 +102,7 @@ impl<'n> Place<'n> {
         let dir = node.scratch().join(name);
         fs::create_dir(&dir).expect("our own folder");
         let network = holder();
-        let specs = Specs::new(node, &dir, name, network.id());
+        let specs = Specs::new(node, name, network.id());
         Self {
             node,
             dir,

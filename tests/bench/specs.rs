@@ -1,12 +1,16 @@
 //! The `config.json` files of the measurements: what containerd writes, seccomp included,
 //! with a pod's namespaces by path as its CRI plugin has them.
 
-use std::fmt::{self, Write as _};
-use std::fs;
+use std::fmt;
+use std::fs::File;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+use std::{env, fs};
 
-use duet_tests::{Node, image, template};
+use duet_tests::{Node, guests, image, template};
 use serde_json::{Value, json};
+use tempfile::TempDir;
 
 /// A wasm container that waits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,12 +46,14 @@ pub(crate) struct Specs {
     native_root: PathBuf,
     wasm_root: PathBuf,
     cgroup: String,
+    _roots: TempDir,
 }
 
 impl Specs {
     /// Takes the template from a container that containerd really makes, and unpacks the
-    /// root filesystems below `dir`. The pod's namespaces are those of process `holder`.
-    pub(crate) fn new(node: &Node, dir: &Path, pod: &str, holder: u32) -> Self {
+    /// root filesystems where programs are built: on a disk, as on a node, whatever the state is on.
+    /// The pod's namespaces are those of process `holder`.
+    pub(crate) fn new(node: &Node, pod: &str, holder: u32) -> Self {
         let mut template = template::config(node);
         for namespace in template["linux"]["namespaces"]
             .as_array_mut()
@@ -67,8 +73,13 @@ impl Specs {
             "io.kubernetes.cri.sandbox-id": pod,
         });
         template["process"]["terminal"] = json!(false);
+        let own = env::current_exe().expect("procfs is mounted");
+        let roots = tempfile::Builder::new()
+            .prefix("bench-")
+            .tempdir_in(own.parent().expect("a program is in a folder"))
+            .expect("the folder of our own program is writable");
         let unpack = |name: &str| {
-            let root = dir.join(name.replace([':', '/'], "-"));
+            let root = roots.path().join(name.replace([':', '/'], "-"));
             fs::create_dir(&root).expect("our own folder");
             let images = image::all();
             let image = images
@@ -85,6 +96,7 @@ impl Specs {
             native_root,
             wasm_root,
             cgroup,
+            _roots: roots,
         }
     }
 
@@ -163,7 +175,7 @@ impl Specs {
         let name = format!("{module:?}-{waits}.wasm").to_lowercase();
         let path = self.wasm_root.join(&name);
         if !path.exists() {
-            fs::write(&path, module.bytes(waits)).expect("our own folder");
+            unpacked(&path, &module.bytes(waits)).expect("our own folder");
         }
         let mut spec = self.spec(id, &self.wasm_root, &[&format!("/{name}")], &[]);
         if !waits {
@@ -193,6 +205,13 @@ impl Specs {
         spec["linux"]["cgroupsPath"] = json!(format!("{}/{id}", self.cgroup));
         spec
     }
+}
+
+/// Writes a file as an image is unpacked: with the time of its making, which was earlier.
+fn unpacked(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    let mut file = File::create(path)?;
+    file.write_all(bytes)?;
+    file.set_modified(SystemTime::UNIX_EPOCH)
 }
 
 fn namespaces(spec: &mut Value) -> impl Iterator<Item = &mut Value> {
@@ -240,52 +259,9 @@ impl fmt::Display for Idle {
 impl Module {
     fn bytes(self, waits: bool) -> Vec<u8> {
         match self {
-            Self::Middling => made(1_000, 300 << 10, waits),
-            Self::Large => made(8_000, 4 << 20, waits),
-            Self::Huge => made(30_000, 11 << 20, waits),
+            Self::Middling => guests::made(1_000, 300 << 10, waits),
+            Self::Large => guests::made(8_000, 4 << 20, waits),
+            Self::Huge => guests::made(30_000, 11 << 20, waits),
         }
     }
-}
-
-/// A module with so many functions of half a KiB each, 1 000 of them in a table, and so many bytes of data.
-/// It waits, or ends at once.
-///
-/// Its bytes are shared by all who run it, and so is what wasmtime keeps for each function (36 bytes).
-fn made(functions: u32, data: u32, waits: bool) -> Vec<u8> {
-    let mut text = String::from(
-        r#"(module
-  (import "wasi_snapshot_preview1" "poll_oneoff" (func $poll (param i32 i32 i32 i32) (result i32)))
-  (memory (export "memory") 208)
-  (table 1000 funcref)
-  (func (export "_start")
-"#,
-    );
-    if waits {
-        text.push_str(
-            ";; One subscription, all zero: the real-time clock, but for how long: for years.
-            (i64.store (i32.const 24) (i64.const 0x0fff_ffff_ffff_ffff))
-            (drop (call $poll (i32.const 0) (i32.const 64) (i32.const 1) (i32.const 128)))",
-        );
-    }
-    text.push_str(")\n");
-    for number in 0..functions {
-        let _infallible = write!(
-            text,
-            "  (func $f{number} (param i32) (result i32) (local.get 0)"
-        );
-        for step in 0..88_u32 {
-            let constant = number.wrapping_mul(40_503).wrapping_add(step * 9_973) | 1 << 20;
-            let operation = ["add", "xor", "mul"][step as usize % 3];
-            let _infallible = write!(text, "(i32.{operation} (i32.const {constant}))");
-        }
-        text.push_str(")\n");
-    }
-    text.push_str("  (elem (i32.const 0)");
-    for number in 0..1_000 {
-        let _infallible = write!(text, " $f{number}");
-    }
-    text.push_str(")\n  (data (i32.const 65536) \"");
-    text.extend((0..data).map(|place: u32| char::from(b'a' + (place % 23) as u8)));
-    text.push_str("\"))");
-    wat::parse_str(&text).expect("it is a module")
 }

@@ -1,6 +1,8 @@
 //! The wasm programs of the tests: committed beside their sources, rebuilt by
 //! `tests/guests/build.sh`.
 
+use std::fmt::Write as _;
+
 /// A wasm program.
 #[derive(Debug, Clone, Copy)]
 pub struct Guest {
@@ -70,4 +72,52 @@ pub fn random_bytes() -> Vec<u8> {
 #[must_use]
 pub fn truncated() -> Vec<u8> {
     PROBE.bytes[..PROBE.bytes.len() / 2].to_vec()
+}
+
+/// A module with so many functions of half a KiB each, 1 000 of them in a table, and so many bytes of data.
+/// It waits, or ends at once.
+///
+/// Its bytes are shared by all who run it, and so is what wasmtime keeps for each function (36 bytes).
+///
+/// # Panics
+///
+/// Never: its text is a module's.
+#[must_use]
+pub fn made(functions: u32, data: u32, waits: bool) -> Vec<u8> {
+    let mut text = String::from(
+        r#"(module
+  (import "wasi_snapshot_preview1" "poll_oneoff" (func $poll (param i32 i32 i32 i32) (result i32)))
+  (memory (export "memory") 208)
+  (table 1000 funcref)
+  (func (export "_start")
+"#,
+    );
+    if waits {
+        text.push_str(
+            ";; One subscription, all zero: the real-time clock, but for how long: for years.
+            (i64.store (i32.const 24) (i64.const 0x0fff_ffff_ffff_ffff))
+            (drop (call $poll (i32.const 0) (i32.const 64) (i32.const 1) (i32.const 128)))",
+        );
+    }
+    text.push_str(")\n");
+    for number in 0..functions {
+        let _infallible = write!(
+            text,
+            "  (func $f{number} (param i32) (result i32) (local.get 0)"
+        );
+        for step in 0..88_u32 {
+            let constant = number.wrapping_mul(40_503).wrapping_add(step * 9_973) | 1 << 20;
+            let operation = ["add", "xor", "mul"][step as usize % 3];
+            let _infallible = write!(text, "(i32.{operation} (i32.const {constant}))");
+        }
+        text.push_str(")\n");
+    }
+    text.push_str("  (elem (i32.const 0)");
+    for number in 0..1_000 {
+        let _infallible = write!(text, " $f{number}");
+    }
+    text.push_str(")\n  (data (i32.const 65536) \"");
+    text.extend((0..data).map(|place: u32| char::from(b'a' + (place % 23) as u8)));
+    text.push_str("\"))");
+    wat::parse_str(&text).expect("it is a module")
 }
