@@ -102,7 +102,7 @@ const UNSAFE: [(&str, &str); 4] = [
 ];
 
 /// Licences that code of ours may be linked with.
-const LICENCES: [&str; 13] = [
+const LICENCES: [&str; 14] = [
     "0BSD",
     "Apache-2.0",
     "Apache-2.0 WITH LLVM-exception",
@@ -110,6 +110,7 @@ const LICENCES: [&str; 13] = [
     "BSD-2-Clause",
     "BSD-3-Clause",
     "CC0-1.0",
+    "CDLA-Permissive-2.0",
     "ISC",
     "MIT",
     "MIT-0",

@@ -7,6 +7,7 @@ mod apparmor;
 mod births;
 mod cri;
 mod events;
+mod https;
 mod images;
 mod kills;
 mod left;

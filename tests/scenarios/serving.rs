@@ -1,9 +1,60 @@
 //! `wasi:http` servers in containers: what annotations ask for holds, and the log says what happened.
 
+use std::io::{Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
+
 use duet_tests::ctr::Task;
 use duet_tests::{Node, image, wait};
 
 const POD: &str = "io.containerd.duet.v1.pod=serving";
+
+/// The component of the tests in the machine's own network, where a test can listen, too.
+pub(crate) struct Server<'n> {
+    pub(crate) task: Task<'n>,
+    port: u16,
+}
+
+// === impl Server ===
+
+impl<'n> Server<'n> {
+    /// Starts it with options of `ctr run`, at a port that nobody listens on just now.
+    pub(crate) fn start(node: &'n Node, name: &str, options: &[&str]) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let port = listener.local_addr().expect("it is bound").port();
+        drop(listener);
+        let address = format!("io.containerd.duet.v1.http.listen=127.0.0.1:{port}");
+        let task = node
+            .container(name)
+            .image(image::GUESTS)
+            .with(&["--net-host", "--annotation", &address])
+            .with(options)
+            .args(&["/server.wasm"])
+            .start();
+        wait::until("the component to listen", || {
+            TcpStream::connect(("127.0.0.1", port)).ok()
+        });
+        Self { task, port }
+    }
+
+    /// The body of its answer.
+    pub(crate) fn get(&self, path: &str) -> String {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).expect("it listens");
+        let request = format!("GET {path} HTTP/1.0\r\nhost: guest\r\n\r\n");
+        stream.write_all(request.as_bytes()).expect("it listens");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("it answers");
+        let (_head, body) = answer.split_once("\r\n\r\n").expect("an answer");
+        body.to_owned()
+    }
+
+    /// Tells it to stop: what is on its stderr.
+    pub(crate) fn end(self) -> String {
+        self.task.kill("SIGTERM");
+        let ended = self.task.wait();
+        assert_eq!(ended.code, 0, "{ended:?}");
+        ended.stderr
+    }
+}
 
 /// Asks a path of the server, and tells what busybox's wget says.
 fn ask(client: &Task<'_>, path: &str) -> (i32, String) {

@@ -15,6 +15,7 @@ use crate::guest::{Guest, STACK};
 use crate::imports::{imports, linker};
 use crate::limits;
 use crate::module::unfit;
+use crate::outgoing::roots;
 use crate::serve;
 use crate::signals::Signals;
 
@@ -63,6 +64,9 @@ fn tell(component: &Component, handoff: &Handoff) {
     limits::expect(component.resources_required().as_ref());
     if imports(component, "wasi:config/") {
         config::remember(handoff);
+    }
+    if imports(component, "wasi:http/outgoing-handler") {
+        roots::remember(handoff);
     }
 }
 

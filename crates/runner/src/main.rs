@@ -20,7 +20,7 @@
 //! | `limits.rs` | growing memory past the container's limit |
 //! | `tally.rs` | what the shim is told: memory, requests, traps |
 //! | `serve.rs`, `serve/` | `wasi:http` servers |
-//! | `outgoing.rs` | the guest's own http requests |
+//! | `outgoing.rs`, `outgoing/` | the guest's own http requests |
 #![forbid(unsafe_code)]
 
 mod component;

@@ -1,4 +1,12 @@
-//! The guest's own http requests: plain HTTP/1.1, one connection each.
+//! The guest's own http requests, one connection each: HTTP/1.1, and HTTP/2 where a server of https offers it.
+//!
+//! | File | What for |
+//! | --- | --- |
+//! | `tls.rs` | https |
+//! | `roots.rs` | whose certificates are believed |
+
+pub(crate) mod roots;
+mod tls;
 
 use std::error::Error as _;
 use std::pin::Pin;
@@ -6,19 +14,21 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::header::HOST;
 use http::uri::{PathAndQuery, Scheme};
-use http::{Request, Response, Uri};
+use http::{Request, Response, Uri, Version};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
-use hyper::client::conn::http1;
+use hyper::client::conn::{http1, http2};
+use hyper_util::rt::TokioExecutor;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep, timeout};
+use wasmtime_wasi::runtime::{AbortOnDropJoinHandle, spawn};
 use wasmtime_wasi_http::io::TokioIo;
 use wasmtime_wasi_http::p2::bindings::http::types::ErrorCode;
 use wasmtime_wasi_http::{Error, RequestOptions, WasiBody, WasiHttpHooks};
-
-use crate::end::say;
 
 /// How long each stage of a request may take unless the guest says otherwise: 10 minutes, as in wasmtime.
 const PATIENCE: Duration = Duration::from_secs(600);
@@ -71,54 +81,104 @@ impl WasiHttpHooks for Outgoing {
     }
 }
 
-async fn send(mut request: Request<WasiBody>, options: RequestOptions) -> Result<Sent, Error> {
+/// A connection to whoever is asked: who takes its request, and what moves its bytes until the guest has the whole
+/// answer or drops it.
+struct Line {
+    sender: Sender,
+    driver: Driver,
+}
+
+enum Sender {
+    First(http1::SendRequest<WasiBody>),
+    Second(http2::SendRequest<WasiBody>),
+}
+
+type Driver = AbortOnDropJoinHandle<Result<(), Error>>;
+
+// === impl Line ===
+
+impl Line {
+    async fn open(host: &str, port: u16, secret: bool) -> Result<Self, Error> {
+        let stream = TcpStream::connect((host, port))
+            .await
+            .map_err(lookup_or_connect)?;
+        stream.set_nodelay(true).map_err(Error::Connect)?;
+        if !secret {
+            return Self::first(stream).await;
+        }
+        let stream = tls::handshake(host, stream).await?;
+        if tls::is_second(&stream) {
+            let executor = TokioExecutor::new();
+            let (sender, connection) = http2::handshake(executor, TokioIo::new(stream)).await?;
+            let driver = spawn(async move { connection.await.map_err(tls::of_hyper) });
+            let sender = Sender::Second(sender);
+            return Ok(Self { sender, driver });
+        }
+        Self::first(stream).await
+    }
+
+    async fn first<S>(stream: S) -> Result<Self, Error>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+        let driver = spawn(async move { connection.await.map_err(tls::of_hyper) });
+        let sender = Sender::First(sender);
+        Ok(Self { sender, driver })
+    }
+}
+
+// === impl Sender ===
+
+impl Sender {
+    async fn send(&mut self, mut request: Request<WasiBody>) -> Result<Response<Incoming>, Error> {
+        let sent = match self {
+            Self::First(sender) => {
+                // Only a proxy is sent the whole URI; for everybody else the host is in its header.
+                let path = request.uri().path_and_query().cloned();
+                *request.uri_mut() = Uri::from(path.unwrap_or(PathAndQuery::from_static("/")));
+                sender.send_request(request).await
+            }
+            Self::Second(sender) => {
+                // Here the host is in the URI.
+                request.headers_mut().remove(HOST);
+                *request.version_mut() = Version::HTTP_2;
+                sender.send_request(request).await
+            }
+        };
+        sent.map_err(tls::of_hyper)
+    }
+}
+
+async fn send(request: Request<WasiBody>, options: RequestOptions) -> Result<Sent, Error> {
     let authority = request
         .uri()
         .authority()
         .ok_or(Error::HttpRequestUriInvalid)?
         .clone();
-    if request.uri().scheme() == Some(&Scheme::HTTPS) {
-        // Once per request and not once per process: whoever reads the log may come late.
-        say(&format!(
-            "duet: https://{authority} was asked for, and outgoing https is not offered yet"
-        ));
-        return Err(Error::InternalError(Some(
-            "outgoing https is not offered".into(),
-        )));
-    }
-    let port = authority.port_u16().unwrap_or(80);
+    let secret = request.uri().scheme() == Some(&Scheme::HTTPS);
+    let port = authority
+        .port_u16()
+        .unwrap_or(if secret { 443 } else { 80 });
     // An IPv6 address has brackets in a URI and none in a lookup.
     let host = authority
         .host()
         .trim_start_matches('[')
         .trim_end_matches(']');
 
-    let connect = async {
-        let stream = TcpStream::connect((host, port))
-            .await
-            .map_err(lookup_or_connect)?;
-        stream.set_nodelay(true).map_err(Error::Connect)?;
-        Ok(http1::handshake(TokioIo::new(stream)).await?)
-    };
     let limit = options.connect_timeout.unwrap_or(PATIENCE);
-    let (mut sender, connection) = timeout(limit, connect)
+    let mut line = timeout(limit, Line::open(host, port, secret))
         .await
         .unwrap_or(Err(Error::ConnectionTimeout))?;
-    // It ends with the response's body, or when the guest drops it.
-    let driver =
-        wasmtime_wasi::runtime::spawn(async move { connection.await.map_err(Error::from) });
-
-    // Only a proxy is sent the whole URI; for everybody else the host is in its header.
-    let path = request.uri().path_and_query().cloned();
-    *request.uri_mut() = Uri::from(path.unwrap_or(PathAndQuery::from_static("/")));
 
     let limit = options.first_byte_timeout.unwrap_or(PATIENCE);
-    let response = timeout(limit, sender.send_request(request))
+    let response = timeout(limit, line.sender.send(request))
         .await
-        .map_err(|_| Error::ConnectionReadTimeout)??;
+        .map_err(|_| Error::ConnectionReadTimeout)?
+        .inspect_err(|error| tls::complaint(host, error))?;
     let limit = options.between_bytes_timeout.unwrap_or(PATIENCE);
     let response = response.map(|body| Patient::new(body, limit).boxed_unsync());
-    Ok((response, Box::new(driver)))
+    Ok((response, Box::new(line.driver)))
 }
 
 /// A failed lookup comes out of `connect` as an error without a number.
@@ -162,7 +222,7 @@ impl Body for Patient {
         if let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(context) {
             let again = Instant::now() + self.limit;
             self.over.as_mut().reset(again);
-            return Poll::Ready(frame.map(|frame| frame.map_err(Error::from)));
+            return Poll::Ready(frame.map(|frame| frame.map_err(tls::of_hyper)));
         }
         ready!(self.over.as_mut().poll(context));
         Poll::Ready(Some(Err(Error::ConnectionReadTimeout)))

@@ -3,7 +3,12 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use wasi::http::types::{Fields, IncomingRequest, OutgoingBody, OutgoingResponse, ResponseOutparam};
+use wasi::http::outgoing_handler;
+use wasi::http::types::{
+    ErrorCode, Fields, IncomingRequest, OutgoingBody, OutgoingRequest, OutgoingResponse, ResponseOutparam, Scheme,
+};
+use wasi::sockets::instance_network;
+use wasi::sockets::ip_name_lookup::resolve_addresses;
 
 struct Server;
 
@@ -38,6 +43,8 @@ impl wasi::exports::http::incoming_handler::Guest for Server {
             "spin" => loop {
                 std::hint::black_box(&SERVED);
             },
+            "ask" => ask(rest).unwrap_or_else(|error| format!("{error:?}")),
+            "flood" => flood(rest).to_string(),
             "drip" => return drip(out, rest),
             "trap" => unreachable!("as told"),
             "silence" => return drop(out),
@@ -47,7 +54,9 @@ impl wasi::exports::http::incoming_handler::Guest for Server {
         let body = response.body().expect("the first time");
         ResponseOutparam::set(out, Ok(response));
         if let Ok(stream) = body.write() {
-            let _ = stream.blocking_write_and_flush(text.as_bytes());
+            for part in text.as_bytes().chunks(4096) {
+                let _ = stream.blocking_write_and_flush(part);
+            }
         }
         let _ = OutgoingBody::finish(body, None);
     }
@@ -67,4 +76,34 @@ fn drip(out: ResponseOutparam, count: &str) {
     }
     drop(stream);
     let _ = OutgoingBody::finish(body, None);
+}
+
+/// Asks somebody else: `SCHEME/AUTHORITY/PATH`. The status of the answer, and its body.
+fn ask(url: &str) -> Result<String, ErrorCode> {
+    let (scheme, rest) = url.split_once('/').ok_or(ErrorCode::HttpRequestUriInvalid)?;
+    let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
+    let bad = |()| ErrorCode::HttpRequestUriInvalid;
+    let scheme = if scheme == "https" { Scheme::Https } else { Scheme::Http };
+    let request = OutgoingRequest::new(Fields::new());
+    request.set_scheme(Some(&scheme)).map_err(bad)?;
+    request.set_authority(Some(authority)).map_err(bad)?;
+    request.set_path_with_query(Some(&format!("/{path}"))).map_err(bad)?;
+    let pending = outgoing_handler::handle(request, None)?;
+    pending.subscribe().block();
+    let response = pending.get().expect("it is there").expect("the first time")?;
+    let body = response.consume().expect("the first time");
+    let stream = body.stream().expect("the first time");
+    let mut text = format!("{} ", response.status()).into_bytes();
+    while let Ok(bytes) = stream.blocking_read(64 << 10) {
+        text.extend_from_slice(&bytes);
+    }
+    Ok(String::from_utf8_lossy(&text).into_owned())
+}
+
+/// Looks up so many names at the same time; how many it could begin with.
+fn flood(count: &str) -> usize {
+    let network = instance_network::instance_network();
+    let look = |number| resolve_addresses(&network, &format!("name-{number}.test")).ok();
+    let all: Vec<_> = (0..count.parse().expect("a number")).map_while(|number: u32| look(number)).collect();
+    all.len()
 }
