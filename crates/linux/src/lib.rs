@@ -12,6 +12,7 @@
 //! | `dispositions.rs` | `rt_sigaction(2)`, to ask | nix and rustix only set, libc hides two signals | – |
 //! | `heap.rs` | `malloc_trim(3)` | not wrapped | – |
 //! | `owner.rs` | `ioctl_ns(2)`: the user namespace of another | not wrapped | Linux 4.9 |
+//! | `shared.rs` | `mmap(2)` of a number in a file | unsafe in both | – |
 //! | `text.rs` | `madvise(2)` on the program itself | unsafe in both | – |
 //!
 //! The other `unsafe` code of the workspace is the child half of a birth (`duet-child`), which
@@ -49,6 +50,8 @@ pub mod process;
 pub mod program;
 #[expect(unsafe_code, reason = "seccomp(2) has no safe wrapper")]
 pub mod seccomp;
+#[expect(unsafe_code, reason = "mmap(2) has no safe wrapper")]
+pub mod shared;
 pub mod signals;
 #[expect(unsafe_code, reason = "madvise(2) has no safe wrapper")]
 pub mod text;

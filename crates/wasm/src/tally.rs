@@ -14,12 +14,14 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::FileExt as _;
+use std::sync::atomic::AtomicU64;
 
+use duet_linux::shared;
 use rustix::fs::{SealFlags, fcntl_add_seals};
 
 use crate::handoff::memory_file;
 
-const REQUESTS: u64 = 8;
+const REQUESTS: usize = 8;
 const TRAPS: u64 = 16;
 const TRAP: u64 = 24;
 /// How long a trap's line may be.
@@ -73,13 +75,13 @@ impl Tally {
         self.0.write_all_at(&bytes.to_ne_bytes(), 0)
     }
 
-    /// Tells how many requests there were.
+    /// Where the number of requests is told, from now on without a system call for each.
     ///
     /// # Errors
     ///
-    /// As for [`Tally::memory`].
-    pub fn requests(&self, count: u64) -> io::Result<()> {
-        self.0.write_all_at(&count.to_ne_bytes(), REQUESTS)
+    /// As for [`Tally::memory`], or when the kernel maps nothing more.
+    pub fn requests(&self) -> io::Result<&'static AtomicU64> {
+        shared::number(&self.0, REQUESTS)
     }
 
     /// Tells of a trap, the `count`th; of `words` the first line counts.
@@ -115,7 +117,7 @@ impl Tally {
         let trap = (!line.is_empty()).then(|| String::from_utf8_lossy(line).into_owned());
         Ok(Told {
             memory: number(0)?,
-            requests: number(REQUESTS)?,
+            requests: number(REQUESTS as u64)?,
             traps: number(TRAPS)?,
             trap,
         })
@@ -130,6 +132,8 @@ impl AsFd for Tally {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::Ordering;
+
     use super::*;
 
     #[test]
@@ -138,7 +142,7 @@ mod tests {
         assert_eq!(tally.told().unwrap(), Told::default());
         tally.memory(1).unwrap();
         tally.memory(1 << 20).unwrap();
-        tally.requests(3).unwrap();
+        tally.requests().unwrap().fetch_add(3, Ordering::Relaxed);
         tally.trap(1, "a long first line of a trap").unwrap();
         tally.trap(2, "short\n0: and its backtrace").unwrap();
         assert_eq!(
