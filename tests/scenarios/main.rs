@@ -23,3 +23,4 @@ mod user_namespaces;
 mod volumes;
 mod wasm;
 mod wasm_execs;
+mod wasm_limits;

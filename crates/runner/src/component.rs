@@ -18,6 +18,7 @@ use crate::module::unfit;
 use crate::outgoing::roots;
 use crate::serve;
 use crate::signals::Signals;
+use crate::threads;
 
 /// Runs the component to its end.
 pub(crate) fn run(inherited: Inherited, handoff: &Handoff, signals: Signals) -> End {
@@ -44,6 +45,7 @@ pub(crate) fn run(inherited: Inherited, handoff: &Handoff, signals: Signals) -> 
         .enable_time()
         // A guest waits for a few things at a time; the default has room for 1024.
         .max_io_events_per_tick(64)
+        .max_blocking_threads(threads::MOST)
         .on_thread_park(end_of_start);
     // An epoll instance and its friends only for those who can name a socket.
     if imports(&component, "wasi:sockets/") || imports(&component, "wasi:http/") {

@@ -33,6 +33,9 @@ pub(crate) enum End {
 // === impl End ===
 
 impl End {
+    /// The exit code when it is our fault.
+    pub(crate) const UNFIT: u8 = 125;
+
     /// What an error that came out of a running guest means.
     pub(crate) fn of(error: &wasmtime::Error) -> Self {
         match error.downcast_ref::<I32Exit>() {
@@ -70,7 +73,7 @@ impl End {
             }
             Self::Unfit(words) => {
                 say(&format!("{name}: {words}"));
-                ExitCode::from(125)
+                ExitCode::from(Self::UNFIT)
             }
         }
     }

@@ -18,6 +18,7 @@
 //! | `keyvalue.rs`, `keyvalue/` | `wasi:keyvalue` |
 //! | `imports.rs` | what components can be linked with |
 //! | `limits.rs` | growing memory past the container's limit |
+//! | `threads.rs` | how many threads there are for a guest, and what if there are none |
 //! | `tally.rs` | what the shim is told: memory, requests, traps |
 //! | `serve.rs`, `serve/` | `wasi:http` servers |
 //! | `outgoing.rs`, `outgoing/` | the guest's own http requests |
@@ -37,6 +38,7 @@ mod preview1;
 mod serve;
 mod signals;
 mod tally;
+mod threads;
 
 use std::ffi::OsStr;
 use std::io;
@@ -76,6 +78,7 @@ fn main() -> ExitCode {
                 .report("duet-runner");
         }
     };
+    threads::may_be_scarce(&handoff.name);
     let end = match Signals::install() {
         Err(error) => End::Unfit(format!("cannot handle signals: {error}")),
         Ok(signals) => match handoff.format {

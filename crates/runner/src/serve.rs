@@ -43,6 +43,7 @@ pub(crate) use crate::serve::instances::load;
 pub(crate) use crate::serve::log::Logs;
 use crate::serve::requests::Requests;
 use crate::signals::Signals;
+use crate::threads::{MOST, can_be_had};
 
 /// How many connections may wait to be accepted: as many as the kernel allows by default.
 const BACKLOG: u32 = 4096;
@@ -112,7 +113,8 @@ fn threads() -> usize {
 
 fn runtime() -> io::Result<Runtime> {
     let threads = threads();
-    let mut builder = if threads == 1 {
+    // tokio panics if it cannot have the first of several.
+    let mut builder = if threads == 1 || !can_be_had() {
         tokio::runtime::Builder::new_current_thread()
     } else {
         tokio::runtime::Builder::new_multi_thread()
@@ -122,6 +124,7 @@ fn runtime() -> io::Result<Runtime> {
         // Guests that compute may be all that a thread has to do for whole ticks of the clock: it looks
         // for others after a few, not after the 61 turns of those who take microseconds.
         .event_interval(4)
+        .max_blocking_threads(MOST)
         .enable_all()
         .build()
 }

@@ -26,6 +26,8 @@ pub(crate) struct Guest {
     typing: bool,
     /// What the shell does before it becomes the runner.
     first: &'static str,
+    /// What becomes the runner after the shell.
+    under: &'static [&'static str],
 }
 
 /// A guest that runs. Killed when it is dropped.
@@ -170,6 +172,7 @@ impl Guest {
             limit: "/dev/null".into(),
             typing: false,
             first: ":",
+            under: &[],
         }
     }
 
@@ -208,6 +211,19 @@ impl Guest {
         self
     }
 
+    /// Has a user of its own, who may have no second thread.
+    pub(crate) fn of_one_thread(mut self) -> Self {
+        self.under = &[
+            "prlimit",
+            "--nproc=1",
+            "setpriv",
+            "--reuid=61234",
+            "--regid=61234",
+            "--clear-groups",
+        ];
+        self
+    }
+
     pub(crate) fn config(mut self, name: &str, value: &str) -> Self {
         self.handoff.config.insert(name.into(), value.into());
         self
@@ -240,11 +256,13 @@ impl Guest {
                 "$FIRST; exec \"$@\" 3<\"$ENTRY\" 4<\"$HANDOFF\" 5<\"$LIMIT\" 6<>\"$TALLY\"",
                 "sh",
             ])
+            .args(self.under)
             .arg(runner())
             .args(self.handoff.argv.iter().skip(1))
             .env_clear()
             .env("ENTRY", path(entry.as_raw_fd()))
             .env("HANDOFF", path(handoff.as_raw_fd()))
+            .env("PATH", "/usr/bin:/bin")
             .env("LIMIT", &self.limit)
             .env("FIRST", self.first)
             .env("TALLY", path(tally.as_fd().as_raw_fd()))

@@ -3,6 +3,7 @@
 use std::io::Write as _;
 
 use crate::harness::{Guest, root};
+use crate::servers::Server;
 
 #[test]
 fn growth_past_the_limit_fails_and_says_so_and_follows_a_change() {
@@ -128,4 +129,54 @@ fn more_can_be_waited_for_than_descriptors_can_be_open() {
     );
     let ended = guest.ulimit("ulimit -n 64").run();
     assert_eq!((ended.code, ended.stderr.as_str()), (0, ""));
+}
+
+#[test]
+fn a_guest_that_opens_all_it_can_is_told_when_there_is_no_more() {
+    if !root() {
+        return;
+    }
+    // Opens the root folder until it cannot, and ends with the number of the error: 29 is `io`, for EMFILE has no
+    // other name in what preview 1 is made of.
+    let guest = Guest::wat(
+        r#"(module
+            (import "wasi_snapshot_preview1" "proc_exit" (func $exit (param i32)))
+            (import "wasi_snapshot_preview1" "path_open"
+                (func $open (param i32 i32 i32 i32 i32 i64 i64 i32 i32) (result i32)))
+            (memory (export "memory") 1)
+            (data (i32.const 8) ".")
+            (func (export "_start") (local $error i32)
+                (loop $next
+                    (local.set $error (call $open (i32.const 3) (i32.const 0) (i32.const 8) (i32.const 1)
+                        (i32.const 0) (i64.const 0) (i64.const 0) (i32.const 0) (i32.const 0)))
+                    (br_if $next (i32.eqz (local.get $error))))
+                (call $exit (local.get $error))))"#,
+    );
+    let ended = guest.ulimit("ulimit -n 64").run();
+    assert_eq!((ended.code, ended.stderr.as_str()), (29, ""));
+}
+
+#[test]
+fn a_guest_that_may_have_no_thread_is_told_so_and_a_server_serves_without() {
+    if !root() {
+        return;
+    }
+    // Standard input is read by a thread of its own.
+    let guest = Guest::named("probe-p2.wasm").args(["upper"]).stdin(b"x");
+    let ended = guest.of_one_thread().run();
+    assert_eq!(ended.code, 125, "{ended:?}");
+    for words in [
+        "/guest.wasm: the guest reads",
+        "its limit of processes is reached",
+    ] {
+        assert!(ended.stderr.contains(words), "{ended:?}");
+    }
+    assert!(!ended.stderr.contains("panicked"), "{ended:?}");
+
+    let server = Server::start(Guest::named("server.wasm").of_one_thread());
+    assert_eq!(server.get("/"), (200, "hello\n".into()));
+    assert_eq!(server.get("/env/NOTHING"), (200, String::new()));
+    let (code, stderr) = server.end();
+    assert_eq!(code, 0, "{stderr}");
+    assert!(stderr.contains("no thread for a clock"), "{stderr}");
 }

@@ -27,6 +27,13 @@ impl Server {
         Self { guest, port }
     }
 
+    /// Tells it to stop: its exit code, and what is on its stderr.
+    pub(crate) fn end(self) -> (i32, String) {
+        self.guest.signal(Signal::TERM);
+        let ended = self.guest.wait();
+        (ended.code, ended.stderr)
+    }
+
     fn connect(&self) -> TcpStream {
         let stream = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
