@@ -11,7 +11,8 @@
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use duet_cgroup::Host;
 use duet_spec::LinuxResources;
@@ -29,6 +30,12 @@ const THREADS: i64 = 64;
 /// Their share of a busy processor: an eighth of what a cgroup has that says nothing.
 const SHARES: u64 = 128;
 
+/// How long who is killed may take to end: 30 s. A compiler has gigabytes to give back, perhaps on a busy node.
+const END_LIMIT: Duration = Duration::from_secs(30);
+
+/// How long it is before who has entered after the others were killed is killed as well.
+const ROUND: Duration = Duration::from_millis(100);
+
 /// Makes the cgroup, and removes it.
 #[derive(Debug)]
 pub(crate) struct Workshop {
@@ -36,6 +43,8 @@ pub(crate) struct Workshop {
     children: Arc<Children>,
     path: PathBuf,
     place: Mutex<Place>,
+    /// Somebody has left.
+    left: Condvar,
 }
 
 /// The cgroup, and how many work in it.
@@ -68,6 +77,7 @@ impl Workshop {
             children,
             path: Self::path_of(std::process::id()),
             place: Mutex::default(),
+            left: Condvar::new(),
         }
     }
 
@@ -77,10 +87,22 @@ impl Workshop {
     }
 
     /// Ends who works there. Nobody works there afterwards.
+    ///
+    /// Each leaves when its compiler was reaped. A killed one is in no list before it has given all of its memory
+    /// back, and its cgroup cannot be removed as long.
     pub(crate) fn close(&self) {
+        let deadline = Instant::now() + END_LIMIT;
         let mut place = self.place();
         place.closed = true;
-        // Dropping it kills what is in it.
+        while place.rooms > 0 && Instant::now() < deadline {
+            if let Some(Err(error)) = place.cgroup.as_ref().map(|it| it.cgroup.kill()) {
+                tracing::debug!(%error, "a compiler takes long to end");
+            }
+            let waited = self
+                .left
+                .wait_timeout_while(place, ROUND, |it| it.rooms > 0);
+            (place, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        }
         place.cgroup = None;
     }
 
@@ -129,6 +151,7 @@ impl Drop for Tenant {
         place.rooms -= 1;
         if place.rooms == 0 {
             place.cgroup = None;
+            self.workshop.left.notify_all();
         }
     }
 }
@@ -148,4 +171,62 @@ fn limits() -> serde_json::Result<LinuxResources> {
         "cpu": {"shares": SHARES},
         "pids": {"limit": THREADS},
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read as _;
+    use std::process::{Command, Stdio};
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::thread;
+
+    use duet_wasm::Workshop as _;
+
+    use super::*;
+
+    #[test]
+    fn whoever_worked_there_has_left_when_it_is_closed() {
+        if !rustix::process::geteuid().is_root() {
+            eprintln!("skipped: needs root");
+            assert!(
+                std::env::var_os("DUET_TEST_REQUIRE").is_none(),
+                "DUET_TEST_REQUIRE is set: nothing may be skipped"
+            );
+            return;
+        }
+        let host = Host::detect().unwrap();
+        let workshop = Arc::new(Workshop::new(host, Arc::default()));
+        let room = Tenancy(Arc::clone(&workshop)).open().unwrap();
+        let tasks = room.tasks.clone();
+        let mut worker = Command::new("sh")
+            .args([
+                "-c",
+                "for file; do echo 0 >$file; done; echo; exec sleep 1000",
+                "sh",
+            ])
+            .args(&tasks)
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        worker.stdout.take().unwrap().read_exact(&mut [0]).unwrap();
+        let has_left = AtomicBool::new(false);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                let status = worker.wait().unwrap();
+                assert_eq!(
+                    std::os::unix::process::ExitStatusExt::signal(&status),
+                    Some(9)
+                );
+                has_left.store(true, Ordering::Relaxed);
+                drop(room);
+            });
+            workshop.close();
+            assert!(has_left.load(Ordering::Relaxed));
+        });
+        for file in tasks {
+            assert!(!file.exists(), "{}", file.display());
+        }
+        let refused = Tenancy(workshop).open().unwrap_err();
+        assert_eq!(refused.to_string(), "the pod ends");
+    }
 }
