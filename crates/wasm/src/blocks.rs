@@ -134,8 +134,10 @@ impl Table {
         let place = self.blocks.get_mut(self.next)?;
         let length = size.checked_next_multiple_of(PAGE)?;
         let access = ProtFlags::READ | ProtFlags::WRITE;
+        // It is about to be filled, and is replaced as a whole: a fault for each page would only take longer.
+        let flags = MapFlags::PRIVATE | MapFlags::POPULATE;
         // SAFETY: at an address of the kernel's choice, where nothing else is.
-        let mapped = unsafe { mmap_anonymous(ptr::null_mut(), length, access, MapFlags::PRIVATE) };
+        let mapped = unsafe { mmap_anonymous(ptr::null_mut(), length, access, flags) };
         let address = NonNull::new(mapped.ok()?.cast::<u8>())?;
         *place = Some(Block {
             address: address.as_ptr() as usize,
