@@ -78,6 +78,24 @@ fn read(stream: &mut TcpStream) -> (u16, String) {
     (status, body)
 }
 
+/// What a handler waits for until the test lets it go on.
+struct Gate(tempfile::TempDir);
+
+impl Gate {
+    fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    /// The path of a request whose handler waits.
+    fn wait(&self) -> String {
+        format!("/wait{}/open", self.0.path().display())
+    }
+
+    fn open(&self) {
+        std::fs::write(self.0.path().join("open"), "").unwrap();
+    }
+}
+
 fn server() -> Guest {
     Guest::named("server.wasm")
 }
@@ -157,25 +175,23 @@ fn those_who_find_no_room_to_wait_are_told_to_come_again() {
     let guest = server().http(|http| (http.concurrency, http.queue) = (1, 1));
     let mut server = Server::start(guest);
     let mut inside = server.connect();
-    ask(&mut inside, "/sleep/5000", "connection: close\r\n");
+    let gate = Gate::new();
+    ask(&mut inside, &gate.wait(), "connection: close\r\n");
     assert_eq!(server.guest.line(), "[1] asleep");
     // One of two finds room; which, only the server knows.
-    let asked: Vec<_> = (0..2)
-        .map(|_| {
-            let mut stream = server.connect();
-            ask(&mut stream, "/count", "connection: close\r\n");
-            std::thread::spawn(move || whole(&mut stream))
-        })
-        .collect();
-    let answers: Vec<_> = asked.into_iter().map(|one| one.join().unwrap()).collect();
-    let refused = |text: &&String| {
-        text.starts_with("HTTP/1.1 503 ") && text.contains("\r\nretry-after: 1\r\n")
-    };
-    assert_eq!(answers.iter().filter(refused).count(), 1, "{answers:?}");
-    assert!(
-        answers.iter().any(|text| text.starts_with("HTTP/1.1 200 ")),
-        "{answers:?}"
-    );
+    let (sender, answers) = std::sync::mpsc::channel();
+    for _ in 0..2 {
+        let mut stream = server.connect();
+        ask(&mut stream, "/count", "connection: close\r\n");
+        let sender = sender.clone();
+        std::thread::spawn(move || sender.send(whole(&mut stream)));
+    }
+    let refused = answers.recv_timeout(PATIENCE).unwrap();
+    assert!(refused.starts_with("HTTP/1.1 503 "), "{refused}");
+    assert!(refused.contains("\r\nretry-after: 1\r\n"), "{refused}");
+    gate.open();
+    let answered = answers.recv_timeout(PATIENCE).unwrap();
+    assert!(answered.starts_with("HTTP/1.1 200 "), "{answered}");
     assert_eq!(read(&mut inside), (200, "awake".into()));
 }
 
@@ -185,11 +201,12 @@ fn a_request_has_its_time_and_no_more() {
         return;
     }
     let server = Server::start(server().http(|http| http.timeout = Some(Duration::from_secs(5))));
-    assert_eq!(server.get("/sleep/60000").0, 504);
-    assert_eq!(server.get("/drip/2"), (200, "dripdrip".into()));
-    // What had begun cannot be taken back, but its end is missing.
-    let mut endless = server.connect();
+    let (mut late, mut endless) = (server.connect(), server.connect());
+    ask(&mut late, "/sleep/60000", "connection: close\r\n");
     ask(&mut endless, "/drip/x", "");
+    assert_eq!(server.get("/drip/2"), (200, "dripdrip".into()));
+    assert_eq!(read(&mut late).0, 504);
+    // What had begun cannot be taken back, but its end is missing.
     let text = whole(&mut endless);
     assert!(
         text.starts_with("HTTP/1.1 200 ") && text.contains("drip"),
@@ -230,7 +247,9 @@ fn no_request_that_was_sent_is_lost_when_the_server_leaves() {
         return;
     }
     const EACH: usize = 150;
-    let mut server = Server::start(server().http(|http| http.concurrency = 8));
+    let minute = Duration::from_secs(60);
+    let guest = server().http(|http| (http.concurrency, http.drain) = (8, minute));
+    let mut server = Server::start(guest);
     let mut first = server.connect();
     // A connection is kept by each of these, and they go on asking.
     let mut kept: Vec<_> = (0..EACH).map(|_| server.connect()).collect();
@@ -244,7 +263,8 @@ fn no_request_that_was_sent_is_lost_when_the_server_leaves() {
             stream.read_exact(&mut head[11..]).unwrap();
         }
     }
-    ask(&mut first, "/sleep/3000", "");
+    let gate = Gate::new();
+    ask(&mut first, &gate.wait(), "");
     assert!(server.guest.line().ends_with("asleep"));
     // These are at the door, some of them still outside.
     let mut fresh: Vec<_> = (0..EACH).map(|_| server.connect()).collect();
@@ -252,8 +272,6 @@ fn no_request_that_was_sent_is_lost_when_the_server_leaves() {
         ask(stream, "/sleep/5", "");
     }
     server.guest.signal(Signal::TERM);
-    let last = whole(&mut first);
-    assert!(last.contains("\r\nconnection: close\r\n"), "{last}");
     for stream in kept.iter_mut().chain(&mut fresh) {
         let text = whole(stream);
         assert!(
@@ -261,6 +279,9 @@ fn no_request_that_was_sent_is_lost_when_the_server_leaves() {
             "{text}"
         );
     }
+    gate.open();
+    let last = whole(&mut first);
+    assert!(last.contains("\r\nconnection: close\r\n"), "{last}");
     assert_eq!(server.guest.wait().code, 0);
 }
 
@@ -351,13 +372,13 @@ fn told_to_stop_a_server_finishes_what_it_has() {
     if !root() {
         return;
     }
-    let mut server = Server::start(server());
+    let mut server = Server::start(server().http(|http| http.drain = Duration::from_secs(60)));
     let mut idle = server.connect();
     ask(&mut idle, "/", "");
     idle.read_exact(&mut [0; 12]).unwrap();
     let mut busy = server.connect();
-    // Whoever asks for a connection while the server leaves is refused only after a second.
-    ask(&mut busy, "/sleep/8000", "");
+    let gate = Gate::new();
+    ask(&mut busy, &gate.wait(), "");
     assert!(server.guest.line().ends_with("] asleep"));
     server.guest.signal(Signal::TERM);
     eventually("the listener to close", || {
@@ -366,6 +387,7 @@ fn told_to_stop_a_server_finishes_what_it_has() {
     // The idle connection is closed while the busy one is still being served.
     idle.read_to_end(&mut Vec::new()).unwrap();
     assert!(server.guest.is_running());
+    gate.open();
     assert_eq!(read(&mut busy), (200, "awake".into()));
     let ended = server.guest.wait();
     assert_eq!((ended.code, ended.stderr.as_str()), (0, ""));

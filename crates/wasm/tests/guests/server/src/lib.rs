@@ -34,6 +34,13 @@ impl wasi::exports::http::incoming_handler::Guest for Server {
                 std::thread::sleep(Duration::from_millis(rest.parse().unwrap()));
                 "awake".to_owned()
             }
+            "wait" => {
+                println!("asleep");
+                while !std::fs::exists(format!("/{rest}")).unwrap() {
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+                "awake".to_owned()
+            }
             "complain" => {
                 eprint!("{rest}");
                 eprintln!(" indeed");
