@@ -1,8 +1,5 @@
 //! WASI preview 2: commands; and which components are servers.
 
-use std::sync::Once;
-
-use duet_linux::text;
 use duet_wasm::{Handoff, Inherited, engine_config, server_config};
 use wasmtime::component::Component;
 use wasmtime::{Config, Engine, Store};
@@ -16,6 +13,7 @@ use crate::imports::{imports, linker};
 use crate::limits;
 use crate::module::unfit;
 use crate::outgoing::roots;
+use crate::rest;
 use crate::serve;
 use crate::signals::Signals;
 use crate::threads;
@@ -46,7 +44,7 @@ pub(crate) fn run(inherited: Inherited, handoff: &Handoff, signals: Signals) -> 
         // A guest waits for a few things at a time; the default has room for 1024.
         .max_io_events_per_tick(64)
         .max_blocking_threads(threads::MOST)
-        .on_thread_park(end_of_start);
+        .on_thread_park(rest::end_of_start);
     // An epoll instance and its friends only for those who can name a socket.
     if imports(&component, "wasi:sockets/") || imports(&component, "wasi:http/") {
         runtime.enable_io();
@@ -70,15 +68,6 @@ fn tell(component: &Component, handoff: &Handoff) {
     if imports(component, "wasi:http/outgoing-handler") {
         roots::remember(handoff);
     }
-}
-
-/// A command that waits for the first time has started, and so have we: what only starting needed can go.
-///
-/// One that never waits is soon over, and keeps what it has.
-fn end_of_start() {
-    static ONCE: Once = Once::new();
-    // Memory that cannot be given back is kept.
-    ONCE.call_once(|| drop(text::unmap_own()));
 }
 
 /// What a component is.

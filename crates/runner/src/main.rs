@@ -19,6 +19,7 @@
 //! | `imports.rs` | what components can be linked with |
 //! | `limits.rs` | growing memory past the container's limit |
 //! | `threads.rs` | how many threads there are for a guest, and what if there are none |
+//! | `rest.rs` | what only starting needed |
 //! | `tally.rs` | what the shim is told: memory, requests, traps |
 //! | `serve.rs`, `serve/` | `wasi:http` servers |
 //! | `outgoing.rs`, `outgoing/` | the guest's own http requests |
@@ -35,6 +36,7 @@ mod module;
 mod outgoing;
 mod preview0;
 mod preview1;
+mod rest;
 mod serve;
 mod signals;
 mod tally;

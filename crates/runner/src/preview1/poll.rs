@@ -15,9 +15,13 @@ use wiggle::{GuestMemory, GuestPtr};
 
 use super::descriptors::Descriptor;
 use super::{Preview1, streams};
+use crate::rest;
 
 /// How many things a guest may wait for at once: 65,536. Each takes memory of the runner's.
 const MOST: Size = 1 << 16;
+
+/// How long a wait is after which the program's pages are worth to be fetched again: 100 ms.
+const LONG: Duration = Duration::from_millis(100);
 
 /// What one subscription waits for.
 enum Wait {
@@ -175,6 +179,9 @@ impl Preview1 {
         }
         loop {
             let left = end.map(|end| end.saturating_duration_since(Instant::now()));
+            if left.is_none_or(|left| left >= LONG) {
+                rest::end_of_start();
+            }
             let left = left.and_then(|left| Timespec::try_from(left).ok());
             match poll(&mut fds, left.as_ref()) {
                 Ok(_) => {}
