@@ -13,6 +13,7 @@ mod kills;
 mod left;
 mod logs;
 mod pods;
+mod preview3;
 mod refusals;
 mod restarts;
 mod sandboxes;

@@ -47,6 +47,18 @@ pub const SERVER: Guest = Guest {
     bytes: include_bytes!("../../crates/wasm/tests/guests/server.wasm"),
 };
 
+/// WASI preview 3, in Rust: does what its first argument says. `duet-wasm`'s own.
+pub const PROBE_P3: Guest = Guest {
+    name: "probe-p3.wasm",
+    bytes: include_bytes!("../../crates/wasm/tests/guests/probe-p3.wasm"),
+};
+
+/// A `wasi:http` service of preview 3, in Rust. `duet-wasm`'s own.
+pub const SERVER_P3: Guest = Guest {
+    name: "server-p3.wasm",
+    bytes: include_bytes!("../../crates/wasm/tests/guests/server-p3.wasm"),
+};
+
 /// A `wasi:http` component that checks a token and asks 127.0.0.1: the example's own.
 pub const AMBASSADOR: Guest = Guest {
     name: "ambassador.wasm",

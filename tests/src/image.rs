@@ -57,6 +57,8 @@ pub fn all() -> Vec<Image> {
         .file("/ambassador.wasm", guests::AMBASSADOR.bytes.to_vec(), 0o755)
         .file("/server.wasm", guests::SERVER.bytes.to_vec(), 0o755)
         .file("/probe-p2.wasm", guests::PROBE_P2.bytes.to_vec(), 0o755)
+        .file("/probe-p3.wasm", guests::PROBE_P3.bytes.to_vec(), 0o755)
+        .file("/server-p3.wasm", guests::SERVER_P3.bytes.to_vec(), 0o755)
         .file("/random.wasm", guests::random_bytes(), 0o755)
         .file("/truncated.wasm", guests::truncated(), 0o755)
         .file("/motd", b"a file of the image\n".to_vec(), 0o644)

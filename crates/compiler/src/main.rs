@@ -5,7 +5,8 @@
 //! with 2 and a sentence if it cannot work. A compiler is the largest thing that touches a stranger's
 //! bytes, so before the first of them it takes from itself what it does not need (`jail.rs`).
 //!
-//! For people: `duet-compiler < app.wasm > /dev/null` says what is wrong with a module.
+//! For people: `duet-compiler < app.wasm > /dev/null` says what is wrong with a module; with `DUET_PREVIEW3=true` in
+//! its environment a component may use preview 3.
 #![forbid(unsafe_code)]
 
 mod filter;
@@ -15,7 +16,7 @@ mod worlds;
 use std::io::{self, Read as _, Write as _};
 use std::process::ExitCode;
 
-use duet_wasm::{Format, detect, engine_config, server_config};
+use duet_wasm::{Format, Preview, detect, engine_config, server_config};
 use wasmtime::Engine;
 
 use crate::worlds::World;
@@ -49,15 +50,16 @@ fn compile() -> Result<(), Fault> {
         .lock()
         .read_to_end(&mut wasm)
         .map_err(|error| ours("stdin", &error))?;
-    let (format, world) = check(&wasm).map_err(Fault::Module)?;
+    let preview = Preview::of_this_process();
+    let (format, world) = check(&wasm, preview).map_err(Fault::Module)?;
 
     let pool = rayon::ThreadPoolBuilder::new()
         .num_threads(threads)
         .build()
         .map_err(|error| ours("threads", &error))?;
     let config = match world {
-        World::Command => engine_config(),
-        World::Server => server_config(),
+        World::Command => engine_config(preview),
+        World::Server => server_config(preview),
     };
     let engine = Engine::new(&config).map_err(|error| ours("engine", &error))?;
     let code = pool
@@ -73,7 +75,7 @@ fn compile() -> Result<(), Fault> {
 }
 
 /// Says what kind of module it is, or what is wrong with it.
-fn check(wasm: &[u8]) -> Result<(Format, World), String> {
+fn check(wasm: &[u8], preview: Preview) -> Result<(Format, World), String> {
     let Some(format) = detect(wasm) else {
         let head: Vec<_> = wasm
             .iter()
@@ -85,7 +87,7 @@ fn check(wasm: &[u8]) -> Result<(Format, World), String> {
             head.join(" ")
         ));
     };
-    Ok((format, worlds::check(wasm, format)?))
+    Ok((format, worlds::check(wasm, format, preview)?))
 }
 
 fn ours(what: &str, error: &dyn std::fmt::Display) -> Fault {

@@ -3,7 +3,7 @@
 //! Linking happens much later, in a running container; a module that can never link is refused
 //! when its container is created, with the import's name and world.
 
-use duet_wasm::{Format, HEAD};
+use duet_wasm::{Format, HEAD, Preview};
 use wasmparser::{Chunk, Parser, Payload, Validator, WasmFeatures};
 
 /// The functions of WASI preview 1.
@@ -34,6 +34,24 @@ const PREVIEW2: [(&str, &str); 7] = [
     ),
 ];
 
+/// The interfaces of preview 3 that are provided to who may have them, in version 0.3. Those of their names that
+/// are types alone (`wasi:cli/types`, `wasi:clocks/types`) need nobody.
+const PREVIEW3: [(&str, &str); 6] = [
+    (
+        "wasi:cli/",
+        "environment exit stdin stdout stderr terminal-input terminal-output terminal-stdin \
+            terminal-stdout terminal-stderr types",
+    ),
+    ("wasi:clocks/", "monotonic-clock system-clock types"),
+    ("wasi:filesystem/", "preopens types"),
+    ("wasi:http/", "client types"),
+    ("wasi:random/", "insecure insecure-seed random"),
+    ("wasi:sockets/", "ip-name-lookup types"),
+];
+
+/// What has to be said to whoever asks for preview 3 and may not have it.
+const ASK: &str = "which the annotation io.containerd.duet.v1.preview3: \"true\" provides";
+
 /// The drafts that are provided, each in the one version it was written down in.
 const DRAFTS: [&str; 4] = [
     "wasi:config/store@0.2.0-rc.1",
@@ -52,20 +70,35 @@ pub(crate) enum World {
 }
 
 /// Validates `wasm` and checks what it imports and exports.
-pub(crate) fn check(wasm: &[u8], format: Format) -> Result<World, String> {
-    Validator::new_with_features(features())
-        .validate_all(wasm)
-        .map_err(|error| {
-            if is_cut_off(wasm) {
-                format!("cut off after {} bytes", wasm.len())
-            } else {
-                format!("invalid at byte {:#x}: {}", error.offset(), error.message())
-            }
-        })?;
+pub(crate) fn check(wasm: &[u8], format: Format, preview: Preview) -> Result<World, String> {
+    let concurrent = match validate(wasm, features()) {
+        Ok(()) => false,
+        // Valid, with what only preview 3 has.
+        Err(_) if validate(wasm, features() | WasmFeatures::CM_ASYNC).is_ok() => true,
+        Err(why) => return Err(why),
+    };
     let names = names(wasm).map_err(|error| format!("unreadable: {error}"))?;
-    match format {
+    let world = match format {
         Format::Module => check_module(&names).map(|()| World::Command),
-        Format::Component => check_component(&names),
+        Format::Component => check_component(&names, preview),
+    }?;
+    if concurrent && preview == Preview::Two {
+        return Err(format!(
+            "has asynchronous functions, streams or futures: this is preview 3, {ASK}"
+        ));
+    }
+    Ok(world)
+}
+
+fn validate(wasm: &[u8], features: WasmFeatures) -> Result<(), String> {
+    match Validator::new_with_features(features).validate_all(wasm) {
+        Ok(_) => Ok(()),
+        Err(_) if is_cut_off(wasm) => Err(format!("cut off after {} bytes", wasm.len())),
+        Err(error) => Err(format!(
+            "invalid at byte {:#x}: {}",
+            error.offset(),
+            error.message()
+        )),
     }
 }
 
@@ -99,9 +132,14 @@ fn is_cut_off(wasm: &[u8]) -> bool {
     }
 }
 
-/// What wasmtime enables in a build and a configuration like ours.
+/// What wasmtime enables in a build and a configuration like ours, for preview 2.
 fn features() -> WasmFeatures {
     WasmFeatures::all()
+        - WasmFeatures::CM_ASYNC
+        - WasmFeatures::CM_ASYNC_STACKFUL
+        - WasmFeatures::CM_ERROR_CONTEXT
+        - WasmFeatures::CM_MORE_ASYNC_BUILTINS
+        - WasmFeatures::CM_THREADING
         - WasmFeatures::GC
         - WasmFeatures::EXCEPTIONS
         - WasmFeatures::LEGACY_EXCEPTIONS
@@ -190,54 +228,95 @@ fn check_module(names: &Names) -> Result<(), String> {
     Err("exports no \"_start\": a library or a reactor, not a command".to_owned())
 }
 
-fn check_component(names: &Names) -> Result<World, String> {
+fn check_component(names: &Names, preview: Preview) -> Result<World, String> {
     for (name, _) in &names.imports {
-        if !is_provided(name) {
-            return Err(format!(
-                "imports {name:?}, which nothing provides: a component gets WASI preview 2 \
-                 (cli, clocks, filesystem, http, io, random, sockets, all 0.2) and {}{}",
-                DRAFTS.join(", "),
-                hint(name)
-            ));
+        if is_provided(name) || preview == Preview::Three && is_of_preview3(name, &PREVIEW3) {
+            continue;
         }
+        if is_of_preview3(name, &PREVIEW3) {
+            return Err(format!("imports {name:?}: this is preview 3, {ASK}"));
+        }
+        let third = match preview {
+            Preview::Two => "",
+            Preview::Three => {
+                ", preview 3 (cli, clocks, filesystem, http, random, sockets, all 0.3)"
+            }
+        };
+        return Err(format!(
+            "imports {name:?}, which nothing provides: a component gets WASI preview 2 \
+             (cli, clocks, filesystem, http, io, random, sockets, all 0.2){third} and {}{}",
+            DRAFTS.join(", "),
+            hint(name)
+        ));
     }
+    let third = |package, own| {
+        let is_it = |name: &&String| is_of_preview3(name, &[(package, own)]);
+        names.exports.iter().find(is_it)
+    };
+    let (handler, run) = (third("wasi:http/", "handler"), third("wasi:cli/", "run"));
     let exports = |prefix| names.exports.iter().any(|name| name.starts_with(prefix));
+    let allowed = preview == Preview::Three;
     // The runner takes what is both for a server, too.
-    if exports("wasi:http/incoming-handler@0.2.") {
+    if exports("wasi:http/incoming-handler@0.2.") || allowed && handler.is_some() {
         return Ok(World::Server);
     }
-    if exports("wasi:cli/run@0.2.") {
+    if exports("wasi:cli/run@0.2.") || allowed && run.is_some() {
         return Ok(World::Command);
     }
-    let hint = match names.exports.iter().any(|name| name.contains("@0.3")) {
-        true => "; this is preview 3",
-        false => "",
-    };
+    if let Some(name) = handler.or(run) {
+        return Err(format!("exports {name:?}: this is preview 3, {ASK}"));
+    }
+    let hint = names.exports.iter().find_map(|name| third_hint(name));
     Err(format!(
-        "exports neither \"wasi:cli/run@0.2\" nor \"wasi:http/incoming-handler@0.2\", only {:?}{hint}",
-        names.exports
+        "exports neither \"wasi:cli/run@0.2\" nor \"wasi:http/incoming-handler@0.2\", only {:?}{}",
+        names.exports,
+        hint.unwrap_or_default()
     ))
 }
 
 fn is_provided(name: &str) -> bool {
+    let is_of_preview2 = || {
+        let (interface, version) = name.split_once('@')?;
+        Some(version.starts_with("0.2.") && is_among(interface, &PREVIEW2))
+    };
+    DRAFTS.contains(&name) || is_of_preview2().unwrap_or_default()
+}
+
+/// The versions of 0.3 are compatible with each other, and the candidates for it with nothing.
+fn is_of_preview3(name: &str, interfaces: &[(&str, &str)]) -> bool {
     let Some((interface, version)) = name.split_once('@') else {
         return false;
     };
-    let of = |(package, interfaces): &(&str, &str)| {
+    version.starts_with("0.3.") && !version.contains('-') && is_among(interface, interfaces)
+}
+
+fn is_among(interface: &str, packages: &[(&str, &str)]) -> bool {
+    packages.iter().any(|(package, interfaces)| {
         interface
             .strip_prefix(package)
             .is_some_and(|own| interfaces.split_ascii_whitespace().any(|it| it == own))
-    };
-    DRAFTS.contains(&name) || version.starts_with("0.2.") && PREVIEW2.iter().any(of)
+    })
+}
+
+/// What there is to say of an interface of preview 3 that nobody has.
+fn third_hint(name: &str) -> Option<&'static str> {
+    let (_, version) = name.split_once("@0.3")?;
+    Some(if version.contains('-') {
+        "; this is a candidate for preview 3, which became 0.3.0"
+    } else {
+        "; that is in no version 0.3 that is known here"
+    })
 }
 
 /// What the import is known for elsewhere.
 fn hint(name: &str) -> &'static str {
+    if let Some(hint) = third_hint(name) {
+        return hint;
+    }
     match name {
         "wasi_unstable" => "; this is preview 0, of compilers from before 2020",
         "wasi" => "; this is wasi-threads",
         "env" => "; it was compiled for a host of its own, such as emscripten",
-        _ if name.contains("@0.3") => "; this is preview 3",
         _ if name.starts_with("wasi:nn/") => "; this is world wasi:nn/ml",
         _ if name.starts_with("wasi:tls/") => "; this is world wasi:tls/imports",
         _ if name.starts_with("wasi:keyvalue/watcher") => {

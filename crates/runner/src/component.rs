@@ -1,18 +1,18 @@
 //! WASI preview 2: commands; and which components are servers.
 
-use duet_wasm::{Handoff, Inherited, engine_config, server_config};
+use duet_wasm::{Handoff, Inherited, Preview, engine_config, server_config};
 use wasmtime::component::Component;
 use wasmtime::{Config, Engine, Store};
 use wasmtime_wasi::p2::bindings::CommandPre;
-use wasmtime_wasi_http::p2::bindings::ProxyPre;
 
 use crate::config;
 use crate::end::End;
 use crate::guest::{Guest, STACK};
-use crate::imports::{imports, linker};
+use crate::imports::{exports, imports, linker};
 use crate::limits;
 use crate::module::unfit;
 use crate::outgoing::roots;
+use crate::preview3;
 use crate::rest;
 use crate::serve;
 use crate::signals::Signals;
@@ -20,7 +20,7 @@ use crate::threads;
 
 /// Runs the component to its end.
 pub(crate) fn run(inherited: Inherited, handoff: &Handoff, signals: Signals) -> End {
-    let component = match load(&inherited, handoff.http.concurrency) {
+    let component = match load(&inherited, handoff.http.concurrency, handoff.preview) {
         Ok(Loaded::Command(component)) => component,
         Ok(Loaded::Server(component)) => {
             drop(inherited);
@@ -31,10 +31,7 @@ pub(crate) fn run(inherited: Inherited, handoff: &Handoff, signals: Signals) -> 
     };
     drop(inherited);
     tell(&component, handoff);
-    let pre = linker(&component)
-        .and_then(|linker| linker.instantiate_pre(&component))
-        .and_then(CommandPre::new);
-    let pre = match pre {
+    let pre = match prepare(&component) {
         Ok(pre) => pre,
         Err(error) => return End::Unstarted(format!("{error:#}")),
     };
@@ -65,7 +62,7 @@ fn tell(component: &Component, handoff: &Handoff) {
     if imports(component, "wasi:config/") {
         config::remember(handoff);
     }
-    if imports(component, "wasi:http/outgoing-handler") {
+    if imports(component, "wasi:http/outgoing-handler") || imports(component, "wasi:http/client") {
         roots::remember(handoff);
     }
 }
@@ -76,46 +73,68 @@ pub(crate) enum Loaded {
     Server(Component),
 }
 
-/// Maps the component; a server has room for `concurrency` instances of it.
-pub(crate) fn load(inherited: &Inherited, concurrency: u32) -> wasmtime::Result<Loaded> {
+/// A command whose imports are resolved, by the preview that it is made for.
+enum Prepared {
+    Two(CommandPre<Guest>),
+    Three(preview3::CommandPre<Guest>),
+}
+
+fn prepare(component: &Component) -> wasmtime::Result<Prepared> {
+    let pre = linker(component)?.instantiate_pre(component)?;
+    if exports(component, preview3::RUN) {
+        preview3::CommandPre::new(pre).map(Prepared::Three)
+    } else {
+        CommandPre::new(pre).map(Prepared::Two)
+    }
+}
+
+/// Maps the component that may use `preview`; a server has room for `concurrency` instances of it.
+pub(crate) fn load(
+    inherited: &Inherited,
+    concurrency: u32,
+    preview: Preview,
+) -> wasmtime::Result<Loaded> {
     let with =
         |config: &mut Config| inherited.component(&Engine::new(config.async_stack_size(STACK))?);
-    let why = match with(&mut engine_config()) {
+    let why = match with(&mut engine_config(preview)) {
         Ok(component) => return Ok(Loaded::Command(component)),
         Err(why) => why,
     };
     // The compiler knows a server, and compiles it in another way: what loads so is one.
-    let Ok(component) = with(&mut server_config()) else {
+    let Ok(component) = with(&mut server_config(preview)) else {
         return Err(why);
     };
     let needs = component.resources_required();
     drop(component);
     // It is loaded again, by an engine with room for many instances of just this component.
-    serve::load(inherited, concurrency, needs).map(Loaded::Server)
+    serve::load(inherited, concurrency, preview, needs).map(Loaded::Server)
 }
 
-async fn command(pre: &CommandPre<Guest>, handoff: &Handoff) -> End {
+async fn command(pre: &Prepared, handoff: &Handoff) -> End {
+    let engine = match pre {
+        Prepared::Two(pre) => pre.engine(),
+        Prepared::Three(pre) => pre.engine(),
+    };
     let mut store = match Guest::new(handoff) {
-        Ok(guest) => Store::new(pre.engine(), guest),
+        Ok(guest) => Store::new(engine, guest),
         Err(error) => return unfit(&error),
     };
     store.limiter(Guest::limiter);
-    let command = match pre.instantiate_async(&mut store).await {
-        Ok(command) => command,
-        Err(error) => return End::of_instantiation(&error),
+    let called = match pre {
+        Prepared::Two(pre) => match pre.instantiate_async(&mut store).await {
+            Ok(command) => command.wasi_cli_run().call_run(&mut store).await,
+            Err(error) => return End::of_instantiation(&error),
+        },
+        Prepared::Three(pre) => match pre.instantiate_async(&mut store).await {
+            Ok(command) => preview3::run(&command, &mut store).await,
+            Err(error) => return End::of_instantiation(&error),
+        },
     };
-    let end = match command.wasi_cli_run().call_run(&mut store).await {
+    let end = match called {
         Ok(Ok(())) => End::Exit(0),
         Ok(Err(())) => End::Exit(1),
         Err(error) => End::of(&error),
     };
     std::mem::forget(store);
     end
-}
-
-/// Prepares a server.
-pub(crate) fn proxy(component: &Component) -> wasmtime::Result<ProxyPre<Guest>> {
-    linker(component)?
-        .instantiate_pre(component)
-        .and_then(ProxyPre::new)
 }

@@ -16,6 +16,7 @@ use wasmtime_wasi_http::{WasiHttp, WasiHttpView as _};
 use crate::config;
 use crate::guest::Guest;
 use crate::keyvalue;
+use crate::preview3;
 
 /// A linker with everything `component` imports, as far as there is such a thing.
 ///
@@ -24,11 +25,14 @@ use crate::keyvalue;
 pub(crate) fn linker(component: &Component) -> wasmtime::Result<Linker<Guest>> {
     let mut linker = Linker::new(component.engine());
     for (name, _) in component.component_type().imports(component.engine()) {
-        // The versions of 0.2 are compatible with each other; wasmtime looks them up that way.
-        let interface = name
-            .split_once('@')
-            .map_or(name, |(interface, _)| interface);
-        link(&mut linker, interface)?;
+        // The versions of 0.2 are compatible with each other, and so are those of 0.3; wasmtime looks them
+        // up that way.
+        let (interface, version) = name.split_once('@').unwrap_or((name, ""));
+        if version.starts_with("0.3.") {
+            preview3::link(&mut linker, interface)?;
+        } else {
+            link(&mut linker, interface)?;
+        }
     }
     Ok(linker)
 }
@@ -38,6 +42,14 @@ pub(crate) fn imports(component: &Component, prefix: &str) -> bool {
     component
         .component_type()
         .imports(component.engine())
+        .any(|(name, _)| name.starts_with(prefix))
+}
+
+/// Does `component` export something that begins like this?
+pub(crate) fn exports(component: &Component, prefix: &str) -> bool {
+    component
+        .component_type()
+        .exports(component.engine())
         .any(|(name, _)| name.starts_with(prefix))
 }
 

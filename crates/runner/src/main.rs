@@ -14,6 +14,7 @@
 //! | `preview0.rs` | WASI preview 0, for modules of before 2020 |
 //! | `preview1.rs`, `preview1/` | what they can call |
 //! | `component.rs` | WASI preview 2: commands; and which components are servers |
+//! | `preview3.rs` | WASI preview 3, for those who may have it |
 //! | `config.rs` | `wasi:config` |
 //! | `keyvalue.rs`, `keyvalue/` | `wasi:keyvalue` |
 //! | `imports.rs` | what components can be linked with |
@@ -36,6 +37,7 @@ mod module;
 mod outgoing;
 mod preview0;
 mod preview1;
+mod preview3;
 mod rest;
 mod serve;
 mod signals;
@@ -46,7 +48,7 @@ use std::ffi::OsStr;
 use std::io;
 use std::process::ExitCode;
 
-use duet_wasm::{Blocks, Format, Http, Inherited, WRITE_BLOCKS};
+use duet_wasm::{Blocks, Format, Http, Inherited, Preview, WRITE_BLOCKS};
 use rustix::process::{
     DumpableBehavior, Gid, Signal, Uid, geteuid, set_dumpable_behavior,
     set_parent_process_death_signal,
@@ -101,7 +103,8 @@ fn for_the_cache(format: &OsStr) -> ExitCode {
                 let _loaded = module::load(&entry)?;
                 entry.write_blocks()?;
             } else {
-                let _loaded = component::load(&entry, Http::default().concurrency)?;
+                let preview = Preview::of_this_process();
+                let _loaded = component::load(&entry, Http::default().concurrency, preview)?;
                 entry.write_blocks()?;
             }
             Ok(())

@@ -2,7 +2,7 @@
 //!
 //! What it can call is in `preview1.rs` and `preview0.rs`.
 
-use duet_wasm::{Handoff, Inherited, engine_config};
+use duet_wasm::{Handoff, Inherited, Preview, engine_config};
 use wasmtime::{Engine, Linker, Module, Store};
 
 use crate::end::End;
@@ -58,7 +58,9 @@ pub(crate) fn run(inherited: Inherited, handoff: &Handoff) -> End {
 
 /// Maps the module.
 pub(crate) fn load(inherited: &Inherited) -> wasmtime::Result<Module> {
-    inherited.module(&Engine::new(engine_config().async_stack_size(STACK))?)
+    inherited.module(&Engine::new(
+        engine_config(Preview::Two).async_stack_size(STACK),
+    )?)
 }
 
 async fn call(mut store: Store<Preview1>, linker: &Linker<Preview1>, module: &Module) -> End {

@@ -9,6 +9,7 @@ pub(crate) mod roots;
 mod tls;
 
 use std::error::Error as _;
+use std::io::ErrorKind;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -27,7 +28,8 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep, timeout};
 use wasmtime_wasi::runtime::{AbortOnDropJoinHandle, spawn};
 use wasmtime_wasi_http::io::TokioIo;
-use wasmtime_wasi_http::p2::bindings::http::types::ErrorCode;
+use wasmtime_wasi_http::p2::bindings::http::types as p2;
+use wasmtime_wasi_http::p3::bindings::http::types as p3;
 use wasmtime_wasi_http::{Error, RequestOptions, WasiBody, WasiHttpHooks};
 
 /// How long each stage of a request may take unless the guest says otherwise: 10 minutes, as in wasmtime.
@@ -42,6 +44,32 @@ type Sent = (
     Box<dyn Future<Output = Result<(), Error>> + Send>,
 );
 
+/// What an error of a connection is for a guest. Both previews have the same names for it, in types of their own.
+macro_rules! of_hyper {
+    ($preview:ident, $error:expr) => {
+        if $error.is_incomplete_message() {
+            $preview::ErrorCode::HttpResponseIncomplete
+        } else if $error.source().is_some_and(|it| it.is::<std::io::Error>()) {
+            $preview::ErrorCode::ConnectionTerminated
+        } else {
+            $preview::ErrorCode::HttpProtocolError
+        }
+    };
+}
+
+/// The same for a connection that does not come about.
+macro_rules! of_connect {
+    ($preview:ident, $error:expr) => {
+        match $error.kind() {
+            ErrorKind::TimedOut => $preview::ErrorCode::ConnectionTimeout,
+            ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable => {
+                $preview::ErrorCode::DestinationUnavailable
+            }
+            _ => $preview::ErrorCode::ConnectionRefused,
+        }
+    };
+}
+
 // === impl Outgoing ===
 
 impl WasiHttpHooks for Outgoing {
@@ -55,29 +83,20 @@ impl WasiHttpHooks for Outgoing {
     }
 
     // The defaults write to a log that nobody reads.
-    fn p2_error_from_hyper(&mut self, error: &hyper::Error) -> ErrorCode {
-        if error.is_incomplete_message() {
-            return ErrorCode::HttpResponseIncomplete;
-        }
-        match error
-            .source()
-            .and_then(|cause| cause.downcast_ref::<std::io::Error>())
-        {
-            Some(_) => ErrorCode::ConnectionTerminated,
-            None => ErrorCode::HttpProtocolError,
-        }
+    fn p2_error_from_hyper(&mut self, error: &hyper::Error) -> p2::ErrorCode {
+        of_hyper!(p2, error)
     }
 
-    fn p2_error_from_connect(&mut self, error: &std::io::Error) -> ErrorCode {
-        use std::io::ErrorKind::{HostUnreachable, NetworkUnreachable, TimedOut};
-        let kind = error.kind();
-        if kind == TimedOut {
-            ErrorCode::ConnectionTimeout
-        } else if [HostUnreachable, NetworkUnreachable].contains(&kind) {
-            ErrorCode::DestinationUnavailable
-        } else {
-            ErrorCode::ConnectionRefused
-        }
+    fn p2_error_from_connect(&mut self, error: &std::io::Error) -> p2::ErrorCode {
+        of_connect!(p2, error)
+    }
+
+    fn p3_error_from_hyper(&mut self, error: &hyper::Error) -> p3::ErrorCode {
+        of_hyper!(p3, error)
+    }
+
+    fn p3_error_from_connect(&mut self, error: &std::io::Error) -> p3::ErrorCode {
+        of_connect!(p3, error)
     }
 }
 

@@ -1,8 +1,8 @@
 //! `wasi:http` servers: a listener, and for each request an instance.
 //!
 //! `wasmtime_wasi_http::handler` would do the same for previews 2 and 3 at once, but needs
-//! wasmtime's concurrent components, which are where most of its recent advisories are and which
-//! make every call dearer. Preview 2 has one request in an instance at a time; that is a page of code.
+//! wasmtime's concurrent components for both, which are where most of its recent advisories are and which
+//! make every call dearer. An instance has one request at a time, whatever its preview; that is a page of code.
 //!
 //! Told to stop, a server lets nobody else in, answers all requests that were sent to it, closes its
 //! connections and leaves with 0. A second signal, or the end of its patience, ends it as it would a command.

@@ -54,6 +54,10 @@ pub const HTTP_LOG: &str = "io.containerd.duet.v1.http.log";
 /// holds, which can be one container's of a pod.
 pub const LISTEN: &str = "io.containerd.duet.v1.listen";
 
+/// `true` or `false`: whether components may use WASI preview 3, and with it wasmtime's concurrent
+/// components; set by the user. Without it they may not.
+pub const PREVIEW3: &str = "io.containerd.duet.v1.preview3";
+
 /// Begins the names of values for `wasi:config`: `io.containerd.duet.v1.config.colour` is `colour`;
 /// set by the user. Names without one have the value of the guest's environment.
 pub const CONFIG: &str = "io.containerd.duet.v1.config.";
@@ -111,6 +115,8 @@ pub struct Options {
     pub http_plain_log: bool,
     /// See [`LISTEN`].
     pub listen: Vec<SocketAddr>,
+    /// See [`PREVIEW3`].
+    pub preview3: bool,
     /// See [`CONFIG`].
     pub config: BTreeMap<String, String>,
 }
@@ -185,6 +191,11 @@ pub(crate) fn read(
                     options.listen.push(address);
                 }
             }
+            PREVIEW3 => match value.as_str() {
+                "true" => options.preview3 = true,
+                "false" => options.preview3 = false,
+                _ => return Err(refuse("is neither true nor false")),
+            },
             CRUN_HANDLER if annotations.contains_key(HANDLER) => {}
             CRUN_HANDLER => match value.as_str() {
                 "wasm" => options.handler = Some((Handler::Wasm, CRUN_HANDLER)),

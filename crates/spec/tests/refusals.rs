@@ -338,6 +338,11 @@ fn annotations_of_duets_own_are_checked() {
             "is not a time such as 30s",
         ),
         (
+            "io.containerd.duet.v1.preview3",
+            "3",
+            "is neither true nor false",
+        ),
+        (
             "io.containerd.duet.v1.http.log",
             "json",
             "is neither prefixed nor plain",

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use duet_wasm::{Cache, Compiled, Format, Handoff, Http, Tally};
+use duet_wasm::{Cache, Compiled, Format, Handoff, Http, Preview, Tally};
 
 /// How often each call is measured, the two programs in turn.
 const ROUNDS: usize = 5;
@@ -140,7 +140,9 @@ fn compile(cache: &Cache, text: &str) -> Compiled {
     let mut file = tempfile::tempfile().unwrap();
     file.write_all(&wat::parse_str(text).unwrap()).unwrap();
     let deadline = Instant::now() + Duration::from_secs(60);
-    cache.compiled(&file, "/calls.wasm", deadline).unwrap()
+    cache
+        .compiled(&file, "/calls.wasm", Preview::Two, deadline)
+        .unwrap()
 }
 
 /// The processor time of one run.
@@ -149,6 +151,7 @@ fn run(program: &Path, compiled: &Compiled, stdin: &Path) -> Duration {
     let handoff = Handoff {
         name: "/calls.wasm".into(),
         format: Format::Module,
+        preview: Preview::Two,
         argv: vec!["calls".into()],
         env: Vec::new(),
         cwd: "/".into(),

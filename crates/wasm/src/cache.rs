@@ -9,8 +9,8 @@
 //!   <key>.new/                  being written by the holder of the lock
 //! ```
 //!
-//! The key is the sha256 of the module together with the compiler's build id and this CPU's
-//! features (`identity.rs`); a file that was hashed before is known again (`seen.rs`). An entry is written whole, synced, and renamed into place. On the way
+//! The key is the sha256 of the module together with the compiler's build id, this CPU's
+//! features (`identity.rs`) and the preview that a component may ask for; a file that was hashed before is known again (`seen.rs`). An entry is written whole, synced, and renamed into place. On the way
 //! out it is checked (`entry.rs`); one that is truncated, changed or not ours is thrown away and
 //! compiled again, never run. What has not been used for longest goes when the cache outgrows its
 //! size, but nothing that is in use (`store.rs`).
@@ -36,8 +36,8 @@ use std::time::{Duration, Instant, SystemTime};
 use duet_linux::mount;
 use sha2::{Digest as _, Sha256};
 
-use crate::Workshop;
 use crate::handoff::{freeze, memory_file};
+use crate::{Preview, Workshop};
 use build::Build;
 pub use error::Error;
 use seen::Seen;
@@ -159,7 +159,8 @@ impl Cache {
     /// stays as it is), otherwise
     /// for the compiler, or for somebody else's, but not beyond `deadline`. A compiler that is still at
     /// it then goes on in a thread of its own, and a later call finds what it made. The position of
-    /// `module` does not matter and is left alone. `name` is the module as its user knows it.
+    /// `module` does not matter and is left alone. `name` is the module as its user knows it, and `preview` what
+    /// a component may ask for: its code is another one for each.
     ///
     /// # Errors
     ///
@@ -169,6 +170,7 @@ impl Cache {
         &self,
         module: &File,
         name: &str,
+        preview: Preview,
         deadline: Instant,
     ) -> Result<Compiled, Error> {
         let unread = |source| Error::Module {
@@ -192,6 +194,7 @@ impl Cache {
                 key
             }
         };
+        let key = key.under(preview);
         if let Some(directory) = self.store.find(key)? {
             return Ok(Compiled::found(directory, key, Source::Cached));
         }
@@ -200,6 +203,7 @@ impl Cache {
         // the module meanwhile: from here on we use a copy that nobody can change.
         let copy = memory_file("duet-module").map_err(unread)?;
         let key = self.key(module, Some(&copy)).map_err(unread)?;
+        let key = key.under(preview);
         freeze(&copy).map_err(unread)?;
 
         let began = Instant::now();
@@ -224,6 +228,7 @@ impl Cache {
             workshop: self.workshop.clone(),
             limit: self.size,
             key,
+            preview,
             module: copy,
             name: name.to_owned(),
             lock: Arc::new(lock),
@@ -329,6 +334,19 @@ impl Compiled {
 // === impl Key ===
 
 impl Key {
+    /// The name of the entry with the code for `preview`; without one it is that for preview 2.
+    fn under(self, preview: Preview) -> Self {
+        match preview {
+            Preview::Two => self,
+            Preview::Three => {
+                let mut hash = Sha256::new();
+                hash.update(self.0);
+                hash.update(b"preview 3");
+                Self(hash.finalize().into())
+            }
+        }
+    }
+
     /// Reads a key from the beginning of a name; what follows it is the second.
     fn parse(name: &str) -> Option<(Self, &str)> {
         let (digits, rest) = name.split_at_checked(64)?;

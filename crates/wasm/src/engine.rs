@@ -2,7 +2,7 @@
 
 use wasmtime::{Config, ModuleVersionStrategy};
 
-use crate::VERSION;
+use crate::{Preview, VERSION};
 
 /// How much native stack a guest may use before it traps: 1 MiB.
 ///
@@ -13,17 +13,20 @@ const STACK: usize = 1 << 20;
 ///
 /// Epochs and fuel are off: they cost 3 to 30 % and a process can be killed. (Servers: [`server_config`].) Unwind tables for
 /// native debuggers are off: wasm backtraces come from frame pointers. What wasmtime leaves off
-/// because of its advisories (garbage collection, threads, preview 3) is not even built.
+/// because of its advisories (garbage collection, threads) is not even built; concurrent components, which
+/// are what [`Preview::Three`] needs, are built and switched off for all others: neither the code of such a
+/// component nor its store has anything of them.
 ///
 /// # Panics
 ///
 /// Never: the version's length is checked below.
 #[must_use]
-pub fn engine_config() -> Config {
+pub fn engine_config(preview: Preview) -> Config {
     const { assert!(VERSION.len() < 256, "wasmtime's limit on a custom version") };
     let mut config = Config::new();
     config
         .wasm_component_model(true)
+        .concurrency_support(preview == Preview::Three)
         .max_wasm_stack(STACK)
         .native_unwind_info(false)
         .module_version(ModuleVersionStrategy::Custom(VERSION.to_owned()))
@@ -35,8 +38,8 @@ pub fn engine_config() -> Config {
 ///
 /// Many requests share such a process, so one that spins must be interrupted without it: by epochs.
 #[must_use]
-pub fn server_config() -> Config {
-    let mut config = engine_config();
+pub fn server_config(preview: Preview) -> Config {
+    let mut config = engine_config(preview);
     config.epoch_interruption(true);
     config
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 use serde::{Deserialize, Serialize};
 
-use crate::Format;
+use crate::{Format, Preview};
 
 /// Everything the runner knows about its guest besides the code.
 ///
@@ -23,6 +23,9 @@ pub struct Handoff {
     pub name: String,
     /// Which loader to use.
     pub format: Format,
+    /// What a component may ask for.
+    #[serde(default)]
+    pub preview: Preview,
     /// The guest's arguments, its own name first.
     pub argv: Vec<String>,
     /// The guest's environment, each `NAME=value`.
@@ -147,6 +150,7 @@ mod tests {
         Handoff {
             name: "/app.wasm".into(),
             format: Format::Module,
+            preview: Preview::Three,
             argv: vec!["app".into(), "ä b".into()],
             env: vec!["A=1=2".into(), "B".into()],
             cwd: "/srv".into(),

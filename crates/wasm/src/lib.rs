@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | `detect.rs` | is this file WebAssembly, and which kind |
 //! | `handoff.rs` | what the shim tells the runner: a sealed file at descriptor 4 |
+//! | `preview.rs` | which of WASI's previews a component may ask for |
 //! | `tally.rs` | what the runner tells the shim: a file at descriptor 6 |
 //! | `cache.rs`, `cache/` | each module is compiled once per node, and only what our compiler wrote is ever run |
 //! | `workshop.rs` | where the compiler works, and how it gets there |
@@ -30,6 +31,7 @@
 mod cache;
 mod detect;
 mod handoff;
+mod preview;
 mod tally;
 mod workshop;
 
@@ -45,6 +47,7 @@ pub use detect::{Format, HEAD, detect};
 #[cfg(feature = "engine")]
 pub use engine::{engine_config, server_config};
 pub use handoff::{Handoff, Http};
+pub use preview::{PREVIEW3, Preview};
 pub use tally::{Tally, Told};
 pub use workshop::{Room, Workshop, enter_room};
 #[cfg(feature = "load")]

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use duet_plan::Facts;
 use duet_spec::Process;
 use duet_spec::annotations::{Options, Timeout};
-use duet_wasm::{Handoff, Http, Tally};
+use duet_wasm::{Format, Handoff, Http, Preview, Tally};
 
 use super::Linux;
 use super::told::Account;
@@ -41,16 +41,21 @@ impl Linux {
     ) -> Result<Supplied, Error> {
         let options = &self.spec.options;
         let Guest { name, file, format } = guest;
+        let preview = match format {
+            Format::Component if options.preview3 => Preview::Three,
+            Format::Component | Format::Module => Preview::Two,
+        };
         let deadline = Instant::now() + COMPILE_LIMIT;
         let compiled = self
             .ground
             .cache(self.cache_size)?
-            .compiled(&file, &name, deadline)
+            .compiled(&file, &name, preview, deadline)
             .map_err(WasmError::from)?;
         tracing::info!(container = %self.id, key = %compiled.key, source = ?compiled.source, unshared = ?compiled.unshared, crowded = ?compiled.crowded, "compiled");
         let handoff = Handoff {
             name: name.clone(),
             format,
+            preview,
             argv: process.args.clone(),
             env: duet_plan::guest_environment(process, facts.home.as_deref()),
             cwd: process.cwd.clone(),

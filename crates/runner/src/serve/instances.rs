@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use duet_wasm::{Handoff, Inherited, server_config};
+use duet_wasm::{Handoff, Inherited, Preview, server_config};
 use http::Request;
 use hyper::body::Incoming;
 use wasmtime::component::Component;
@@ -12,8 +12,9 @@ use wasmtime_wasi_http::WasiHttpView as _;
 use wasmtime_wasi_http::p2::bindings::http::types::Scheme;
 use wasmtime_wasi_http::p2::bindings::{Proxy, ProxyPre};
 
-use crate::component::proxy;
 use crate::guest::{Guest, STACK, files};
+use crate::imports::{exports, linker};
+use crate::preview3::{self, Service, ServicePre};
 use crate::serve::clock::Clock;
 use crate::serve::log::Logs;
 use crate::serve::requests::{About, Sender};
@@ -22,9 +23,13 @@ use crate::serve::threads;
 /// How many memories are given back to the kernel at a time: 16, so half a MiB of a small guest's waits.
 const DEPARTING: usize = 16;
 
+/// In how many places a guest of preview 3 can wait at the same time without giving its stack back: 8 on the
+/// average. Most never do; each of the others is one of its calls.
+const WAITING: u32 = 8;
+
 /// Makes instances, and keeps those that may serve again.
 pub(crate) struct Instances {
-    pre: ProxyPre<Guest>,
+    pre: Prepared,
     handoff: Handoff,
     /// Opened once for all of them.
     files: WasiFilesystemCtx,
@@ -32,10 +37,22 @@ pub(crate) struct Instances {
     idle: Mutex<Vec<Instance>>,
 }
 
+/// A component whose imports are resolved, by the preview that it is made for.
+enum Prepared {
+    Two(ProxyPre<Guest>),
+    Three(ServicePre<Guest>),
+}
+
+/// What an instance of it exports.
+enum Exported {
+    Two(Proxy),
+    Three(Service),
+}
+
 /// One instance, and how many requests it may still serve.
 struct Instance {
     store: Store<Guest>,
-    proxy: Proxy,
+    exported: Exported,
     /// Where it prints; `None`: it writes to the container's streams itself.
     logs: Option<Logs>,
     left: u32,
@@ -47,7 +64,7 @@ impl Instances {
     /// Resolves the component's imports, once for all requests.
     pub(crate) fn prepare(component: &Component, handoff: &Handoff) -> wasmtime::Result<Self> {
         Ok(Self {
-            pre: proxy(component)?,
+            pre: prepare(component)?,
             handoff: handoff.clone(),
             files: files()?,
             clock: Clock::new(component.engine().clone()),
@@ -72,13 +89,21 @@ impl Instances {
         }
         // A guest that is still computing when the clock ticks goes on after the others.
         instance.store.set_epoch_deadline(1);
-        let mut http = instance.store.data_mut().http();
-        let request = http.new_incoming_request(Scheme::Http, request)?;
-        let response = http.new_response_outparam(sender)?;
-        let handler = instance.proxy.wasi_http_incoming_handler();
-        let called = handler
-            .call_handle(&mut instance.store, request, response)
-            .await;
+        let store = &mut instance.store;
+        // Whoever asked may have gone.
+        let tell = move |answer| drop(sender.send(answer));
+        let called = match &instance.exported {
+            Exported::Two(proxy) => {
+                let mut http = store.data_mut().http();
+                let request = http.new_incoming_request(Scheme::Http, request)?;
+                let response = http.new_response_outparam_from_callback(move |answer| {
+                    tell(answer.map_err(|code| format!("{code:?}")));
+                })?;
+                let handler = proxy.wasi_http_incoming_handler();
+                handler.call_handle(store, request, response).await
+            }
+            Exported::Three(service) => preview3::answer(service, store, request, tell).await,
+        };
         match &called {
             Ok(()) => self.put_back(instance),
             // Its memory is in no state to be used again.
@@ -90,13 +115,20 @@ impl Instances {
     async fn make(&self, id: u64) -> wasmtime::Result<Instance> {
         let logs = (!self.handoff.http.plain_log).then(|| Logs::new(id));
         let guest = Guest::serving(&self.handoff, &self.files, logs.as_ref());
-        let mut store = Store::new(self.pre.engine(), guest);
+        let engine = match &self.pre {
+            Prepared::Two(pre) => pre.engine(),
+            Prepared::Three(pre) => pre.engine(),
+        };
+        let mut store = Store::new(engine, guest);
         store.limiter(Guest::limiter);
         store.epoch_deadline_async_yield_and_update(1);
-        let proxy = self.pre.instantiate_async(&mut store).await?;
+        let exported = match &self.pre {
+            Prepared::Two(pre) => Exported::Two(pre.instantiate_async(&mut store).await?),
+            Prepared::Three(pre) => Exported::Three(pre.instantiate_async(&mut store).await?),
+        };
         Ok(Instance {
             store,
-            proxy,
+            exported,
             logs,
             left: self.handoff.http.reuse.max(1),
         })
@@ -126,21 +158,31 @@ impl Instances {
     }
 }
 
+fn prepare(component: &Component) -> wasmtime::Result<Prepared> {
+    let pre = linker(component)?.instantiate_pre(component)?;
+    if exports(component, preview3::HANDLER) {
+        ServicePre::new(pre).map(Prepared::Three)
+    } else {
+        ProxyPre::new(pre).map(Prepared::Two)
+    }
+}
+
 /// Maps the component for `count` instances, each of which takes what is in `needs`, if that is known.
 pub(crate) fn load(
     inherited: &Inherited,
     count: u32,
+    preview: Preview,
     needs: Option<ResourcesRequired>,
 ) -> wasmtime::Result<Component> {
     let load = |config: &Config| inherited.component(&Engine::new(config)?);
-    let single = || load(server_config().async_stack_size(STACK));
+    let single = || load(server_config(preview).async_stack_size(STACK));
     // A container with a limit on its address space cannot have a pool, nor can a component of which
     // nobody knows what it needs: they do with single allocations.
     match needs {
         Some(needs) => load(
-            server_config()
+            server_config(preview)
                 .async_stack_size(STACK)
-                .allocation_strategy(pool(count.saturating_add(spare()), &needs)),
+                .allocation_strategy(pool(count.saturating_add(spare()), preview, &needs)),
         )
         .or_else(|_| single()),
         None => single(),
@@ -155,14 +197,18 @@ fn spare() -> u32 {
 
 /// Room for `count` instances that need this much. Address space only: memory is taken as it is
 /// touched. But each place in a pool has a line in a table, so there are no more than are needed.
-fn pool(count: u32, needs: &ResourcesRequired) -> PoolingAllocationConfig {
+fn pool(count: u32, preview: Preview, needs: &ResourcesRequired) -> PoolingAllocationConfig {
+    let stacks = match preview {
+        Preview::Two => 1,
+        Preview::Three => WAITING,
+    };
     let elements = usize::try_from(needs.max_initial_table_size.unwrap_or(0));
     let mut pool = PoolingAllocationConfig::new();
     pool.total_component_instances(count)
         .total_core_instances(u32::MAX)
         .total_memories(count.saturating_mul(needs.num_memories))
         .total_tables(count.saturating_mul(needs.num_tables))
-        .total_stacks(count)
+        .total_stacks(count.saturating_mul(stacks))
         .max_memories_per_module(needs.num_memories)
         .max_tables_per_module(needs.num_tables)
         .max_component_instance_size(16 << 20)

@@ -19,16 +19,14 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::{Instant, timeout_at};
 use wasmtime::Trap;
 use wasmtime::component::Component;
-use wasmtime_wasi_http::Error;
-use wasmtime_wasi_http::p2::bindings::http::types::ErrorCode;
-use wasmtime_wasi_http::p2::body::HyperOutgoingBody;
+use wasmtime_wasi_http::{Error, WasiBody};
 
 use crate::end::{say, words};
 use crate::serve::instances::Instances;
 use crate::tally;
 
-/// What a guest answers.
-type Answer = Result<Response<HyperOutgoingBody>, ErrorCode>;
+/// What a guest answers, or the name of its error.
+type Answer = Result<Response<WasiBody>, String>;
 /// Where a guest's answer goes.
 pub(crate) type Sender = oneshot::Sender<Answer>;
 
@@ -73,7 +71,7 @@ pub(crate) enum Answered {
     /// One of ours.
     Text(Full<Bytes>),
     /// The guest's, who may not come to its end.
-    Guest(HyperOutgoingBody, Arc<About>),
+    Guest(WasiBody, Arc<About>),
 }
 
 // === impl Requests ===
@@ -178,7 +176,7 @@ impl Requests {
         // What follows is no error of the call, which reported nothing.
         let why = match answer {
             Some(Ok(response)) => return Ok(response.map(|body| Answered::Guest(body, about))),
-            Some(Err(code)) => format!("the guest answered with an error: {code:?}"),
+            Some(Err(code)) => format!("the guest answered with an error: {code}"),
             None => "the guest returned without an answer".to_owned(),
         };
         let why = Unanswered::Failed(wasmtime::Error::msg(why));

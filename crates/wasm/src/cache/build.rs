@@ -14,7 +14,7 @@ use rustix::io::Errno;
 
 use super::store::{Store, new_of};
 use super::{Error, Key, compile, entry};
-use crate::{BLOCKS, CODE, HEAD, Workshop, detect};
+use crate::{BLOCKS, CODE, HEAD, Preview, Workshop, detect};
 
 /// What is made, and of what. Whoever has one holds the entry's lock.
 #[derive(Debug)]
@@ -26,6 +26,8 @@ pub(super) struct Build {
     /// How much all entries may take when this one is there.
     pub(super) limit: u64,
     pub(super) key: Key,
+    /// What the module may ask for.
+    pub(super) preview: Preview,
     /// The module, which nobody can change any more.
     pub(super) module: File,
     pub(super) name: String,
@@ -72,6 +74,7 @@ impl Build {
             runner,
             workshop,
             key,
+            preview,
             module,
             name,
             lock,
@@ -108,6 +111,7 @@ impl Build {
         let run = compile::Run {
             room: room.as_ref(),
             name: &name,
+            preview,
             deadline,
         };
         let out = code.try_clone().map_err(broken)?;

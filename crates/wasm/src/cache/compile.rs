@@ -15,7 +15,7 @@ use rustix::process::{Pid, PidfdFlags, geteuid, pidfd_open};
 
 use super::Error;
 use crate::workshop::{Room, TASKS};
-use crate::{Format, WRITE_BLOCKS};
+use crate::{Format, Preview, WRITE_BLOCKS};
 
 /// How much of what the compiler says is repeated: 4 KiB.
 const SENTENCE: usize = 4096;
@@ -27,6 +27,8 @@ pub(super) struct Run<'a> {
     pub(super) room: Option<&'a Room>,
     /// The module, as its user knows it.
     pub(super) name: &'a str,
+    /// What the module may ask for.
+    pub(super) preview: Preview,
     /// When they must have ended.
     pub(super) deadline: Instant,
 }
@@ -91,6 +93,7 @@ impl Run<'_> {
     /// when this returns, and all that it may have started.
     fn supervise(self, mut command: Command) -> io::Result<Outcome> {
         command.current_dir("/").stderr(Stdio::piped());
+        command.envs(self.preview.variable());
         if let Some(room) = self.room {
             command.env(TASKS, room.told());
         }

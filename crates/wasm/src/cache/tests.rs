@@ -54,7 +54,7 @@ impl Node {
 
     fn compiled(&self, content: &str) -> Result<Compiled, Error> {
         self.cache()
-            .compiled(&self.module(content), "/app.wasm", soon())
+            .compiled(&self.module(content), "/app.wasm", Preview::Two, soon())
     }
 
     fn code(&self, key: Key) -> PathBuf {
@@ -110,6 +110,20 @@ fn a_module_is_compiled_once() {
 }
 
 #[test]
+fn code_for_preview_3_lies_beside_the_other_and_its_compiler_is_told() {
+    let node = Node::new("echo run >> RUNS; printf '%s: ' \"${DUET_PREVIEW3-false}\"; cat");
+    let (cache, module) = (node.cache(), node.module("one"));
+    let compiled = |preview| cache.compiled(&module, "/app.wasm", preview, soon());
+    let [two, three] = [Preview::Two, Preview::Three].map(|it| compiled(it).unwrap());
+    assert_eq!(
+        [content(&two), content(&three)],
+        ["false: one", "true: one"]
+    );
+    assert_eq!(compiled(Preview::Three).unwrap().source, Source::Cached);
+    assert_eq!(node.runs(), 2);
+}
+
+#[test]
 fn what_loading_fills_lies_beside_the_code_if_the_runner_can_tell() {
     let wasm = "\0asm\x01\0\0\0";
     let table = [
@@ -126,7 +140,7 @@ fn what_loading_fills_lies_beside_the_code_if_the_runner_can_tell() {
             .cache()
             .with_runner(&runner.root.path().join("compiler"));
         let compiled = cache
-            .compiled(&node.module(wasm), "/app.wasm", soon())
+            .compiled(&node.module(wasm), "/app.wasm", Preview::Two, soon())
             .unwrap();
         let blocks = node.code(compiled.key).with_file_name(BLOCKS);
         let told = match compiled.unshared {
@@ -138,7 +152,7 @@ fn what_loading_fills_lies_beside_the_code_if_the_runner_can_tell() {
         // Whichever it was, the entry can be thrown away and made again.
         std::fs::remove_file(node.code(compiled.key)).unwrap();
         let again = cache
-            .compiled(&node.module(wasm), "/app.wasm", soon())
+            .compiled(&node.module(wasm), "/app.wasm", Preview::Two, soon())
             .unwrap();
         assert!(matches!(again.source, Source::Fresh(_)));
     }
@@ -257,7 +271,13 @@ fn many_starts_at_once_compile_once() {
     let module = node.module("one");
     let sources = std::thread::scope(|scope| {
         let starts: Vec<_> = (0..8)
-            .map(|_| scope.spawn(|| node.cache().compiled(&module, "/app.wasm", soon()).unwrap()))
+            .map(|_| {
+                scope.spawn(|| {
+                    node.cache()
+                        .compiled(&module, "/app.wasm", Preview::Two, soon())
+                        .unwrap()
+                })
+            })
             .collect();
         starts
             .into_iter()
@@ -281,7 +301,9 @@ fn a_compiler_that_takes_too_long_is_stopped() {
     let module = node.module("one");
     let mut cache = node.cache();
     cache.patience = Duration::from_millis(200);
-    let error = cache.compiled(&module, "/app.wasm", soon()).unwrap_err();
+    let error = cache
+        .compiled(&module, "/app.wasm", Preview::Two, soon())
+        .unwrap_err();
     assert!(
         error.to_string().ends_with("the compiler was stopped"),
         "{error}"
@@ -303,7 +325,7 @@ fn a_start_that_cannot_wait_says_so_and_the_next_finds_the_result() {
     let hasty = || {
         let soon = Instant::now() + Duration::from_millis(100);
         cache
-            .compiled(&module, "/app.wasm", soon)
+            .compiled(&module, "/app.wasm", Preview::Two, soon)
             .unwrap_err()
             .to_string()
     };
@@ -319,7 +341,9 @@ fn a_start_that_cannot_wait_says_so_and_the_next_finds_the_result() {
         "{second}"
     );
     std::fs::write(node.root.path().join("runs.go"), "").unwrap();
-    let third = cache.compiled(&module, "/app.wasm", soon()).unwrap();
+    let third = cache
+        .compiled(&module, "/app.wasm", Preview::Two, soon())
+        .unwrap();
     assert!(
         matches!(third.source, Source::Awaited(_) | Source::Cached),
         "{:?}",
@@ -369,7 +393,9 @@ fn what_was_not_used_for_longest_goes_when_the_cache_is_full() {
     let compiled = |name: &str| {
         let module = node.module(&large(name));
         let cache = node.cache().with_size(room_for_three);
-        let compiled = cache.compiled(&module, "/app.wasm", soon()).unwrap();
+        let compiled = cache
+            .compiled(&module, "/app.wasm", Preview::Two, soon())
+            .unwrap();
         assert!(compiled.crowded.is_none(), "{:?}", compiled.crowded);
         compiled.key
     };
@@ -398,7 +424,7 @@ fn what_is_in_use_stays_in_a_cache_that_is_full() {
     let compiled = |name: &str| {
         let cache = node.cache().with_size(0);
         cache
-            .compiled(&node.module(name), "/app.wasm", soon())
+            .compiled(&node.module(name), "/app.wasm", Preview::Two, soon())
             .unwrap()
     };
     let (one, two) = (compiled("one"), compiled("two"));

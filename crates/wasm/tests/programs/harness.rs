@@ -10,7 +10,7 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-use duet_wasm::{Cache, Compiled, Error, Handoff, Http, Tally, Told, detect};
+use duet_wasm::{Cache, Compiled, Error, Handoff, Http, Preview, Tally, Told, detect};
 
 /// How long anything here may take before it counts as hung.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
@@ -104,9 +104,14 @@ pub(crate) fn cache() -> &'static Cache {
 }
 
 pub(crate) fn compile(wasm: &[u8]) -> Result<Compiled, Error> {
+    compile_for(Preview::Two, wasm)
+}
+
+pub(crate) fn compile_for(preview: Preview, wasm: &[u8]) -> Result<Compiled, Error> {
     let mut file = tempfile::tempfile().unwrap();
     file.write_all(wasm).unwrap();
-    cache().compiled(&file, "/guest.wasm", Instant::now() + PATIENCE)
+    let deadline = Instant::now() + PATIENCE;
+    cache().compiled(&file, "/guest.wasm", preview, deadline)
 }
 
 /// A port that nobody listens on just now.
@@ -158,6 +163,7 @@ impl Guest {
         let handoff = Handoff {
             name: "/guest.wasm".into(),
             format: detect(wasm).unwrap(),
+            preview: Preview::Two,
             argv: vec!["guest".into()],
             env: Vec::new(),
             cwd: "/".into(),
@@ -234,13 +240,19 @@ impl Guest {
         self
     }
 
+    /// Lets it use preview 3.
+    pub(crate) fn preview3(mut self) -> Self {
+        self.handoff.preview = Preview::Three;
+        self
+    }
+
     pub(crate) fn http(mut self, set: impl FnOnce(&mut Http)) -> Self {
         set(&mut self.handoff.http);
         self
     }
 
     pub(crate) fn start(self) -> Running {
-        let compiled = compile(&self.wasm).unwrap();
+        let compiled = compile_for(self.handoff.preview, &self.wasm).unwrap();
         self.start_in(&compiled)
     }
 

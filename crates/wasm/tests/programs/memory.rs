@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::time::Instant;
 
-use duet_wasm::{BLOCKS, Cache, Source};
+use duet_wasm::{BLOCKS, Cache, Preview, Source};
 
 use crate::harness::{Guest, PATIENCE, binary, root, runner};
 
@@ -84,7 +84,9 @@ fn a_file_that_is_not_what_loading_fills_is_not_used() {
     let mut file = tempfile::tempfile().unwrap();
     std::io::Write::write_all(&mut file, &wasm).unwrap();
     let deadline = Instant::now() + PATIENCE;
-    let compiled = cache.compiled(&file, "/guest.wasm", deadline).unwrap();
+    let compiled = cache
+        .compiled(&file, "/guest.wasm", Preview::Two, deadline)
+        .unwrap();
     assert!(matches!(compiled.source, Source::Fresh(_)));
     assert!(compiled.unshared.is_none(), "{:?}", compiled.unshared);
     let blocks = path.join(compiled.key.to_string()).join(BLOCKS);

@@ -11,8 +11,8 @@ use crate::harness::{Guest, PATIENCE, Running, eventually, free_port, root};
 
 /// A server and its port.
 pub(crate) struct Server {
-    guest: Running,
-    port: u16,
+    pub(crate) guest: Running,
+    pub(crate) port: u16,
 }
 
 impl Server {
@@ -34,7 +34,7 @@ impl Server {
         (ended.code, ended.stderr)
     }
 
-    fn connect(&self) -> TcpStream {
+    pub(crate) fn connect(&self) -> TcpStream {
         let stream = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream
@@ -48,19 +48,19 @@ impl Server {
     }
 }
 
-fn ask(stream: &mut TcpStream, path: &str, headers: &str) {
+pub(crate) fn ask(stream: &mut TcpStream, path: &str, headers: &str) {
     write!(stream, "GET {path} HTTP/1.1\r\nhost: test\r\n{headers}\r\n").unwrap();
 }
 
 /// Everything until the connection ends.
-fn whole(stream: &mut TcpStream) -> String {
+pub(crate) fn whole(stream: &mut TcpStream) -> String {
     let mut text = String::new();
     stream.read_to_string(&mut text).unwrap();
     text
 }
 
 /// The same; a chunked body is put together.
-fn read(stream: &mut TcpStream) -> (u16, String) {
+pub(crate) fn read(stream: &mut TcpStream) -> (u16, String) {
     let text = whole(stream);
     let (head, mut rest) = text
         .split_once("\r\n\r\n")
