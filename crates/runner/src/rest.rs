@@ -2,14 +2,17 @@
 
 use std::sync::Once;
 
-use duet_linux::text;
+use duet_linux::{heap, text};
 
-/// A guest that waits for the first time has started, and so have we: the program's pages can go, and come back one by
-/// one as they are needed.
+/// A guest that waits for the first time has started, and so have we: what loading and linking have freed can go, and so
+/// can the program's pages, which come back one by one as they are needed.
 ///
 /// One that never waits is soon over, and keeps what it has.
 pub(crate) fn end_of_start() {
     static ONCE: Once = Once::new();
-    // Memory that cannot be given back is kept.
-    ONCE.call_once(|| drop(text::unmap_own()));
+    ONCE.call_once(|| {
+        heap::trim();
+        // Memory that cannot be given back is kept.
+        drop(text::unmap_own());
+    });
 }

@@ -28,7 +28,6 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::Duration;
 
-use duet_linux::text;
 use duet_wasm::{Handoff, Http};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use socket2::{SockFilter, SockRef};
@@ -38,6 +37,7 @@ use tokio::time::timeout;
 use wasmtime::component::Component;
 
 use crate::end::{End, say};
+use crate::rest;
 use crate::serve::connections::{Connections, QUIET};
 pub(crate) use crate::serve::instances::load;
 pub(crate) use crate::serve::log::Logs;
@@ -169,8 +169,7 @@ async fn serve(
         Ok(told) => told,
         Err(error) => return End::Unfit(error.to_string()),
     };
-    // What only starting needed can go; memory that cannot be given back is kept.
-    drop(text::unmap_own());
+    rest::end_of_start();
     let connections = Connections::new(Arc::clone(&requests), handoff.http.timeout);
     tokio::select! {
         never = accept(&listener, &connections, handoff) => match never {},
