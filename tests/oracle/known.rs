@@ -1,5 +1,7 @@
 //! What differs between Duet and runc, and why.
 
+use crate::probe;
+
 /// A difference between the two.
 pub(crate) struct Difference {
     /// The cases it is seen in; none means any.
@@ -12,8 +14,20 @@ pub(crate) struct Difference {
     pub(crate) runc: &'static [&'static str],
     /// Why that is so. `docs/differences.md` has the same sentence.
     pub(crate) why: &'static str,
-    /// Whether it shows on some machines only: not on others is no news.
-    pub(crate) of_the_machine: bool,
+    pub(crate) shows: Shows,
+}
+
+/// Where a difference shows. Where it does not is no news.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Shows {
+    /// On every machine.
+    Everywhere,
+    /// On some machines.
+    Somewhere,
+    /// Where cgroups are of v1.
+    OnV1,
+    /// Where cgroups are of v2.
+    OnV2,
 }
 
 // === impl Difference ===
@@ -26,6 +40,17 @@ impl Difference {
             && self.section == section
             && parts.iter().any(|part| line.contains(part))
     }
+
+    /// Whether one of these cases must show it.
+    pub(crate) fn must_show<'a>(&self, mut cases: impl Iterator<Item = &'a str>) -> bool {
+        let here = match self.shows {
+            Shows::Everywhere => true,
+            Shows::Somewhere => false,
+            Shows::OnV1 => !probe::is_v2(),
+            Shows::OnV2 => probe::is_v2(),
+        };
+        here && (self.cases.is_empty() || cases.any(|case| self.cases.contains(&case)))
+    }
 }
 
 /// Every known difference.
@@ -37,7 +62,7 @@ pub(crate) const DIFFERENCES: &[Difference] = &[
         duet: &["1 HERE/ID/said", "2 HERE/ID/said"],
         runc: &["1 pipe", "2 pipe"],
         why: "the program writes into containerd's FIFO itself (decision 3); runc's shim copies from a pipe",
-        of_the_machine: false,
+        shows: Shows::Everywhere,
     },
     Difference {
         cases: &[],
@@ -45,7 +70,7 @@ pub(crate) const DIFFERENCES: &[Difference] = &[
         duet: &["/sys in / from / ro,nosuid,nodev,noexec,relatime [] - sysfs sysfs rw"],
         runc: &["/sys in / from / ro,nosuid,nodev,noexec,relatime [] - sysfs sysfs ro"],
         why: "the mount is read-only, the file system is not: a pod has one sysfs for all its containers",
-        of_the_machine: false,
+        shows: Shows::Everywhere,
     },
     Difference {
         cases: &[],
@@ -53,7 +78,7 @@ pub(crate) const DIFFERENCES: &[Difference] = &[
         duet: &["'/dev/core' -> '/proc/kcore'"],
         runc: &[],
         why: "runc leaves the link out on a kernel without /proc/kcore",
-        of_the_machine: true,
+        shows: Shows::Somewhere,
     },
     Difference {
         cases: &[],
@@ -61,7 +86,7 @@ pub(crate) const DIFFERENCES: &[Difference] = &[
         duet: &["SigIgn:"],
         runc: &["SigIgn:"],
         why: "which signals the shim ignores, or was started with ignored, is not a container's to suffer from; runc hands it on",
-        of_the_machine: true,
+        shows: Shows::Somewhere,
     },
     Difference {
         cases: &["root propagation rshared", "root propagation unbindable"],
@@ -72,7 +97,7 @@ pub(crate) const DIFFERENCES: &[Difference] = &[
         ],
         runc: &["/ in outside from / rw,relatime []"],
         why: "the root has the propagation that the field names; runc gives it to everything but the root",
-        of_the_machine: false,
+        shows: Shows::Everywhere,
     },
     Difference {
         cases: &["working directory behind a link"],
@@ -80,7 +105,7 @@ pub(crate) const DIFFERENCES: &[Difference] = &[
         duet: &["Create is refused"],
         runc: &["code 1"],
         why: "a working directory is not walked through links that procfs makes up (CVE-2024-21626)",
-        of_the_machine: false,
+        shows: Shows::Everywhere,
     },
     Difference {
         cases: &["masked and read-only paths of the image"],
@@ -88,7 +113,7 @@ pub(crate) const DIFFERENCES: &[Difference] = &[
         duet: &["HOME=/root"],
         runc: &["HOME=/"],
         why: "the passwd is read before it is masked",
-        of_the_machine: false,
+        shows: Shows::Everywhere,
     },
     Difference {
         cases: &["masked and read-only paths of the image"],
@@ -96,7 +121,7 @@ pub(crate) const DIFFERENCES: &[Difference] = &[
         duet: &["home /root"],
         runc: &["home /"],
         why: "the passwd is read before it is masked",
-        of_the_machine: false,
+        shows: Shows::Everywhere,
     },
     Difference {
         cases: &["limits as kubelet sends them"],
@@ -104,16 +129,49 @@ pub(crate) const DIFFERENCES: &[Difference] = &[
         duet: &["code 1"],
         runc: &["Create is refused"],
         why: "a limit of 0 on huge pages, as kubelet sends it, asks for nothing on a host that counts none",
-        of_the_machine: false,
+        // The emulated machine counts them.
+        shows: Shows::OnV1,
+    },
+    Difference {
+        cases: &["memory", "memory without the killer"],
+        section: "outcome",
+        duet: &["Create is refused"],
+        runc: &["code 1"],
+        why: "cgroup v2 has no such setting, and what is asked for and not honoured is refused by name; runc ignores it",
+        shows: Shows::OnV2,
     },
     // --- what Debian 12's runc 1.1.5 does otherwise ---
+    Difference {
+        cases: &[],
+        section: "settings",
+        duet: &["cpu.weight "],
+        runc: &["cpu.weight "],
+        why: "shares become a weight by a curve that makes the default of one the default of the other, as in runc now; this one draws a line",
+        shows: Shows::OnV2,
+    },
+    Difference {
+        cases: &[],
+        section: "settings",
+        duet: &["cpu.weight.nice "],
+        runc: &["cpu.weight.nice "],
+        why: "it is the weight once more",
+        shows: Shows::OnV2,
+    },
+    Difference {
+        cases: &["huge pages", "limits as kubelet sends them"],
+        section: "settings",
+        duet: &[".rsvd.max "],
+        runc: &[".rsvd.max "],
+        why: "what may not be touched may not be reserved either; this runc limits the one only",
+        shows: Shows::OnV2,
+    },
     Difference {
         cases: &["a group beyond 31 bits"],
         section: "outcome",
         duet: &["code 1"],
         runc: &["Create is refused"],
         why: "runc takes ids up to 2147483647, the kernel and Duet up to 4294967294",
-        of_the_machine: false,
+        shows: Shows::Everywhere,
     },
     Difference {
         cases: &["I/O priority"],
@@ -121,7 +179,7 @@ pub(crate) const DIFFERENCES: &[Difference] = &[
         duet: &["best-effort: prio 6"],
         runc: &["none: prio 0"],
         why: "runc ignores the field before 1.2",
-        of_the_machine: false,
+        shows: Shows::Everywhere,
     },
     Difference {
         cases: &["scheduler"],
@@ -129,7 +187,7 @@ pub(crate) const DIFFERENCES: &[Difference] = &[
         duet: &["nice 5 threads 1 policy 3"],
         runc: &["nice 0 threads 1 policy 0"],
         why: "runc ignores the field before 1.2",
-        of_the_machine: false,
+        shows: Shows::Everywhere,
     },
     Difference {
         cases: &["domain name"],
@@ -137,7 +195,7 @@ pub(crate) const DIFFERENCES: &[Difference] = &[
         duet: &["kernel/domainname delphi"],
         runc: &["kernel/domainname (none)"],
         why: "runc ignores the field before 1.2",
-        of_the_machine: false,
+        shows: Shows::Everywhere,
     },
     Difference {
         cases: &["seccomp with flags"],
@@ -145,7 +203,7 @@ pub(crate) const DIFFERENCES: &[Difference] = &[
         duet: &["code 1"],
         runc: &["Create is refused"],
         why: "runc knows no flags before 1.1.6",
-        of_the_machine: false,
+        shows: Shows::Everywhere,
     },
     Difference {
         cases: &[
@@ -156,7 +214,7 @@ pub(crate) const DIFFERENCES: &[Difference] = &[
         duet: &["/sys/fs/cgroup in /sys from / ro,"],
         runc: &["/sys/fs/cgroup in /sys from / rw,"],
         why: "read-only holds for the folder of the hierarchies too; this runc leaves it writable",
-        of_the_machine: true,
+        shows: Shows::Somewhere,
     },
     Difference {
         cases: &["cgroup mount in a cgroup namespace"],
@@ -164,7 +222,7 @@ pub(crate) const DIFFERENCES: &[Difference] = &[
         duet: &["- cgroup cgroup rw,name=systemd"],
         runc: &["- cgroup systemd rw,name=systemd"],
         why: "the source of a cgroup mount is a mere name",
-        of_the_machine: true,
+        shows: Shows::Somewhere,
     },
     Difference {
         cases: &["exec with a umask"],
@@ -172,7 +230,7 @@ pub(crate) const DIFFERENCES: &[Difference] = &[
         duet: &["0027"],
         runc: &["0022"],
         why: "this runc ignores the umask of an exec",
-        of_the_machine: false,
+        shows: Shows::Everywhere,
     },
     Difference {
         cases: &["exec with a umask"],
@@ -180,7 +238,7 @@ pub(crate) const DIFFERENCES: &[Difference] = &[
         duet: &["Umask:\t0027"],
         runc: &["Umask:\t0022"],
         why: "this runc ignores the umask of an exec",
-        of_the_machine: false,
+        shows: Shows::Everywhere,
     },
     Difference {
         cases: &["exec with a badness"],
@@ -188,6 +246,6 @@ pub(crate) const DIFFERENCES: &[Difference] = &[
         duet: &["oom_score_adj 900"],
         runc: &["oom_score_adj "],
         why: "this runc ignores the score of an exec",
-        of_the_machine: false,
+        shows: Shows::Everywhere,
     },
 ];

@@ -159,6 +159,7 @@ impl Stage {
 
     /// A container's life, from Create to Delete: what it said and what was seen of it.
     pub(crate) fn live(&self, case: &Case, place: &Place) -> Seen {
+        eprintln!("{}: {}", self.runtime.short(), case.name);
         let number = crate::cases::all()
             .position(|other| other.name == case.name)
             .unwrap();

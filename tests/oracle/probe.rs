@@ -242,6 +242,11 @@ fn mounts(lines: &[String]) -> Vec<String> {
     mounts
 }
 
+/// Whether all cgroups are in the one tree of v2.
+pub(crate) fn is_v2() -> bool {
+    Path::new("/sys/fs/cgroup/cgroup.controllers").exists()
+}
+
 /// Where each cgroup hierarchy is mounted.
 pub(crate) fn hierarchies() -> Vec<PathBuf> {
     let table = fs::read_to_string("/proc/self/mounts").expect("procfs is mounted");

@@ -43,6 +43,9 @@ const WORKED: [&str; 6] = [
     "memory.rss memory.anon",
 ];
 
+/// What containerd 1.6's shim for runc does not know of and so calls zero.
+const NEWER_THAN_RUNCS_SHIM: [&str; 2] = ["memory.max_usage", "memory.swap_max_usage"];
+
 /// A container that works and then stands still.
 struct Worked {
     shim: Shim,
@@ -82,8 +85,10 @@ fn every_number_of_stats_is_the_kernels_and_none_of_runcs_is_missing() {
             let fits = kernel.is_some_and(|(before, after)| {
                 (before.min(after)..=before.max(after)).contains(number)
             });
+            let unknown =
+                side == "runc" && *number == 0 && NEWER_THAN_RUNCS_SHIM.contains(&field.as_str());
             // What only runc's says is told below.
-            if !fits && (side == "duet" || duet.0.contains_key(field)) {
+            if !fits && !unknown && (side == "duet" || duet.0.contains_key(field)) {
                 let _infallible = writeln!(report, "{side} says {field} = {number}: {kernel:?}");
             }
         }
@@ -254,12 +259,11 @@ fn hundredths(text: &str) -> i128 {
 /// What the kernel says of a cgroup, in the fields and units of containerd's messages.
 fn kernel(cgroup: &str) -> Numbers {
     let below = cgroup.trim_start_matches('/');
-    let unified = Path::new("/sys/fs/cgroup/cgroup.controllers").exists();
     let mut numbers = Numbers::new();
     for hierarchy in probe::hierarchies() {
         let dir = hierarchy.join(below);
         let name = hierarchy.file_name().unwrap_or_default().to_string_lossy();
-        if unified {
+        if probe::is_v2() {
             second::read(&Files(dir), &mut numbers);
         } else {
             for controller in name.split(',') {

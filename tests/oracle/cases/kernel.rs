@@ -99,6 +99,14 @@ pub(crate) const CASES: &[Case] = &[
     case("memory without the killer", |s, _| {
         s["linux"]["resources"]["memory"] = json!({"limit": 67108864, "disableOOMKiller": true})
     }),
+    case("memory with what v2 has", |s, _| {
+        s["linux"]["resources"]["memory"] =
+            json!({"limit": 67108864, "reservation": 33554432, "swap": 134217728})
+    }),
+    case(
+        "limits by file",
+        |s, _| s["linux"]["resources"]["unified"] = json!({"memory.high": "50331648", "pids.max": "55", "memory.oom.group": "1", "cpu.weight": "200"}),
+    ),
     case(
         "processor time",
         |s, _| {
@@ -111,6 +119,13 @@ pub(crate) const CASES: &[Case] = &[
     }),
     case("number of processes", |s, _| {
         s["linux"]["resources"]["pids"] = json!({"limit": 77})
+    }),
+    case("any number of processes", |s, _| {
+        s["linux"]["resources"]["pids"] = json!({"limit": -1})
+    }),
+    // The version of the template's specification is one before 1.3.
+    case("a number of processes that nobody has set", |s, _| {
+        s["linux"]["resources"]["pids"] = json!({"limit": 0})
     }),
     case("block I/O", |s, _| {
         s["linux"]["resources"]["blockIO"] = json!({
