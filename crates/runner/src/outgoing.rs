@@ -154,7 +154,9 @@ impl Sender {
         let sent = match self {
             Self::First(sender) => {
                 // Only a proxy is sent the whole URI; for everybody else the host is in its header.
-                let path = request.uri().path_and_query().cloned();
+                let path = request.uri().path_and_query();
+                // An empty one says that it is `/`, and would be written as nothing.
+                let path = path.filter(|path| path.as_str() != "/").cloned();
                 *request.uri_mut() = Uri::from(path.unwrap_or(PathAndQuery::from_static("/")));
                 sender.send_request(request).await
             }

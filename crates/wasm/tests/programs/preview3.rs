@@ -162,8 +162,10 @@ fn it_speaks_tcp_udp_and_http() {
     // Its own requests are those of preview 2 as well; who answers is of preview 3.
     let server = Server::start(server());
     let authority = format!("127.0.0.1:{}", server.port);
-    let ended = probe(["get", &authority, "/"]).run();
-    assert_eq!(ended.stdout, "200 hello\n", "{}", ended.stderr);
+    for path in ["/", ""] {
+        let ended = probe(["get", &authority, path]).run();
+        assert_eq!(ended.stdout, "200 hello\n", "{path:?}: {}", ended.stderr);
+    }
     let nobody = format!("127.0.0.1:{}", free_port());
     assert_eq!(probe(["get", &nobody, "/"]).run().stdout, "no answer\n");
 }
