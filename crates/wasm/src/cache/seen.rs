@@ -5,6 +5,10 @@
 //! process, a shim with its pod: what a file system says of its files is believed to those alone who brought it,
 //! and two files that it makes look the same are one pod's. The device is not asked for: it is another one for each
 //! mount of the same image.
+//!
+//! A file in memory is hashed each time. The kernel's own count of changes (`i_version`, `STATX_CHANGE_COOKIE`) is not
+//! told to programs; a lease (`F_SETLEASE`) would tell who opens the file for writing, mappings included, but makes
+//! them wait until the shim has answered.
 
 use std::collections::VecDeque;
 use std::fs::File;
