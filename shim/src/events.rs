@@ -18,7 +18,7 @@ use protobuf::MessageFull;
 use protobuf::well_known_types::any::Any;
 use protobuf::well_known_types::timestamp::Timestamp;
 use tokio::sync::mpsc::UnboundedReceiver;
-use tokio::time;
+use tokio::{task, time};
 use tracing::{debug, warn};
 use ttrpc::context;
 
@@ -73,6 +73,9 @@ impl Publisher {
     /// Publishes facts until nobody can state another.
     pub(crate) async fn run(mut self, mut facts: UnboundedReceiver<Fact>) {
         while let Some(fact) = rest::until_next(&mut facts).await {
+            // Whoever asked for it hears the answer first: containerd's work on an event is long, and
+            // may take the processor that the caller waits for.
+            task::yield_now().await;
             let envelope = self.envelope(fact);
             let mut pauses = PAUSES.iter();
             while let Err(error) = self.forward(&envelope).await {

@@ -18,7 +18,7 @@ use std::time::Duration;
 use containerd_shim::Flags;
 use containerd_shim_protos::sandbox_async::create_sandbox;
 use containerd_shim_protos::shim_async::create_task;
-use duet_linux::process;
+use duet_linux::{heap, process};
 use duet_pod::{Config, Pod, Programs};
 use nix::unistd;
 use tokio::sync::mpsc;
@@ -43,6 +43,8 @@ const HANG_UP_LIMIT: Duration = Duration::from_secs(1);
 
 /// Plays the role; returns when the pod is over.
 pub(crate) fn run(flags: &Flags, pod: String) -> Result<(), Error> {
+    // Every birth is a copy of this process.
+    heap::gather();
     let bundle = env::current_dir();
     if let Ok(bundle) = &bundle {
         logging::start(bundle, flags.debug);

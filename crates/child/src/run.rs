@@ -27,8 +27,8 @@ pub(crate) struct Child<'a> {
 
 /// Becomes the program that `code` describes, or sends [`Message::FAILED`] and ends.
 ///
-/// Sends [`Message::READY`] at the gate and then waits for one byte; a closed channel ends the
-/// process without a word.
+/// Sends [`Message::READY`] and waits at the gate for one byte; a closed channel ends the process
+/// without a word.
 ///
 /// # Safety
 ///
@@ -195,7 +195,8 @@ impl Child<'_> {
             Step::FindProgram(candidates) => self.find_program(candidates),
             Step::CloseFrom(number) => syscalls::cloexec_from(number),
             Step::Pause => self.tell(Message::PAUSED, 0),
-            Step::Gate => self.tell(Message::READY, 0),
+            Step::Ready => self.say(Message::READY, 0),
+            Step::Gate => self.wait(),
             Step::Exec(exec) => self.exec(exec),
         }
     }
@@ -248,13 +249,21 @@ impl Child<'_> {
 
     /// Tells the parent how far it has come, and waits for its word.
     fn tell(&self, kind: u32, what: u32) -> Result<(), Fault> {
-        let ready = Message {
+        self.say(kind, what)?;
+        self.wait()
+    }
+
+    fn say(&self, kind: u32, what: u32) -> Result<(), Fault> {
+        let message = Message {
             kind,
             step: what,
             op: 0,
             errno: 0,
         };
-        syscalls::send(self.code.channel, &ready)?;
+        syscalls::send(self.code.channel, &message)
+    }
+
+    fn wait(&self) -> Result<(), Fault> {
         if syscalls::read_byte(self.code.channel)? {
             return Ok(());
         }

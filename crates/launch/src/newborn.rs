@@ -16,7 +16,8 @@ use crate::{Attach, Error, Supplies, birth};
 /// It takes a millisecond; a mount that waits for a dead server takes for ever.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A process that stands at the gate: everything is done but its program.
+/// A process that stands at the gate: everything is done but its program. Without a gate in its plan
+/// it goes on, and to open the gate is to hear what that came to.
 #[derive(Debug)]
 pub struct Newborn {
     /// Its number in the caller's PID namespace.
@@ -343,10 +344,19 @@ impl Gate {
     ///
     /// # Errors
     ///
-    /// [`Error::Call`] with `EPIPE` when the process was dead before.
+    /// [`Error::Step`] when it had failed before, [`Error::Call`] with `EPIPE` when it was dead.
     pub fn begin(self) -> Result<Opening, Error> {
-        channel::send_byte(&self.channel, 1).map_err(Error::call("gate"))?;
         let deadline = Instant::now() + PATIENCE;
+        if self.plan.waits()
+            && let Err(error) = channel::send_byte(&self.channel, 1)
+        {
+            // It has ended; perhaps it could still say why.
+            let last = listen_until(&self.channel, None, Instant::now());
+            return Err(match last {
+                Ok(Some(received)) => failed(&self.plan, decode(&received)),
+                Ok(None) | Err(_) => Error::call("gate")(error),
+            });
+        }
         Ok(Opening {
             gate: self,
             deadline,

@@ -59,7 +59,7 @@ pub(crate) fn ids(path: &Path) -> Result<IdMappings, Error> {
 /// A plan that ends at the gate.
 fn waiting(clone: u64, slots: Vec<Descriptor>, mut steps: Vec<Step>) -> Plan {
     let none = Texts { first: 0, len: 0 };
-    steps.push(Step::Gate);
+    steps.extend([Step::Ready, Step::Gate]);
     Plan {
         steps,
         text: vec![0],

@@ -10,7 +10,7 @@
 //! | `pidfd_signal.rs` | `pidfd_send_signal(2)` | rustix takes no real-time signals | Linux 5.1 |
 //! | `seccomp.rs` | `seccomp(2)` | not wrapped | Linux 3.17 |
 //! | `dispositions.rs` | `rt_sigaction(2)`, to ask | nix and rustix only set, libc hides two signals | – |
-//! | `heap.rs` | `malloc_trim(3)` | not wrapped | – |
+//! | `heap.rs` | `mallopt(3)`, `malloc_trim(3)` | not wrapped | – |
 //! | `owner.rs` | `ioctl_ns(2)`: the user namespace of another | not wrapped | Linux 4.9 |
 //! | `shared.rs` | `mmap(2)` of a number in a file | unsafe in both | – |
 //! | `text.rs` | `madvise(2)` on the program itself | unsafe in both | – |
@@ -30,7 +30,10 @@ pub mod clone;
 )]
 mod dispositions;
 pub mod file;
-#[expect(unsafe_code, reason = "malloc_trim(3) has no safe wrapper")]
+#[expect(
+    unsafe_code,
+    reason = "mallopt(3) and malloc_trim(3) have no safe wrapper"
+)]
 pub mod heap;
 pub mod kernel;
 pub mod memfd;

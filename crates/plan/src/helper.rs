@@ -80,6 +80,7 @@ impl Helper<'_> {
         writer.step(Step::FindProgram(program));
         let last = self.descriptors.iter().copied().max().unwrap_or(0).max(2);
         writer.step(Step::CloseFrom(u32::from(last) + 1));
+        writer.step(Step::Ready);
         writer.step(Step::Gate);
         writer.step(Step::Exec(Exec::Path));
     }
@@ -96,6 +97,7 @@ pub fn placeholder() -> Result<Plan, Error> {
     // It keeps no file system busy.
     let root = writer.text("/");
     writer.step(Step::Chdir(root));
+    writer.step(Step::Ready);
     writer.step(Step::Gate);
     writer.finish()
 }

@@ -152,6 +152,22 @@ impl Plan {
             .any(|step| matches!(step, Step::Seccomp(_, flags) if flags & NEW_LISTENER != 0))
     }
 
+    /// The same, but for the gate: for who has nothing to do before the program runs. A filter with
+    /// a listener keeps it, whose reader must be there first.
+    #[must_use]
+    pub fn at_once(mut self) -> Self {
+        if !self.listens_late() {
+            self.steps.retain(|step| !matches!(step, Step::Gate));
+        }
+        self
+    }
+
+    /// Whether it waits at a gate.
+    #[must_use]
+    pub fn waits(&self) -> bool {
+        self.steps.iter().any(|step| matches!(step, Step::Gate))
+    }
+
     /// The strings of `texts`, for people.
     #[must_use]
     pub fn texts(&self, texts: Texts) -> Vec<String> {

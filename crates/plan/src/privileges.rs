@@ -2,7 +2,8 @@
 //!
 //! Where the system call filter goes depends on `no_new_privs`:
 //!
-//! - with it anybody may install a filter, so it comes after the gate, right before exec: the
+//! - with it anybody may install a filter, so it comes last, when the child is ready: before the gate
+//!   if the profile allows to wait there, for then it costs nobody's time, else after it. So the
 //!   profile needs to allow nothing but `execve` (`execveat` for a runner) of what Duet calls;
 //! - without it CAP_SYS_ADMIN is needed, so it comes before the capabilities go. What follows
 //!   must then be allowed by the profile, as under runc: `prctl`, `capset`, `setgroups`,
@@ -135,14 +136,41 @@ pub(crate) fn become_program(
         }
         Program::Wasm => Exec::Slot(writer.slot(Descriptor::Given(Given::Runner))),
     };
+    writer.step(Step::Ready);
+    // While the parent answers, if the filter lets the child wait for its word then.
+    let waiting = spec.seccomp.as_ref().is_some_and(lets_wait);
+    let (before, after) = if waiting { (late, None) } else { (None, late) };
+    writer.plan.steps.extend(before);
     writer.step(Step::Gate);
-    writer.plan.steps.extend(late);
+    writer.plan.steps.extend(after);
     writer.step(Step::Exec(exec));
 }
 
 fn find(writer: &mut Writer, process: &Process) {
     let candidates = program::candidates(writer, process);
     writer.step(Step::FindProgram(candidates));
+}
+
+/// The calls that are made at the gate: by who goes through it, and by who finds it closed.
+const WAITING: [&str; 2] = ["read", "exit_group"];
+
+/// Whether a profile certainly allows them, and has no listener, whom the parent hands on when it
+/// opens the gate.
+fn lets_wait(profile: &LinuxSeccomp) -> bool {
+    let allows = |action| matches!(action, Action::ScmpActAllow | Action::ScmpActLog);
+    let always = |call: &LinuxSyscall| call.args().as_ref().is_none_or(Vec::is_empty);
+    let calls = profile.syscalls().as_deref().unwrap_or_default();
+    let notifies = |action| action == Action::ScmpActNotify;
+    !notifies(profile.default_action())
+        && !calls.iter().any(|call| notifies(call.action()))
+        && WAITING.iter().all(|name| {
+            let names = |call: &&LinuxSyscall| call.names().iter().any(|own| own == name);
+            let mut named = calls.iter().filter(names).peekable();
+            match named.peek() {
+                None => allows(profile.default_action()),
+                Some(_) => named.all(|call| allows(call.action()) && always(call)),
+            }
+        })
 }
 
 /// The calls by which a program is looked for.

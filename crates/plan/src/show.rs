@@ -96,6 +96,7 @@ impl Plan {
             | Step::Chdir(_)
             | Step::FindProgram(_)
             | Step::CloseFrom(_)
+            | Step::Ready
             | Step::Gate
             | Step::Exec(_) => self.line(step),
         }
@@ -198,6 +199,7 @@ impl Plan {
             Step::Chdir(path) => format!("chdir {}", self.text(path)),
             Step::FindProgram(texts) => format!("find {}", self.texts(texts).join(" ")),
             Step::CloseFrom(number) => format!("close from {number} on exec"),
+            Step::Ready => "ready".to_owned(),
             Step::Gate => "gate".to_owned(),
             Step::Exec(Exec::Path) => "exec".to_owned(),
             Step::Exec(Exec::Slot(slot)) => format!("exec {}", self.slot(slot)),

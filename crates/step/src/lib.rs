@@ -360,7 +360,9 @@ pub enum Step {
     FindProgram(Texts),
     /// Sets close-on-exec on every descriptor from this number up.
     CloseFrom(u32),
-    /// Tells the parent that everything above is done, and waits until it opens the gate.
+    /// Tells the parent that everything above is done.
+    Ready,
+    /// Waits until the parent opens the gate. Comes after [`Step::Ready`].
     Gate,
     /// Runs the program with the plan's arguments and environment.
     Exec(Exec),
@@ -382,7 +384,7 @@ pub struct Message {
 }
 
 impl Message {
-    /// The child stands at the gate.
+    /// The child has come to [`Step::Ready`].
     pub const READY: u32 = 1;
     /// A step failed; the child has exited.
     pub const FAILED: u32 = 2;

@@ -44,7 +44,8 @@ impl Linux {
             duet_launch::tree(*pid)?
         };
         let facts = Facts { tree, ..facts };
-        let plan = duet_plan::exec(process, &self.spec, &facts, kinds)?;
+        // Nobody looks at it between its birth and its program.
+        let plan = duet_plan::exec(process, &self.spec, &facts, kinds)?.at_once();
         let supplied = match kind {
             Kind::Native => None,
             Kind::Wasm(guest) => {

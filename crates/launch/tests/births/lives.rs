@@ -427,6 +427,48 @@ fn one_killed_at_the_gate_cannot_be_started() {
 }
 
 #[test]
+fn what_fails_at_the_gate_is_named_when_it_is_opened() {
+    stage(|stage| {
+        let mut plan = stage.plan(&stage.spec(["true"]));
+        // No program for a filter: it would not end.
+        let first = u32::try_from(plan.programs.len()).unwrap();
+        plan.programs.push(Insn {
+            code: 0,
+            jt: 0,
+            jf: 0,
+            k: 0,
+        });
+        let gate = plan.steps.iter().position(|step| *step == Step::Gate);
+        let filter = Step::Seccomp(Program { first, len: 1 }, 0);
+        plan.steps.insert(gate.unwrap(), filter);
+        let (newborn, _pipes) = stage.create(&plan).unwrap();
+        assert_eq!(process::wait(&newborn.pidfd).unwrap().code, 1);
+        let error = newborn.gate.open().unwrap_err().to_string();
+        assert!(error.contains("EINVAL (seccomp, step"), "{error}");
+    });
+}
+
+#[test]
+fn one_without_a_gate_runs_while_nobody_opens_it() {
+    stage(|stage| {
+        let plan = stage.plan(&stage.spec(["echo", "here"])).at_once();
+        let (newborn, pipes) = stage.create(&plan).unwrap();
+        let outcome = pipes.outcome(&newborn.pidfd);
+        assert_eq!((outcome.code, &*outcome.out), (0, "here\n"));
+        newborn.gate.open().unwrap();
+
+        let mut plan = stage.plan(&stage.spec(["true"])).at_once();
+        let nowhere = add_text(&mut plan, "/no/such/place");
+        let exec = plan.steps.len() - 1;
+        plan.steps.insert(exec, Step::Chdir(nowhere));
+        let (newborn, _pipes) = stage.create(&plan).unwrap();
+        let error = newborn.gate.open().unwrap_err().to_string();
+        assert!(error.contains("/no/such/place"), "{error}");
+        assert_eq!(process::wait(&newborn.pidfd).unwrap().code, 1);
+    });
+}
+
+#[test]
 fn one_that_dies_on_the_way_is_reaped_and_its_end_told() {
     stage(|stage| {
         let mut plan = stage.plan(&stage.spec(["true"]));

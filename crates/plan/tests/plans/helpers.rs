@@ -83,6 +83,7 @@ fn a_helper_of_the_hosts_has_its_descriptors_and_no_others() {
         "chdir /srv",
         "find /bin/logger",
         "close from 6 on exec",
+        "ready",
         "gate",
         "exec",
     ];

@@ -111,6 +111,7 @@ fn tables(plan: &Plan) {
             | Step::Bounding(_)
             | Step::Capabilities(_)
             | Step::CloseFrom(_)
+            | Step::Ready
             | Step::Gate
             | Step::Exec(Exec::Path) => {}
         }
@@ -134,6 +135,7 @@ fn order(plan: &Plan) {
         found[0]
     };
     let exec = one("exec", &|step| matches!(step, Step::Exec(_)));
+    let ready = one("ready", &|step| matches!(step, Step::Ready));
     let gate = one("gate", &|step| matches!(step, Step::Gate));
     let bounding = one("bounding", &|step| matches!(step, Step::Bounding(_)));
     let groups = one("groups", &|step| matches!(step, Step::Groups { .. }));
@@ -143,12 +145,22 @@ fn order(plan: &Plan) {
     });
     let close = one("close", &|step| matches!(step, Step::CloseFrom(_)));
     assert_eq!(exec + 1, plan.steps.len());
-    assert!(bounding < groups && groups < user && user < sets && sets < gate && gate < exec);
-    assert!(close < gate);
+    assert!(
+        bounding < groups
+            && groups < user
+            && user < sets
+            && sets < ready
+            && ready < gate
+            && gate < exec
+    );
+    assert!(close < ready);
     for seccomp in places(plan, |step| matches!(step, Step::Seccomp(..))) {
         let promised = places(plan, |step| matches!(step, Step::NoNewPrivileges));
         match promised.first() {
-            Some(promise) => assert!(*promise < seccomp && gate < seccomp && seccomp + 1 == exec),
+            Some(promise) => {
+                let at_the_gate = [ready, gate].contains(&(seccomp - 1));
+                assert!(*promise < seccomp && at_the_gate && exec - ready == 3);
+            }
             None => assert!(seccomp < bounding),
         }
     }
@@ -157,7 +169,7 @@ fn order(plan: &Plan) {
         assert!(label < user && places(plan, narrows).into_iter().all(|at| label < at));
     }
     for path in places(plan, |step| matches!(step, Step::FindProgram(_))) {
-        assert!(user < path && path < gate);
+        assert!(user < path && path < ready);
     }
     let pivot = places(plan, |step| matches!(step, Step::Pivot));
     let touches_the_host = |step: &Step| matches!(step, Step::Mount(_) | Step::AttachRoot { .. });

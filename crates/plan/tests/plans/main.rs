@@ -11,6 +11,7 @@
 )]
 
 mod cgroups;
+mod gates;
 mod golden;
 mod helpers;
 mod invariants;
