@@ -12,6 +12,8 @@ use duet_linux::channel::{self, Heard};
 use duet_linux::namespace::{self, Kind};
 use duet_linux::program::Guarded;
 use duet_linux::{bpf, memfd, mount, process};
+use rustix::fs::{Mode, OFlags};
+use rustix::mount::MountPropagationFlags;
 
 /// Whether the test can run; without root it says so and is skipped.
 fn root() -> bool {
@@ -29,6 +31,33 @@ fn root() -> bool {
         );
     }
     root
+}
+
+#[test]
+fn what_is_mounted_on_demand_is_mounted_when_it_is_opened_as_a_place() {
+    if !root() {
+        return;
+    }
+    namespace::aside(|| {
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS)?;
+        let private = MountPropagationFlags::REC | MountPropagationFlags::PRIVATE;
+        rustix::mount::mount_change("/", private)?;
+        let dir = tempfile::tempdir()?;
+        mount::mount(Path::new("debug"), dir.path(), "debugfs", 0, "")?;
+        // The kernel puts a tracefs there for whoever comes (`kernel/trace/trace.c`).
+        let tracing = dir.path().join("tracing");
+        let fstype = |entry: mount::Entry| (entry.point == tracing).then_some(entry.fstype);
+        let there = || Ok::<_, std::io::Error>(mount::table()?.into_iter().find_map(fstype));
+        assert_eq!(there()?, None);
+        let place = mount::place(&tracing)?;
+        assert_eq!(there()?.as_deref(), Some("tracefs"));
+        let copy = mount::clone_open(&place, false)?;
+        let file = rustix::fs::openat(&copy, "trace", OFlags::PATH, Mode::empty());
+        assert!(file.is_ok(), "{file:?}");
+        mount::unmount_detach(&tracing)?;
+        mount::unmount_detach(dir.path())
+    })
+    .unwrap();
 }
 
 #[test]
@@ -139,13 +168,15 @@ fn a_channel_carries_a_descriptor_and_knows_silence_from_an_end() {
     let heard = channel::receive::<1>(&ours, soon()).unwrap();
     assert!(matches!(heard, Heard::Silence), "{heard:?}");
     channel::send_byte(&theirs, 7).unwrap();
-    let heard = channel::receive::<1>(&ours, soon()).unwrap();
+    // What another test has just forked has a copy of the other end until it executes.
+    let later = || Instant::now() + Duration::from_secs(30);
+    let heard = channel::receive::<1>(&ours, later()).unwrap();
     assert!(
         matches!(&heard, Heard::Message(message) if message.bytes == [7]),
         "{heard:?}"
     );
     drop(theirs);
-    let heard = channel::receive::<1>(&ours, soon()).unwrap();
+    let heard = channel::receive::<1>(&ours, later()).unwrap();
     assert!(matches!(heard, Heard::Closed), "{heard:?}");
 }
 
