@@ -8,6 +8,7 @@
 //! `duet-bench [ROUNDS] [FILE.json]`; 40 rounds without, and with 0 only the memory. `DUET_BENCH_BEFORE` may
 //! name a folder with Duet's programs as they were: they are asked the first three questions too.
 //! `duet-bench serving WASMTIME [ROUNDS]` asks servers instead (`make bench-serving`).
+//! `duet-bench lives [ROUNDS]` asks the Task API alone: a container's life, and an exec's.
 #![forbid(unsafe_code)]
 
 mod memory;
@@ -37,6 +38,7 @@ fn main() {
     match arguments.peek().map(String::as_str) {
         Some("flight") => return serving::fly(),
         Some("serving") => return serve(arguments.skip(1)),
+        Some("lives") => return lives(arguments.nth(1)),
         Some(_) | None => {}
     }
     let rounds = arguments
@@ -70,6 +72,16 @@ fn main() {
             "pods": pods.iter().map(sandboxes::Cost::json).collect::<Vec<_>>(),
         });
         fs::write(&file, format!("{report:#}\n")).expect("the file for the report is writable");
+    }
+}
+
+/// The Task API alone.
+fn lives(rounds: Option<String>) {
+    let rounds = rounds.map_or(ROUNDS, |word| word.parse().expect("a number of rounds"));
+    let node = Node::enter_with_duet().expect("root, containerd and Duet's binaries");
+    println!("{}", describe()["text"].as_str().unwrap_or_default());
+    for measure in [task_api, exec] {
+        println!("\n{}", measure(&node, rounds));
     }
 }
 

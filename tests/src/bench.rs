@@ -26,7 +26,8 @@ pub struct Table {
 pub type Subject<'a> = (&'static str, Box<dyn FnMut() -> Duration + 'a>);
 
 /// Runs every subject once per round, so that a slow moment of the machine meets all of
-/// them; each round begins with another subject.
+/// them; each round begins with another subject, and every other one goes backwards: who comes
+/// after a large one finds none of its own in the processor's caches.
 ///
 /// Some rounds before the first that counts warm caches up.
 #[must_use]
@@ -42,7 +43,12 @@ pub fn interleaved(question: &'static str, rounds: usize, mut subjects: Vec<Subj
     let count = subjects.len();
     for round in 0..WARM_UP + rounds {
         for turn in 0..count {
-            let index = (round + turn) % count;
+            let turn = if round % 2 == 0 {
+                turn
+            } else {
+                count - 1 - turn
+            };
+            let index = (round / 2 + turn) % count;
             let time = (subjects[index].1)();
             if round >= WARM_UP {
                 series[index].times.push(time);
