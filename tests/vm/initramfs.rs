@@ -1,4 +1,4 @@
-//! The small machines: a kernel from Debian and an initramfs of what was built here.
+//! The small machine: a kernel from Debian and an initramfs of what was built here.
 
 use duet_tests::{command, image, machine};
 use std::fs;
@@ -24,9 +24,21 @@ const PROGRAMS: &[&str] = &[
     "timeout",
     "script",
     "unshare",
+    "env",
+    "runc",
+    "containerd-shim-runc-v2",
 ];
 
-/// Folders of Debian's packages that systemd's machine has. What starts there is told in `scenarios.service`.
+/// What the machine does by itself, after its first program `init.sh`.
+const SCRIPTS: &[&str] = &[
+    "plain.sh",
+    "systemd.sh",
+    "checks.sh",
+    "columns.sh",
+    "scenarios.sh",
+];
+
+/// Folders of Debian's packages that it has of systemd. What starts there is told in `scenarios.service`.
 const FOLDERS: &[&str] = &[
     "bin",
     "sbin",
@@ -48,43 +60,27 @@ pub(crate) struct Machine {
     _dir: tempfile::TempDir,
 }
 
-/// Packages whose kernel tests run inside, as the static programs that they are.
-const TESTED: &[&str] = &["duet-cgroup", "duet-launch"];
+/// Kernel tests of crates that run inside: their packages and names.
+const TESTED: &[(&str, &str)] = &[("duet-cgroup", "kernel"), ("duet-launch", "births")];
 
-/// The machine whose first program is a script of ours.
-pub(crate) fn plain() -> Machine {
-    let dir = tempfile::Builder::new()
-        .prefix("duet-vm-")
-        .tempdir()
-        .unwrap();
-    let root = dir.path().join("root");
-    for folder in [
-        "bin", "dev", "proc", "sys", "run", "tmp", "etc", "tests", "images", "mnt", "lib",
-    ] {
-        fs::create_dir_all(root.join(folder)).unwrap();
-    }
-    let package = packages().join("kernel");
-    with_modules(&package, &MODULES[..1], &root);
-    with_duet(&root);
-    for name in ["containerd", "ctr"] {
-        with_libraries(
-            &machine::program(name).expect("containerd is installed"),
-            &root,
-        );
-    }
-    for (index, test) in test_programs(TESTED).iter().enumerate() {
-        copy(test, &root.join("tests").join(format!("{index}")));
-    }
-    image::write(&image::all(), &root.join("images/all.tar")).unwrap();
-    let here = machine::workspace().join("tests/vm");
-    copy(&here.join("init.sh"), &root.join("init"));
-    copy(&here.join("checks.sh"), &root.join("checks.sh"));
+/// Likewise the harnesses.
+const HARNESSES: &[(&str, &str)] = &[
+    ("duet-tests", "scenarios"),
+    ("duet-tests", "oracle"),
+    ("duet-tests", "run"),
+];
 
-    pack(dir, &package)
-}
+/// How `make unit` and `make tests-built` have built them, so that nothing is built again.
+const ALL_CRATES: &[&str] = &[
+    "--workspace",
+    "--exclude=duet-tests",
+    "--exclude=duet-runner",
+    "--exclude=duet-compiler",
+];
+const HARNESSES_ALONE: &[&str] = &["-p", "duet-tests"];
 
-/// The machine whose first program is systemd, and whose tests are a service of it.
-pub(crate) fn with_systemd() -> Machine {
+/// Makes it: one for all that is booted.
+pub(crate) fn build() -> Machine {
     let dir = tempfile::Builder::new()
         .prefix("duet-vm-")
         .tempdir()
@@ -102,7 +98,9 @@ pub(crate) fn with_systemd() -> Machine {
         "var",
         "root",
         "mnt",
+        "images",
         "tests",
+        "crates",
         "etc/systemd/system",
     ] {
         fs::create_dir_all(root.join(folder)).unwrap();
@@ -118,7 +116,27 @@ pub(crate) fn with_systemd() -> Machine {
         std::os::unix::fs::symlink(target, root.join(link)).unwrap();
     }
     let packages = packages();
-    let system = packages.join("system");
+    with_system(&packages.join("system"), &root);
+    with_modules(&packages.join("kernel"), &root);
+    with_duet(&root);
+    with_containerds(&root);
+    with_tests(&root);
+    image::write(&image::all(), &root.join("images/all.tar")).unwrap();
+    let here = machine::workspace().join("tests/vm");
+    for script in SCRIPTS {
+        copy(&here.join(script), &root.join(script));
+    }
+    copy(&here.join("init.sh"), &root.join("init"));
+    let units = root.join("etc/systemd/system");
+    copy(
+        &here.join("scenarios.service"),
+        &units.join("scenarios.service"),
+    );
+    pack(dir, &packages.join("kernel"))
+}
+
+/// Debian's systemd, D-Bus and AppArmor, and the libraries that they need.
+fn with_system(system: &Path, root: &Path) {
     for folder in FOLDERS.iter().filter(|folder| system.join(folder).is_dir()) {
         let into = root.join(folder);
         fs::create_dir_all(&into).unwrap();
@@ -133,23 +151,23 @@ pub(crate) fn with_systemd() -> Machine {
             system.display()
         );
     }
-    with_modules(&packages.join("kernel"), MODULES, &root);
-    with_duet(&root);
     for name in ["systemctl", "dbus-daemon", "apparmor_parser"] {
-        libraries(&root.join("usr/bin").join(name), &root);
+        libraries(&root.join("usr/bin").join(name), root);
     }
     for name in ["systemd", "systemd-executor"] {
         let program = root.join("usr/lib/systemd").join(name);
         if program.is_file() {
-            libraries(&program, &root);
+            libraries(&program, root);
         }
     }
+}
+
+/// This machine's containerd and what it and the harness call, and the containerd of another suite.
+fn with_containerds(root: &Path) {
     for name in PROGRAMS {
-        let program = machine::program(name);
-        with_libraries(
-            &program.unwrap_or_else(|| panic!("no {name} in PATH")),
-            &root,
-        );
+        let program = machine::program(name).unwrap_or_else(|| panic!("no {name} in PATH"));
+        copy(&program, &root.join("bin").join(name));
+        libraries(&program, root);
     }
     let newer = std::env::var_os("DUET_TEST_CONTAINERD");
     let newer =
@@ -157,27 +175,29 @@ pub(crate) fn with_systemd() -> Machine {
     for name in ["containerd", "ctr"] {
         let program = newer.join(name);
         copy(&program, &root.join("sid").join(name));
-        libraries(&program, &root);
+        libraries(&program, root);
     }
     for plugin in ["bridge", "host-local", "loopback"] {
         let from = Path::new(duet_tests::cni::Network::plugin_dir()).join(plugin);
         copy(&from, &root.join("usr/lib/cni").join(plugin));
     }
-    for test in test_programs(&["duet-tests"]) {
-        let name = test.file_name().unwrap().to_string_lossy();
-        if name.starts_with("scenarios-") {
-            copy(&test, &root.join("tests/scenarios"));
+}
+
+/// The kernel tests of crates, and the harnesses.
+fn with_tests(root: &Path) {
+    for (folder, selection, wanted) in [
+        ("crates", ALL_CRATES, TESTED),
+        ("tests", HARNESSES_ALONE, HARNESSES),
+    ] {
+        let programs = test_programs(selection);
+        for (package, name) in wanted {
+            let program = programs
+                .iter()
+                .find(|(id, target, _)| target == name && id.contains(&format!("#{package}@")));
+            let (_, _, program) = program.unwrap_or_else(|| panic!("no test {name} of {package}"));
+            copy(program, &root.join(folder).join(name));
         }
     }
-    let here = machine::workspace().join("tests/vm");
-    copy(&here.join("init-systemd.sh"), &root.join("init"));
-    copy(&here.join("scenarios.sh"), &root.join("scenarios.sh"));
-    let units = root.join("etc/systemd/system");
-    copy(
-        &here.join("scenarios.service"),
-        &units.join("scenarios.service"),
-    );
-    pack(dir, &packages.join("kernel"))
 }
 
 fn pack(dir: tempfile::TempDir, package: &Path) -> Machine {
@@ -196,9 +216,9 @@ fn pack(dir: tempfile::TempDir, package: &Path) -> Machine {
     }
 }
 
-fn with_modules(package: &Path, modules: &[&str], root: &Path) {
+fn with_modules(package: &Path, root: &Path) {
     let release = only(&package.join("lib/modules")).join("kernel");
-    for module in modules {
+    for module in MODULES {
         let name = Path::new(module).file_name().unwrap();
         copy(&release.join(module), &root.join("lib").join(name));
     }
@@ -208,6 +228,7 @@ fn with_duet(root: &Path) {
     copy(&image::busybox(), &root.join("bin/busybox"));
     for name in [
         "containerd-shim-duet-v1",
+        "duet",
         "duet-runner",
         "duet-compiler",
         "duet-holder",
@@ -217,13 +238,8 @@ fn with_duet(root: &Path) {
     }
 }
 
-/// What comes of Debian, as the machine's own package lists offer it now, unpacked once. Two tests ask
-/// for it at a time.
+/// What comes of Debian, as the machine's own package lists offer it now, unpacked once.
 fn packages() -> PathBuf {
-    static ONCE: std::sync::Mutex<()> = std::sync::Mutex::new(());
-    let _alone = ONCE
-        .lock()
-        .unwrap_or_else(std::sync::PoisonError::into_inner);
     let dir = machine::workspace().join("target/vm-debian");
     if !dir.is_dir() {
         let script = machine::workspace().join("tests/vm/packages.sh");
@@ -243,36 +259,28 @@ fn kernel_image(package: &Path) -> PathBuf {
     images.pop().expect("the package holds a kernel")
 }
 
-/// The tests of some packages, built as cargo builds them for this workspace: static programs.
-fn test_programs(packages: &[&str]) -> Vec<PathBuf> {
+/// The test programs of a selection of packages, by package and name: static, as all of this workspace.
+fn test_programs(selection: &[&str]) -> Vec<(String, String, PathBuf)> {
     let mut cargo = Command::new(env!("CARGO"));
     cargo
         .args(["test", "--no-run", "--message-format=json"])
+        .args(selection)
         .current_dir(machine::workspace());
-    for package in packages {
-        cargo.args(["-p", package]);
-    }
     let messages = command::start(&mut cargo)
         .wait_within(super::LIMIT)
         .ok()
         .stdout;
-    let programs: Vec<_> = messages
+    let text = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_owned();
+    messages
         .lines()
         .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
         .filter(|message| message["target"]["kind"][0] == "test")
-        .filter_map(|message| message["executable"].as_str().map(PathBuf::from))
-        .collect();
-    assert!(!programs.is_empty(), "cargo built no tests of {packages:?}");
-    programs
-}
-
-/// Copies a dynamically linked program to `bin` and the libraries that `ldd` lists to their places.
-fn with_libraries(program: &Path, root: &Path) {
-    copy(
-        program,
-        &root.join("bin").join(program.file_name().unwrap()),
-    );
-    libraries(program, root);
+        .filter_map(|message| {
+            let program = message["executable"].as_str()?.into();
+            let package = text(&message["package_id"]);
+            Some((package, text(&message["target"]["name"]), program))
+        })
+        .collect()
 }
 
 /// Copies the libraries that `ldd` lists for a program to their places, but for those that are there.

@@ -2,14 +2,14 @@
 //!
 //! The machine that tests run on may have cgroup v1 only, and its cgroups are not ours to change. So
 //! this test boots one: Debian's cloud kernel under software emulation, with an initramfs made of the
-//! programs built here. Inside, `init.sh` mounts a cgroup v2 tree with all controllers, runs the kernel
-//! tests of the crates, starts a containerd, and drives it with `ctr`. It says what it saw on the serial
-//! console, one line a check.
+//! programs built here. Inside, `plain.sh` mounts a cgroup v2 tree with all controllers, runs the kernel
+//! tests of the crates, starts a containerd, and drives it with `ctr`; then the oracle compares Duet's
+//! containers with runc's. It says what it saw on the serial console, one line a check.
 //!
-//! A second machine has systemd as its first process, unpacked from Debian's packages. Inside, the
+//! Booted again it has systemd as its first process, unpacked from Debian's packages. Inside, the
 //! harness of `tests/scenarios` runs as a service, and containerd's CRI has `SystemdCgroup = true`: what is about
 //! systemd itself, and scenarios of every kind, as pods around a pause container and as pods of the shim's own
-//! under a newer containerd. It is booted a second time with the cgroups of v1.
+//! under a newer containerd. It is booted a third time with the cgroups of v1.
 #![forbid(unsafe_code)]
 #![expect(
     clippy::unwrap_used,
@@ -20,14 +20,16 @@
 mod initramfs;
 
 use duet_tests::command;
+use initramfs::Machine;
 use std::process::Command;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 /// How long an emulated machine may take from power on to power off. The longest needs six minutes on two
 /// idle cores.
 const LIMIT: Duration = Duration::from_secs(1800);
 
-/// The checks of `init.sh`. One that is missing from the console fails the test like one that failed.
+/// The checks of `checks.sh`. One that is missing from the console fails the test like one that failed.
 const CHECKS: &[&str] = &[
     "cgroup2-has-controllers",
     "crate-tests",
@@ -44,6 +46,9 @@ const CHECKS: &[&str] = &[
     "exec-is-born-beside-init",
     "pause-and-resume",
     "nothing-is-left",
+    "a_container_of_duets_sees_what_one_of_runcs_sees",
+    "stats::every_number_of_stats_is_the_kernels_and_none_of_runcs_is_missing",
+    "all of oracle",
 ];
 
 /// The scenarios that `scenarios.sh` runs where systemd is the first process.
@@ -71,23 +76,33 @@ const UNDER_SYSTEMD_ON_V1: &[&str] = &[
 
 #[test]
 fn births_under_cgroup_v2() {
-    let machine = initramfs::plain();
-    judge(&boot(&machine, "cgroup_no_v1=all"), CHECKS);
+    judge(&boot("first=plain.sh cgroup_no_v1=all"), CHECKS);
 }
 
 #[test]
 fn births_under_systemd() {
-    let machine = initramfs::with_systemd();
-    for (hierarchies, scenarios) in [("1", UNDER_SYSTEMD), ("0", UNDER_SYSTEMD_ON_V1)] {
-        // Nothing of systemd's own on the console, and nothing started but the tests.
-        let quiet = format!(
-            "systemd.unified_cgroup_hierarchy={hierarchies} systemd.show_status=0 systemd.unit=scenarios.service"
-        );
-        judge(&boot(&machine, &quiet), scenarios);
-    }
+    judge(&boot(&systemd("1", "")), UNDER_SYSTEMD);
+}
+
+#[test]
+fn births_under_systemd_on_cgroup_v1() {
+    judge(&boot(&systemd("0", "")), UNDER_SYSTEMD_ON_V1);
+}
+
+/// What a kernel is told whose systemd is to mount the hierarchies of v2 alone (`1`) or those of v1, too.
+fn systemd(unified: &str, further: &str) -> String {
+    // Nothing of systemd's own on the console, and nothing started but the tests.
+    format!(
+        "first=systemd.sh systemd.unified_cgroup_hierarchy={unified} systemd.show_status=0 \
+         systemd.unit=scenarios.service {further}"
+    )
 }
 
 fn judge(console: &str, checks: &[&str]) {
+    let checks = match asked() {
+        None => checks,
+        Some(_) => &["asked"],
+    };
     let failed: Vec<_> = checks
         .iter()
         .filter(|check| {
@@ -102,12 +117,19 @@ fn judge(console: &str, checks: &[&str]) {
     );
 }
 
-fn boot(machine: &initramfs::Machine, parameters: &str) -> String {
+/// What is to run in the machines instead of what always does, as `DUET_TEST_VM` names it: filters of
+/// scenarios, `shim/` before those for pods of the shim's own, and `oracle/` before the oracle's.
+fn asked() -> Option<String> {
+    let words = std::env::var("DUET_TEST_VM").ok()?;
+    Some(words.split_whitespace().collect::<Vec<_>>().join(","))
+}
+
+fn boot(parameters: &str) -> String {
     // One at a time: what runs inside waits for so many seconds, and each has two processors.
-    static ALONE: std::sync::Mutex<()> = std::sync::Mutex::new(());
-    let _alone = ALONE
-        .lock()
-        .unwrap_or_else(std::sync::PoisonError::into_inner);
+    static ALONE: Mutex<()> = Mutex::new(());
+    let machine = machine();
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let asked = asked().map(|asked| format!("duet.asked={asked}"));
     let mut qemu = Command::new("qemu-system-x86_64");
     qemu.args([
         "-accel",
@@ -127,7 +149,22 @@ fn boot(machine: &initramfs::Machine, parameters: &str) -> String {
     .arg("-append")
     // The kernel would panic if the timer of a machine that is starved is late at that check.
     .arg(format!(
-        "console=ttyS0 quiet panic=-1 mitigations=off no_timer_check {parameters}"
+        "console=ttyS0 quiet panic=-1 mitigations=off no_timer_check {parameters} {}",
+        asked.as_deref().unwrap_or_default()
     ));
-    command::start(&mut qemu).wait_within(LIMIT).stdout
+    let running = command::start(&mut qemu);
+    running
+        .wait_within(LIMIT * if asked.is_some() { 4 } else { 1 })
+        .stdout
+}
+
+/// The machine, which the tests that run at a time share.
+fn machine() -> Arc<Machine> {
+    static SHARED: Mutex<Weak<Machine>> = Mutex::new(Weak::new());
+    let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
+    shared.upgrade().unwrap_or_else(|| {
+        let machine = Arc::new(initramfs::build());
+        *shared = Arc::downgrade(&machine);
+        machine
+    })
 }

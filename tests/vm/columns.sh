@@ -1,0 +1,63 @@
+# What both machines have in common: harnesses that run in columns, and how they tell their ends.
+export DUET_TEST_REQUIRE=all DUET_BIN_DIR=/usr/bin DUET_TEST_SLOWNESS=8
+
+# Runs tests with a /run/containerd of their own, as tests/private.sh does.
+column() { # name, harness, environment, filters...
+    name=$1 harness=/tests/$2 environment=$3
+    shift 3
+    mkdir -p /run/containerd
+    for filter in "$@"; do
+        # One that fits no test would pass.
+        $harness --list "$filter" 2>/dev/null | grep -q ': test$' || { echo "no test of $harness is named $filter"; return 1; }
+    done
+    # shellcheck disable=SC2016,SC2086 # the inner shell expands it; one word a variable
+    unshare --mount sh -c 'mount -t tmpfs -o mode=711 tmpfs /run/containerd && exec "$@"' sh \
+        env $environment $harness --test-threads=1 "$@" > "/run/$name.out" 2> "/run/$name.err"
+}
+
+# Says how columns ended: when nobody runs any more who makes the kernel write into these lines.
+tell() { # names...
+    all=0
+    for name in "$@"; do
+        sed -n 's/^test \(.*\) \.\.\. ok$/CHECK \1 ok/p' "/run/$name.out"
+        if grep -q '^test result: ok' "/run/$name.out"; then
+            echo "CHECK all of $name ok"
+        else
+            all=1
+            cat "/run/$name.out" "/run/$name.err"
+        fi
+    done
+    return $all
+}
+
+# Runs what was asked for by name instead of what it always does, if anything was: see DUET_TEST_VM.
+only_what_was_asked_for() {
+    asked=$(sed -n 's/.*duet\.asked=\([^ ]*\).*/\1/p' /proc/cmdline | tr , ' ')
+    [ -n "$asked" ] || return 1
+    names=
+    for one in podsandbox shim oracle run; do
+        filters=
+        for filter in $asked; do
+            case $filter in
+                $one/*) filters="$filters ${filter#*/}" ;;
+                */*) ;;
+                *) [ $one != podsandbox ] || filters="$filters $filter" ;;
+            esac
+        done
+        [ -n "$filters" ] || continue
+        names="$names asked-$one"
+        # shellcheck disable=SC2086 # one word a filter
+        case $one in
+            podsandbox) column asked-$one scenarios '' $filters & ;;
+            shim) column asked-$one scenarios "$SHIM" $filters & ;;
+            run) column asked-$one run '' $filters & ;;
+            oracle) column asked-$one oracle DUET_TEST_CGROUPS=cgroupfs $filters & ;;
+        esac
+    done
+    wait
+    # shellcheck disable=SC2086
+    tell $names && echo 'CHECK asked ok'
+    true
+}
+
+SHIM='DUET_TEST_SANDBOXER=shim DUET_TEST_CONTAINERD=/sid'
