@@ -4,8 +4,8 @@ use crate::probe;
 
 /// A difference between the two.
 pub(crate) struct Difference {
-    /// The cases it is seen in; none means any.
-    pub(crate) cases: &'static [&'static str],
+    /// The cases it is seen in.
+    pub(crate) cases: Cases,
     /// Where it is seen.
     pub(crate) section: &'static str,
     /// Parts of lines that only Duet's containers say.
@@ -17,7 +17,15 @@ pub(crate) struct Difference {
     pub(crate) shows: Shows,
 }
 
-/// Where a difference shows. Where it does not is no news.
+/// Cases by their names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Cases {
+    All,
+    AllBut(&'static [&'static str]),
+    These(&'static [&'static str]),
+}
+
+/// Where a difference shows. Where it does not is no news, and it explains nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Shows {
     /// On every machine.
@@ -36,28 +44,58 @@ impl Difference {
     /// Whether this is why only `side` has `line`.
     pub(crate) fn explains(&self, case: &str, section: &str, side: &str, line: &str) -> bool {
         let parts = if side == "duet" { self.duet } else { self.runc };
-        (self.cases.is_empty() || self.cases.contains(&case))
+        self.shows.may_here()
+            && self.cases.include(case)
             && self.section == section
             && parts.iter().any(|part| line.contains(part))
     }
 
     /// Whether one of these cases must show it.
     pub(crate) fn must_show<'a>(&self, mut cases: impl Iterator<Item = &'a str>) -> bool {
-        let here = match self.shows {
-            Shows::Everywhere => true,
-            Shows::Somewhere => false,
-            Shows::OnV1 => !probe::is_v2(),
-            Shows::OnV2 => probe::is_v2(),
-        };
-        here && (self.cases.is_empty() || cases.any(|case| self.cases.contains(&case)))
+        self.shows != Shows::Somewhere
+            && self.shows.may_here()
+            && cases.any(|case| self.cases.include(case))
     }
 }
+
+// === impl Cases ===
+
+impl Cases {
+    fn include(self, case: &str) -> bool {
+        match self {
+            Cases::All => true,
+            Cases::AllBut(names) => !names.contains(&case),
+            Cases::These(names) => names.contains(&case),
+        }
+    }
+}
+
+// === impl Shows ===
+
+impl Shows {
+    /// Whether it may show on this machine.
+    fn may_here(self) -> bool {
+        match self {
+            Shows::Everywhere | Shows::Somewhere => true,
+            Shows::OnV1 => !probe::is_v2(),
+            Shows::OnV2 => probe::is_v2(),
+        }
+    }
+}
+
+/// Those that do not have the 1024 shares that `ctr` asks for.
+const WEIGHT_OF_THEIR_OWN: &[&str] = &[
+    "processor time",
+    "processor time without limit",
+    "limits as kubelet sends them",
+    "limits by file",
+];
 
 /// Every known difference.
 pub(crate) const DIFFERENCES: &[Difference] = &[
     // --- what Duet does otherwise on purpose ---
     Difference {
-        cases: &[],
+        cases: Cases::All,
         section: "descriptors",
         duet: &["1 HERE/ID/said", "2 HERE/ID/said"],
         runc: &["1 pipe", "2 pipe"],
@@ -65,7 +103,7 @@ pub(crate) const DIFFERENCES: &[Difference] = &[
         shows: Shows::Everywhere,
     },
     Difference {
-        cases: &[],
+        cases: Cases::All,
         section: "mounts",
         duet: &["/sys in / from / ro,nosuid,nodev,noexec,relatime [] - sysfs sysfs rw"],
         runc: &["/sys in / from / ro,nosuid,nodev,noexec,relatime [] - sysfs sysfs ro"],
@@ -73,7 +111,7 @@ pub(crate) const DIFFERENCES: &[Difference] = &[
         shows: Shows::Everywhere,
     },
     Difference {
-        cases: &[],
+        cases: Cases::All,
         section: "devices",
         duet: &["'/dev/core' -> '/proc/kcore'"],
         runc: &[],
@@ -81,7 +119,7 @@ pub(crate) const DIFFERENCES: &[Difference] = &[
         shows: Shows::Somewhere,
     },
     Difference {
-        cases: &[],
+        cases: Cases::All,
         section: "status",
         duet: &["SigIgn:"],
         runc: &["SigIgn:"],
@@ -89,7 +127,7 @@ pub(crate) const DIFFERENCES: &[Difference] = &[
         shows: Shows::Somewhere,
     },
     Difference {
-        cases: &["root propagation rshared", "root propagation unbindable"],
+        cases: Cases::These(&["root propagation rshared", "root propagation unbindable"]),
         section: "mounts",
         duet: &[
             "/ in outside from / rw,relatime [shared]",
@@ -100,7 +138,7 @@ pub(crate) const DIFFERENCES: &[Difference] = &[
         shows: Shows::Everywhere,
     },
     Difference {
-        cases: &["working directory behind a link"],
+        cases: Cases::These(&["working directory behind a link"]),
         section: "outcome",
         duet: &["Create is refused"],
         runc: &["code 1"],
@@ -108,7 +146,7 @@ pub(crate) const DIFFERENCES: &[Difference] = &[
         shows: Shows::Everywhere,
     },
     Difference {
-        cases: &["masked and read-only paths of the image"],
+        cases: Cases::These(&["masked and read-only paths of the image"]),
         section: "environment",
         duet: &["HOME=/root"],
         runc: &["HOME=/"],
@@ -116,7 +154,7 @@ pub(crate) const DIFFERENCES: &[Difference] = &[
         shows: Shows::Everywhere,
     },
     Difference {
-        cases: &["masked and read-only paths of the image"],
+        cases: Cases::These(&["masked and read-only paths of the image"]),
         section: "identity",
         duet: &["home /root"],
         runc: &["home /"],
@@ -124,7 +162,7 @@ pub(crate) const DIFFERENCES: &[Difference] = &[
         shows: Shows::Everywhere,
     },
     Difference {
-        cases: &["limits as kubelet sends them"],
+        cases: Cases::These(&["limits as kubelet sends them"]),
         section: "outcome",
         duet: &["code 1"],
         runc: &["Create is refused"],
@@ -133,7 +171,7 @@ pub(crate) const DIFFERENCES: &[Difference] = &[
         shows: Shows::OnV1,
     },
     Difference {
-        cases: &["memory", "memory without the killer"],
+        cases: Cases::These(&["memory", "memory without the killer"]),
         section: "outcome",
         duet: &["Create is refused"],
         runc: &["code 1"],
@@ -142,23 +180,55 @@ pub(crate) const DIFFERENCES: &[Difference] = &[
     },
     // --- what Debian 12's runc 1.1.5 does otherwise ---
     Difference {
-        cases: &[],
+        cases: Cases::AllBut(WEIGHT_OF_THEIR_OWN),
         section: "settings",
-        duet: &["cpu.weight "],
-        runc: &["cpu.weight "],
+        duet: &["cpu.weight 100"],
+        runc: &["cpu.weight 39"],
         why: "shares become a weight by a curve that makes the default of one the default of the other, as in runc now; this one draws a line",
         shows: Shows::OnV2,
     },
     Difference {
-        cases: &[],
+        cases: Cases::These(&["processor time"]),
         section: "settings",
-        duet: &["cpu.weight.nice "],
-        runc: &["cpu.weight.nice "],
+        duet: &["cpu.weight 59"],
+        runc: &["cpu.weight 20"],
+        why: "shares become a weight by a curve that makes the default of one the default of the other, as in runc now; this one draws a line",
+        shows: Shows::OnV2,
+    },
+    Difference {
+        cases: Cases::These(&["limits as kubelet sends them"]),
+        section: "settings",
+        duet: &["cpu.weight 17"],
+        runc: &["cpu.weight 4"],
+        why: "shares become a weight by a curve that makes the default of one the default of the other, as in runc now; this one draws a line",
+        shows: Shows::OnV2,
+    },
+    Difference {
+        cases: Cases::AllBut(WEIGHT_OF_THEIR_OWN),
+        section: "settings",
+        duet: &["cpu.weight.nice 0"],
+        runc: &["cpu.weight.nice 4"],
         why: "it is the weight once more",
         shows: Shows::OnV2,
     },
     Difference {
-        cases: &["huge pages", "limits as kubelet sends them"],
+        cases: Cases::These(&["processor time"]),
+        section: "settings",
+        duet: &["cpu.weight.nice 2"],
+        runc: &["cpu.weight.nice 7"],
+        why: "it is the weight once more",
+        shows: Shows::OnV2,
+    },
+    Difference {
+        cases: Cases::These(&["limits as kubelet sends them"]),
+        section: "settings",
+        duet: &["cpu.weight.nice 8"],
+        runc: &["cpu.weight.nice 14"],
+        why: "it is the weight once more",
+        shows: Shows::OnV2,
+    },
+    Difference {
+        cases: Cases::These(&["huge pages", "limits as kubelet sends them"]),
         section: "settings",
         duet: &[".rsvd.max "],
         runc: &[".rsvd.max "],
@@ -166,7 +236,7 @@ pub(crate) const DIFFERENCES: &[Difference] = &[
         shows: Shows::OnV2,
     },
     Difference {
-        cases: &["a group beyond 31 bits"],
+        cases: Cases::These(&["a group beyond 31 bits"]),
         section: "outcome",
         duet: &["code 1"],
         runc: &["Create is refused"],
@@ -174,7 +244,7 @@ pub(crate) const DIFFERENCES: &[Difference] = &[
         shows: Shows::Everywhere,
     },
     Difference {
-        cases: &["I/O priority"],
+        cases: Cases::These(&["I/O priority"]),
         section: "process",
         duet: &["best-effort: prio 6"],
         runc: &["none: prio 0"],
@@ -182,7 +252,7 @@ pub(crate) const DIFFERENCES: &[Difference] = &[
         shows: Shows::Everywhere,
     },
     Difference {
-        cases: &["scheduler"],
+        cases: Cases::These(&["scheduler"]),
         section: "process",
         duet: &["nice 5 threads 1 policy 3"],
         runc: &["nice 0 threads 1 policy 0"],
@@ -190,7 +260,7 @@ pub(crate) const DIFFERENCES: &[Difference] = &[
         shows: Shows::Everywhere,
     },
     Difference {
-        cases: &["domain name"],
+        cases: Cases::These(&["domain name"]),
         section: "kernel",
         duet: &["kernel/domainname delphi"],
         runc: &["kernel/domainname (none)"],
@@ -198,7 +268,7 @@ pub(crate) const DIFFERENCES: &[Difference] = &[
         shows: Shows::Everywhere,
     },
     Difference {
-        cases: &["seccomp with flags"],
+        cases: Cases::These(&["seccomp with flags"]),
         section: "outcome",
         duet: &["code 1"],
         runc: &["Create is refused"],
@@ -206,10 +276,10 @@ pub(crate) const DIFFERENCES: &[Difference] = &[
         shows: Shows::Everywhere,
     },
     Difference {
-        cases: &[
+        cases: Cases::These(&[
             "cgroup mount read-only",
             "cgroup mount in a cgroup namespace",
-        ],
+        ]),
         section: "mounts",
         duet: &["/sys/fs/cgroup in /sys from / ro,"],
         runc: &["/sys/fs/cgroup in /sys from / rw,"],
@@ -217,7 +287,7 @@ pub(crate) const DIFFERENCES: &[Difference] = &[
         shows: Shows::Somewhere,
     },
     Difference {
-        cases: &["cgroup mount in a cgroup namespace"],
+        cases: Cases::These(&["cgroup mount in a cgroup namespace"]),
         section: "mounts",
         duet: &["- cgroup cgroup rw,name=systemd"],
         runc: &["- cgroup systemd rw,name=systemd"],
@@ -225,7 +295,7 @@ pub(crate) const DIFFERENCES: &[Difference] = &[
         shows: Shows::Somewhere,
     },
     Difference {
-        cases: &["exec with a umask"],
+        cases: Cases::These(&["exec with a umask"]),
         section: "identity",
         duet: &["0027"],
         runc: &["0022"],
@@ -233,7 +303,7 @@ pub(crate) const DIFFERENCES: &[Difference] = &[
         shows: Shows::Everywhere,
     },
     Difference {
-        cases: &["exec with a umask"],
+        cases: Cases::These(&["exec with a umask"]),
         section: "status",
         duet: &["Umask:\t0027"],
         runc: &["Umask:\t0022"],
@@ -241,7 +311,7 @@ pub(crate) const DIFFERENCES: &[Difference] = &[
         shows: Shows::Everywhere,
     },
     Difference {
-        cases: &["exec with a badness"],
+        cases: Cases::These(&["exec with a badness"]),
         section: "scores",
         duet: &["oom_score_adj 900"],
         runc: &["oom_score_adj "],

@@ -123,8 +123,9 @@ pub(crate) const CASES: &[Case] = &[
     case("any number of processes", |s, _| {
         s["linux"]["resources"]["pids"] = json!({"limit": -1})
     }),
-    // The version of the template's specification is one before 1.3.
     case("a number of processes that nobody has set", |s, _| {
+        // The last release by which 0 is no limit.
+        s["ociVersion"] = json!("1.2.0");
         s["linux"]["resources"]["pids"] = json!({"limit": 0})
     }),
     case("block I/O", |s, _| {
