@@ -8,7 +8,7 @@ use std::time::Duration;
 use duet_cgroup::systemd::{self, Scope};
 use duet_cgroup::{Cgroup, Host, Mode, OomWatch};
 use duet_plan::{CgroupFacts, Hierarchy};
-use duet_spec::{CgroupsPath, LinuxPids, LinuxResources};
+use duet_spec::{CgroupsPath, LinuxPids, LinuxResources, Namespace, Namespaces};
 
 use crate::error::Error;
 use crate::ground::Ground;
@@ -37,6 +37,8 @@ pub(crate) struct Confined {
     scope: Option<Scope>,
     /// Who keeps the unit alive until the container's own process does.
     placeholder: Mutex<Option<Placeholder>>,
+    /// Whether its limit of tasks waits until only the container's own process is in it.
+    roomy: bool,
     removed: AtomicBool,
 }
 
@@ -82,9 +84,10 @@ impl Confined {
         ground: &Ground,
         place: Place,
         resources: &LinuxResources,
+        namespaces: &Namespaces,
     ) -> Result<Self, Error> {
         let failed = Error::cgroup("create the cgroup");
-        let confined = match place {
+        let mut confined = match place {
             Place::Path(path) => Self::at(ground.host(), &path).map_err(failed)?,
             Place::Scope(scope) => {
                 let placeholder = Placeholder::stand(ground.children())?;
@@ -93,13 +96,17 @@ impl Confined {
                     cgroup: scope.start(ground.host(), pid, resources).map_err(failed)?,
                     scope: Some(scope),
                     placeholder: Mutex::new(Some(placeholder)),
+                    roomy: true,
                     removed: AtomicBool::new(false),
                 }
             }
         };
-        let limits = match &confined.scope {
-            None => confined.cgroup.limit(resources),
-            Some(_) => confined.cgroup.limit(&with_room(resources)),
+        // Into a user namespace two are born, of whom one ends: no room for the second is EAGAIN.
+        confined.roomy |= namespaces.user != Namespace::Host && limits_tasks(resources);
+        let limits = if confined.roomy {
+            confined.cgroup.limit(&with_room(resources))
+        } else {
+            confined.cgroup.limit(resources)
         };
         limits.map_err(Error::cgroup("limit the container"))?;
         Ok(confined)
@@ -111,13 +118,15 @@ impl Confined {
             cgroup: Cgroup::create(host, path)?,
             scope: None,
             placeholder: Mutex::default(),
+            roomy: false,
             removed: AtomicBool::new(false),
         })
     }
 
     /// Lets go of what was needed until the container's process was in it.
     pub(crate) fn settle(&self, resources: &LinuxResources) -> Result<(), Error> {
-        if !self.leave() {
+        self.leave();
+        if !self.roomy {
             return Ok(());
         }
         let limited = self.cgroup.update(&of_tasks(resources));
@@ -181,13 +190,13 @@ impl Confined {
         Ok(())
     }
 
-    /// Ends the placeholder; whether there was one.
-    fn leave(&self) -> bool {
+    /// Ends the placeholder, if there is one.
+    fn leave(&self) {
         let mut placeholder = self
             .placeholder
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        placeholder.take().is_some()
+        drop(placeholder.take());
     }
 }
 
@@ -199,7 +208,12 @@ impl Drop for Confined {
     }
 }
 
-/// The limits while the placeholder is there: it counts as one of the container's tasks.
+fn limits_tasks(resources: &LinuxResources) -> bool {
+    let unified = resources.unified().as_ref();
+    resources.pids().is_some() || unified.is_some_and(|unified| unified.contains_key(TASKS))
+}
+
+/// The limits while others are there who count among the container's tasks.
 fn with_room(resources: &LinuxResources) -> LinuxResources {
     let mut resources = resources.clone();
     let mut unlimited = LinuxPids::default();
@@ -213,7 +227,7 @@ fn with_room(resources: &LinuxResources) -> LinuxResources {
     resources
 }
 
-/// The limits that wait until it has gone.
+/// The limits that wait until they have gone.
 fn of_tasks(resources: &LinuxResources) -> LinuxResources {
     let mut tasks = LinuxResources::default();
     tasks.set_devices(None);

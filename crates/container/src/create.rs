@@ -178,7 +178,7 @@ impl Prepared {
         let decided = kind::decide(&spec, || ground.layer(&id));
         let (kind, rule) = decided.inspect_err(|error| ends.complain(error))?;
         let resources = spec.resources.clone().unwrap_or_default();
-        let confined = Confined::create(&ground, cgroup, &resources)?;
+        let confined = Confined::create(&ground, cgroup, &resources, &spec.namespaces)?;
         let linux = Linux {
             id: id.clone(),
             spec,

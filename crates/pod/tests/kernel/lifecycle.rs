@@ -340,43 +340,6 @@ fn limits_change_in_place() {
 }
 
 #[test]
-fn a_limit_of_no_task_lets_nothing_be_born_beside_init_since_1_3() {
-    with(async |rig| {
-        let limit = |id: &str| {
-            let below = format!("{}/{id}/pids.max", rig.parent());
-            let hierarchies = ["/sys/fs/cgroup/pids", "/sys/fs/cgroup"];
-            let files =
-                hierarchies.map(|hierarchy| std::fs::read_to_string(hierarchy.to_owned() + &below));
-            let text = files.into_iter().flatten().next().expect("it lives");
-            text.trim().to_owned()
-        };
-        for (id, version, born, updated) in
-            [("new", "1.3.0", "1", "1"), ("old", "1.2.1", "max", "7")]
-        {
-            let bundle = rig.bundle(id, &["sleep", "100"]).tasks(version, 0);
-            bundle.start().await;
-            assert_eq!(limit(id), born, "{version}");
-            for json in [r#"{"pids":{"limit":7}}"#, r#"{"pids":{}}"#] {
-                rig.pod.update(id, json.as_bytes()).await.unwrap();
-                assert_eq!(limit(id), "7", "{version} {json}");
-            }
-            rig.pod
-                .update(id, br#"{"pids":{"limit":0}}"#)
-                .await
-                .unwrap();
-            assert_eq!(limit(id), updated, "{version}");
-            rig.pod
-                .update(id, br#"{"pids":{"limit":-1}}"#)
-                .await
-                .unwrap();
-            assert_eq!(limit(id), "max", "{version}");
-            rig.pod.kill(id, None, 9, true).await.unwrap();
-            rig.finish(id).await;
-        }
-    });
-}
-
-#[test]
 fn no_call_waits_for_another_container() {
     with(async |mut rig| {
         let ids: Vec<String> = (0..8).map(|number| format!("c{number}")).collect();

@@ -19,4 +19,5 @@ mod notify;
 mod orphans;
 mod plain_pods;
 mod streams;
+mod tasks;
 mod workshop;

@@ -275,6 +275,11 @@ impl Bundle<'_> {
             Some(limit) => format!(r#""pids":{{"limit":{limit}}}"#),
             None => String::new(),
         };
+        let ids = if self.namespaces.contains(&"user") {
+            r#"[{"containerID":0,"hostID":200000,"size":65536}]"#
+        } else {
+            "[]"
+        };
         let resources = [memory, tasks]
             .into_iter()
             .filter(|limit| !limit.is_empty());
@@ -294,7 +299,7 @@ impl Bundle<'_> {
                     "options":["nosuid","noexec","newinstance","ptmxmode=0666","mode=0620"]}}],
             "annotations":{{{}}},"hooks":{{{}}},
             "linux":{{"cgroupsPath":"{}/{}","resources":{{{resources}}},"seccomp":{},
-                "namespaces":[{}]}}}}"#,
+                "uidMappings":{ids},"gidMappings":{ids},"namespaces":[{}]}}}}"#,
             self.stdio.terminal,
             self.no_new_privileges,
             self.args,
