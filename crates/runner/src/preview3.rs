@@ -3,12 +3,19 @@
 //! Its world is the one of preview 2: the same files, sockets, streams and limits, named and awaited in
 //! another way. What a component of preview 3 imports of 0.2 it gets as well.
 
+use std::convert::Infallible;
 use std::future::poll_fn;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
 
+use bytes::Bytes;
 use http::header::HOST;
 use http::uri::{Authority, Scheme};
 use http::{Request, Response};
+use http_body::{Body, Frame, SizeHint};
+use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
+use tokio::sync::oneshot;
 use wasmtime::Store;
 use wasmtime::component::Linker;
 use wasmtime_wasi::cli::{WasiCli, WasiCliView as _};
@@ -19,7 +26,7 @@ use wasmtime_wasi::random::WasiRandom;
 use wasmtime_wasi::sockets::{WasiSockets, WasiSocketsView as _};
 use wasmtime_wasi_http::p3::Request as Asked;
 use wasmtime_wasi_http::p3::bindings::http::{client, types};
-use wasmtime_wasi_http::{FieldMap, WasiBody, WasiHttp, WasiHttpView as _};
+use wasmtime_wasi_http::{Error, FieldMap, WasiBody, WasiHttp, WasiHttpView as _};
 
 pub(crate) use wasmtime_wasi::p3::bindings::CommandPre;
 pub(crate) use wasmtime_wasi_http::p3::bindings::{Service, ServicePre};
@@ -83,8 +90,42 @@ pub(crate) async fn run(
         .await?
 }
 
+/// The body of an answer that has not come to its end. It may be a stream of ours, a file's for example: no task of the
+/// guest's moves that, but the loop that ran its task.
+struct Open {
+    body: WasiBody,
+    /// Dropped at the end.
+    open: Option<oneshot::Sender<Infallible>>,
+}
+
+// === impl Open ===
+
+impl Body for Open {
+    type Data = Bytes;
+    type Error = Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
+        if let None | Some(Err(_)) = frame {
+            self.open = None;
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
 /// Has a service answer a request to `tell`, and waits until all that it has begun is done: it may still be
-/// writing its answer.
+/// writing its answer, or have left that to us.
 pub(crate) async fn answer(
     service: &Service,
     store: &mut Store<Guest>,
@@ -106,11 +147,21 @@ pub(crate) async fn answer(
     );
     store
         .run_concurrent(async |guest| {
-            tell(match service.handle(guest, asked).await? {
-                Ok(response) => Ok(guest.with(|store| response.into_http(store, read))?),
-                Err(code) => Err(format!("{code:?}")),
-            });
+            let (open, ended) = oneshot::channel();
+            match service.handle(guest, asked).await? {
+                Ok(response) => {
+                    let response = guest.with(|store| response.into_http(store, read))?;
+                    let open = Some(open);
+                    tell(Ok(response.map(|body| Open { body, open }.boxed_unsync())));
+                }
+                Err(code) => {
+                    drop(open);
+                    tell(Err(format!("{code:?}")));
+                }
+            }
             poll_fn(|context| guest.poll_no_interesting_tasks(context)).await;
+            // Nothing is ever sent.
+            ended.await.ok();
             Ok(())
         })
         .await?

@@ -204,6 +204,38 @@ fn a_handler_has_the_whole_of_its_container() {
 }
 
 #[test]
+fn an_answer_may_be_a_stream_of_the_hosts() {
+    if !root() {
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("file");
+    // Larger than any buffer on its way.
+    let text = "a line of the file\n".repeat(100_000);
+    std::fs::write(&file, &text).unwrap();
+    for reuse in [1, 2] {
+        let server = Server::start(server().http(|http| http.reuse = reuse));
+        let path = format!("/stream{}", file.display());
+        for number in 1..=3 {
+            let (status, body) = server.get(&path);
+            assert!(
+                status == 200 && body == text,
+                "{status}: {} bytes, request {number}, reuse {reuse}",
+                body.len()
+            );
+        }
+        // Who has gone is not waited for.
+        let mut gone = server.connect();
+        ask(&mut gone, &path, "");
+        gone.read_exact(&mut [0; 12]).unwrap();
+        drop(gone);
+        server.guest.signal(Signal::TERM);
+        let ended = server.guest.wait();
+        assert_eq!((ended.code, ended.stderr.as_str()), (0, ""));
+    }
+}
+
+#[test]
 fn what_fails_is_one_requests_500_with_its_reason() {
     if !root() {
         return;

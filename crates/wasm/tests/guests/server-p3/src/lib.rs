@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use wasip3::clocks::monotonic_clock;
+use wasip3::filesystem::types::{DescriptorFlags, OpenFlags, PathFlags};
 use wasip3::http::types::{ErrorCode, Fields, Request, Response};
 use wasip3::wit_bindgen::StreamWriter;
 use wasip3::{spawn, wit_future, wit_stream};
@@ -39,6 +40,17 @@ impl wasip3::exports::http::handler::Guest for Server {
                 let (_, done) = wit_future::new(|| Ok(()));
                 let (body, _) = Request::consume_body(request, done);
                 String::from_utf8(body.collect().await).unwrap()
+            }
+            // A file, which is read while it is sent, and not by us.
+            "stream" => {
+                let (root, _) = wasip3::filesystem::preopens::get_directories().into_iter().next().unwrap();
+                let file = root
+                    .open_at(PathFlags::empty(), rest.to_owned(), OpenFlags::empty(), DescriptorFlags::READ)
+                    .await
+                    .unwrap();
+                let (bytes, _) = file.read_via_stream(0);
+                let (_, trailers) = wit_future::new(|| Ok(None));
+                return Ok(Response::new(Fields::new(), Some(bytes), trailers).0);
             }
             // Answers at once, and then says a word every 20 ms: as many as it is told, or without an end.
             "drip" => {
