@@ -73,9 +73,11 @@ pub(crate) enum World {
 pub(crate) fn check(wasm: &[u8], format: Format, preview: Preview) -> Result<World, String> {
     let concurrent = match validate(wasm, features()) {
         Ok(()) => false,
-        // Valid, with what only preview 3 has.
-        Err(_) if validate(wasm, features() | WasmFeatures::CM_ASYNC).is_ok() => true,
-        Err(why) => return Err(why),
+        // Valid with what only preview 3 has; else what is wrong is told as if there were nothing else.
+        Err(_) => {
+            validate(wasm, features() | WasmFeatures::CM_ASYNC)?;
+            true
+        }
     };
     let names = names(wasm).map_err(|error| format!("unreadable: {error}"))?;
     let world = match format {
@@ -267,8 +269,15 @@ fn check_component(names: &Names, preview: Preview) -> Result<World, String> {
         return Err(format!("exports {name:?}: this is preview 3, {ASK}"));
     }
     let hint = names.exports.iter().find_map(|name| third_hint(name));
+    let wanted = match preview {
+        Preview::Two => "neither \"wasi:cli/run@0.2\" nor \"wasi:http/incoming-handler@0.2\"",
+        Preview::Three => {
+            "none of \"wasi:cli/run@0.2\", \"wasi:cli/run@0.3\", \"wasi:http/incoming-handler@0.2\" \
+             and \"wasi:http/handler@0.3\""
+        }
+    };
     Err(format!(
-        "exports neither \"wasi:cli/run@0.2\" nor \"wasi:http/incoming-handler@0.2\", only {:?}{}",
+        "exports {wanted}, only {:?}{}",
         names.exports,
         hint.unwrap_or_default()
     ))
@@ -304,7 +313,7 @@ fn third_hint(name: &str) -> Option<&'static str> {
     Some(if version.contains('-') {
         "; this is a candidate for preview 3, which became 0.3.0"
     } else {
-        "; that is in no version 0.3 that is known here"
+        "; of 0.3 that is not provided here"
     })
 }
 

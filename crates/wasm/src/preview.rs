@@ -26,9 +26,9 @@ impl Preview {
     /// What the environment of this process says.
     #[must_use]
     pub fn of_this_process() -> Self {
-        match std::env::var_os(PREVIEW3) {
-            Some(_) => Self::Three,
-            None => Self::Two,
+        match std::env::var(PREVIEW3).as_deref() {
+            Ok("true") => Self::Three,
+            _ => Self::Two,
         }
     }
 

@@ -82,7 +82,7 @@ fn an_import_that_nothing_provides_is_named_with_its_world() {
         ),
         (
             "wasi:clocks/timezone@0.3.0",
-            "; that is in no version 0.3 that is known here",
+            "; of 0.3 that is not provided here",
         ),
         (
             "wasi:cli/teleport@0.2.3",
