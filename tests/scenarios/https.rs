@@ -35,6 +35,8 @@ enum Server {
     Expired,
     /// It wants a certificate of the client.
     Curious,
+    /// The same in HTTP/2.
+    CuriousSecond,
     /// It speaks a protocol that nobody knows.
     Strange,
     /// It does not speak TLS.
@@ -65,6 +67,7 @@ impl Authority {
             | Server::Second
             | Server::Expired
             | Server::Curious
+            | Server::CuriousSecond
             | Server::Strange
             | Server::Plain => "localhost",
         };
@@ -74,7 +77,7 @@ impl Authority {
         }
         let key = KeyPair::generate().expect("there is entropy");
         let signed = params.signed_by(&key, &self.issuer).expect("a good key");
-        let verifier = if server == Server::Curious {
+        let verifier = if let Server::Curious | Server::CuriousSecond = server {
             let mut roots = RootCertStore::empty();
             roots.add(self.der.clone()).expect("our own");
             let roots = Arc::new(roots);
@@ -92,7 +95,7 @@ impl Authority {
             .with_single_cert(vec![signed.der().clone()], private)
             .expect("a pair");
         config.alpn_protocols = vec![match server {
-            Server::Second => b"h2".to_vec(),
+            Server::Second | Server::CuriousSecond => b"h2".to_vec(),
             Server::Strange => b"strange".to_vec(),
             Server::Good | Server::Misnamed | Server::Expired | Server::Curious | Server::Plain => {
                 b"http/1.1".to_vec()
@@ -122,7 +125,7 @@ fn attend(mut stream: TcpStream, server: Server, config: &Arc<ServerConfig>) -> 
     } else {
         let connection = ServerConnection::new(Arc::clone(config)).map_err(io::Error::other)?;
         let mut secret = StreamOwned::new(connection, stream);
-        let answered = if server == Server::Second {
+        let answered = if let Server::Second | Server::CuriousSecond = server {
             second(&mut secret)
         } else {
             first(&mut secret)
@@ -214,6 +217,7 @@ fn https_believes_the_roots_of_the_image_and_says_whom_it_does_not_believe() {
         (Server::Misnamed, "ErrorCode::TlsCertificateError"),
         (Server::Expired, "ErrorCode::TlsCertificateError"),
         (Server::Curious, "ErrorCode::TlsAlertReceived"),
+        (Server::CuriousSecond, "ErrorCode::TlsAlertReceived"),
         (Server::Strange, "ErrorCode::TlsAlertReceived"),
         (Server::Plain, "ErrorCode::TlsProtocolError"),
     ]
@@ -237,13 +241,18 @@ fn https_believes_the_roots_of_the_image_and_says_whom_it_does_not_believe() {
         "{stranger}"
     );
     let said = guest.end();
+    assert_eq!(
+        said.matches("received fatal alert: CertificateRequired")
+            .count(),
+        2,
+        "{said}"
+    );
     for words in [
         "duet: https://localhost: invalid peer certificate: UnknownIssuer \
          (the roots are those of /etc/ssl/certs/ca-certificates.crt)",
         "certificate not valid for name \"localhost\"",
         "certificate expired",
         "received fatal alert: NoApplicationProtocol",
-        "received fatal alert: CertificateRequired",
         "received corrupt message",
     ] {
         assert!(said.contains(words), "{words}: {said}");
@@ -261,7 +270,7 @@ fn https_believes_the_roots_of_the_image_and_says_whom_it_does_not_believe() {
         mount(&file, "/etc/ssl/certs/ca-certificates.crt"),
         mount(&theirs, "/roots/other.pem"),
     );
-    for variable in ["SSL_CERT_FILE=/roots/other.pem", "SSL_CERT_DIR=/roots"] {
+    for variable in ["SSL_CERT_FILE=/roots/other.pem", "SSL_CERT_DIR=:/roots:"] {
         let options = ["--mount", &usual, "--mount", &named, "--env", variable];
         let guest = Guest::start(&node, "named", &options);
         let told = ask(&guest, good);

@@ -4,8 +4,10 @@
 //! | --- | --- |
 //! | `tls.rs` | https |
 //! | `roots.rs` | whose certificates are believed |
+//! | `tasks.rs` | what runs beside a connection of HTTP/2 |
 
 pub(crate) mod roots;
+mod tasks;
 mod tls;
 
 use std::error::Error as _;
@@ -22,7 +24,6 @@ use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
-use hyper_util::rt::TokioExecutor;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep, timeout};
@@ -32,8 +33,18 @@ use wasmtime_wasi_http::p2::bindings::http::types as p2;
 use wasmtime_wasi_http::p3::bindings::http::types as p3;
 use wasmtime_wasi_http::{Error, RequestOptions, WasiBody, WasiHttpHooks};
 
+use tasks::Tasks;
+use tls::{Heard, Said};
+
 /// How long each stage of a request may take unless the guest says otherwise: 10 minutes, as in wasmtime.
 const PATIENCE: Duration = Duration::from_secs(600);
+
+/// How much a server of HTTP/2 may send that nobody has read, in bytes: as much as one of HTTP/1.1 by hyper's buffer.
+/// hyper has 2 MiB, of memory that the container's limit knows nothing of before the kernel does.
+const WINDOW: u32 = 256 << 10;
+
+/// How much of a request waits for such a server, in bytes.
+const UNSENT: usize = 64 << 10;
 
 /// Sends the guest's requests.
 #[derive(Debug)]
@@ -105,6 +116,7 @@ impl WasiHttpHooks for Outgoing {
 struct Line {
     sender: Sender,
     driver: Driver,
+    said: Said,
 }
 
 enum Sender {
@@ -122,36 +134,71 @@ impl Line {
             .await
             .map_err(lookup_or_connect)?;
         stream.set_nodelay(true).map_err(Error::Connect)?;
+        let said = Said::default();
         if !secret {
-            return Self::first(stream).await;
+            return Self::first(stream, said).await;
         }
         let stream = tls::handshake(host, stream).await?;
-        if tls::is_second(&stream) {
-            let executor = TokioExecutor::new();
-            let (sender, connection) = http2::handshake(executor, TokioIo::new(stream)).await?;
-            let driver = spawn(async move { connection.await.map_err(tls::of_hyper) });
-            let sender = Sender::Second(sender);
-            return Ok(Self { sender, driver });
+        let is_second = tls::is_second(&stream);
+        let stream = Heard::new(stream, host, &said);
+        if is_second {
+            Self::second(stream, said).await
+        } else {
+            Self::first(stream, said).await
         }
-        Self::first(stream).await
     }
 
-    async fn first<S>(stream: S) -> Result<Self, Error>
+    async fn first<S>(stream: S, said: Said) -> Result<Self, Error>
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-        let driver = spawn(async move { connection.await.map_err(tls::of_hyper) });
+        let heard = said.clone();
+        let driver = spawn(async move { connection.await.map_err(|error| heard.behind(error)) });
         let sender = Sender::First(sender);
-        Ok(Self { sender, driver })
+        Ok(Self {
+            sender,
+            driver,
+            said,
+        })
+    }
+
+    async fn second<S>(stream: S, said: Said) -> Result<Self, Error>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let tasks = Tasks::default();
+        let keeper = tasks.keeper();
+        let (sender, connection) = http2::Builder::new(tasks)
+            .initial_stream_window_size(WINDOW)
+            .initial_connection_window_size(WINDOW)
+            .max_send_buf_size(UNSENT)
+            .handshake(TokioIo::new(stream))
+            .await?;
+        let heard = said.clone();
+        let driver = spawn(async move {
+            let ended = connection.await;
+            // Its request may still be on its way.
+            keeper.finished().await;
+            ended.map_err(|error| heard.behind(error))
+        });
+        let sender = Sender::Second(sender);
+        Ok(Self {
+            sender,
+            driver,
+            said,
+        })
     }
 }
 
 // === impl Sender ===
 
 impl Sender {
-    async fn send(&mut self, mut request: Request<WasiBody>) -> Result<Response<Incoming>, Error> {
-        let sent = match self {
+    async fn send(
+        &mut self,
+        mut request: Request<WasiBody>,
+    ) -> Result<Response<Incoming>, hyper::Error> {
+        match self {
             Self::First(sender) => {
                 // Only a proxy is sent the whole URI; for everybody else the host is in its header.
                 let path = request.uri().path_and_query();
@@ -166,8 +213,7 @@ impl Sender {
                 *request.version_mut() = Version::HTTP_2;
                 sender.send_request(request).await
             }
-        };
-        sent.map_err(tls::of_hyper)
+        }
     }
 }
 
@@ -196,9 +242,9 @@ async fn send(request: Request<WasiBody>, options: RequestOptions) -> Result<Sen
     let response = timeout(limit, line.sender.send(request))
         .await
         .map_err(|_| Error::ConnectionReadTimeout)?
-        .inspect_err(|error| tls::complaint(host, error))?;
+        .map_err(|error| line.said.behind(error))?;
     let limit = options.between_bytes_timeout.unwrap_or(PATIENCE);
-    let response = response.map(|body| Patient::new(body, limit).boxed_unsync());
+    let response = response.map(|body| Patient::new(body, limit, line.said).boxed_unsync());
     Ok((response, Box::new(line.driver)))
 }
 
@@ -218,16 +264,18 @@ struct Patient {
     body: Incoming,
     limit: Duration,
     over: Pin<Box<Sleep>>,
+    said: Said,
 }
 
 // === impl Patient ===
 
 impl Patient {
-    fn new(body: Incoming, limit: Duration) -> Self {
+    fn new(body: Incoming, limit: Duration, said: Said) -> Self {
         Self {
             body,
             limit,
             over: Box::pin(sleep(limit)),
+            said,
         }
     }
 }
@@ -243,7 +291,7 @@ impl Body for Patient {
         if let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(context) {
             let again = Instant::now() + self.limit;
             self.over.as_mut().reset(again);
-            return Poll::Ready(frame.map(|frame| frame.map_err(tls::of_hyper)));
+            return Poll::Ready(frame.map(|frame| frame.map_err(|error| self.said.behind(error))));
         }
         ready!(self.over.as_mut().poll(context));
         Poll::Ready(Some(Err(Error::ConnectionReadTimeout)))

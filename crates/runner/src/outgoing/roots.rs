@@ -70,7 +70,10 @@ pub(crate) fn remember(handoff: &Handoff) {
         file: value(FILE).map(place),
         folders: value(FOLDERS)
             .into_iter()
-            .flat_map(|folders| folders.split(':').map(place))
+            .flat_map(|folders| folders.split(':'))
+            // As OpenSSL has it: what is between two colons may be nothing.
+            .filter(|folder| !folder.is_empty())
+            .map(place)
             .collect(),
     });
 }

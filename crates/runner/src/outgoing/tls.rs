@@ -1,13 +1,15 @@
 //! TLS of the guest's own requests: HTTP/2 or 1.1, as the server likes; and what the guest is told of those
 //! who are not who they say.
 
-use std::error::Error as _;
-use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::task::{Context, Poll};
 
 use rustls::client::ClientConfig;
 use rustls::crypto::ring;
 use rustls::pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -61,30 +63,107 @@ pub(super) fn is_second(stream: &TlsStream<TcpStream>) -> bool {
     session.alpn_protocol() == Some(b"h2")
 }
 
-/// Says what a server thinks of a request of which the guest is told by `error`: one of TLS 1.3 that misses a certificate
-/// of the client's complains when the handshake is over.
-pub(super) fn complaint(host: &str, error: &Error) {
-    if let Error::TlsAlertReceived { alert_message, .. } = error {
-        let alert = alert_message.as_deref().unwrap_or_default();
-        say(&format!(
-            "duet: https://{host}: received fatal alert: {alert}"
-        ));
+/// What TLS says when a connection fails after its handshake: of HTTP/2 nothing but words comes up, and one of TLS 1.3
+/// that misses a certificate of the client's complains only then.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Said(Arc<OnceLock<rustls::Error>>);
+
+/// A stream of TLS whose errors are kept, and are on stderr, once.
+pub(super) struct Heard<S> {
+    stream: S,
+    host: String,
+    said: Said,
+}
+
+// === impl Said ===
+
+impl Said {
+    /// An error of hyper's as the guest is told of it.
+    pub(super) fn behind(&self, error: hyper::Error) -> Error {
+        match self.0.get() {
+            Some(error) => of_tls(error),
+            None => Error::Hyper(error),
+        }
     }
 }
 
-/// An error of hyper's as the guest is told of it.
-pub(super) fn of_hyper(error: hyper::Error) -> Error {
-    let cause = error.source().and_then(|cause| cause.downcast_ref());
-    match cause.and_then(of_io) {
-        Some(known) => known,
-        None => Error::Hyper(error),
+// === impl Heard ===
+
+impl<S> Heard<S> {
+    pub(super) fn new(stream: S, host: &str, said: &Said) -> Self {
+        Self {
+            stream,
+            host: host.to_owned(),
+            said: said.clone(),
+        }
+    }
+
+    fn hear<T>(&self, polled: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        let cause = match &polled {
+            Poll::Ready(Err(error)) => error.get_ref(),
+            Poll::Ready(Ok(_)) | Poll::Pending => None,
+        };
+        if let Some(error) = cause.and_then(|cause| cause.downcast_ref::<rustls::Error>())
+            && self.said.0.set(error.clone()).is_ok()
+        {
+            say(&format!("duet: https://{}: {error}", self.host));
+        }
+        polled
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Heard<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let polled = Pin::new(&mut self.stream).poll_read(context, buffer);
+        self.hear(polled)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Heard<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let polled = Pin::new(&mut self.stream).poll_write(context, bytes);
+        self.hear(polled)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        pieces: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let polled = Pin::new(&mut self.stream).poll_write_vectored(context, pieces);
+        self.hear(polled)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let polled = Pin::new(&mut self.stream).poll_flush(context);
+        self.hear(polled)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let polled = Pin::new(&mut self.stream).poll_shutdown(context);
+        self.hear(polled)
     }
 }
 
 /// What TLS says; `None` if it is not the one who speaks.
 fn of_io(error: &io::Error) -> Option<Error> {
-    let error: &rustls::Error = error.get_ref()?.downcast_ref()?;
-    Some(if let rustls::Error::AlertReceived(alert) = error {
+    error.get_ref()?.downcast_ref().map(of_tls)
+}
+
+fn of_tls(error: &rustls::Error) -> Error {
+    if let rustls::Error::AlertReceived(alert) = error {
         Error::TlsAlertReceived {
             alert_id: Some(u8::from(*alert)),
             alert_message: Some(format!("{alert:?}")),
@@ -95,7 +174,7 @@ fn of_io(error: &io::Error) -> Option<Error> {
         Error::TlsCertificateError
     } else {
         Error::TlsProtocolError
-    })
+    }
 }
 
 // === impl Trust ===
