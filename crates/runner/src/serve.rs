@@ -43,7 +43,7 @@ pub(crate) use crate::serve::instances::load;
 pub(crate) use crate::serve::log::Logs;
 use crate::serve::requests::Requests;
 use crate::signals::Signals;
-use crate::threads::{MOST, can_be_had};
+use crate::threads::{MOST, to_be_had};
 
 /// How many connections may wait to be accepted: as many as the kernel allows by default.
 const BACKLOG: u32 = 4096;
@@ -112,15 +112,21 @@ fn threads() -> usize {
 }
 
 fn runtime() -> io::Result<Runtime> {
-    let threads = threads();
-    // tokio panics if it cannot have the first of several.
-    let mut builder = if threads == 1 || !can_be_had() {
+    let wanted = threads();
+    // tokio panics if it cannot have one of those that it is told to take.
+    let threads = if wanted < 2 {
+        wanted
+    } else {
+        to_be_had(wanted)
+    };
+    let mut builder = if threads < 2 {
         tokio::runtime::Builder::new_current_thread()
     } else {
-        tokio::runtime::Builder::new_multi_thread()
+        let mut builder = tokio::runtime::Builder::new_multi_thread();
+        builder.worker_threads(threads);
+        builder
     };
     builder
-        .worker_threads(threads)
         // Guests that compute may be all that a thread has to do for whole ticks of the clock: it looks
         // for others after a few, not after the 61 turns of those who take microseconds.
         .event_interval(4)

@@ -5,8 +5,11 @@
 //! have none (its cgroup's `pids`, `RLIMIT_NPROC`), wasmtime and tokio panic: they take it for granted.
 
 use std::panic::{set_hook, take_hook};
+use std::sync::Mutex;
 use std::thread;
 
+use rustix::process::{Pid, test_kill_process};
+use rustix::thread::gettid;
 use signal_hook::low_level;
 
 use crate::end::End;
@@ -25,8 +28,7 @@ pub(crate) fn may_be_scarce(name: &str) {
             return usual(panic);
         }
         let end = End::Unfit(format!(
-            "the guest reads a file or a stream or looks a name up, and the container may have no thread for it: \
-             its limit of processes is reached ({words})"
+            "a thread is needed, and the container may have none for it now ({words}): see its limit of processes"
         ));
         end.report(&name);
         // A panic would abort, as if we were at fault.
@@ -34,8 +36,31 @@ pub(crate) fn may_be_scarce(name: &str) {
     }));
 }
 
-/// Whether one more can be had now.
-pub(crate) fn can_be_had() -> bool {
-    let one = thread::Builder::new().spawn(|| {});
-    one.is_ok_and(|one| one.join().is_ok())
+/// How many more can be had now, all at once; no more than `most` are asked for.
+pub(crate) fn to_be_had(most: usize) -> usize {
+    let gate = Mutex::new(());
+    let closed = gate.lock();
+    let threads: Vec<Pid> = thread::scope(|all| {
+        let stand = || {
+            let id = gettid();
+            // None goes before the last was asked for.
+            drop(gate.lock());
+            id
+        };
+        let stood: Vec<_> = (0..most)
+            .map_while(|_| thread::Builder::new().spawn_scoped(all, stand).ok())
+            .collect();
+        drop(closed);
+        stood
+            .into_iter()
+            .filter_map(|thread| thread.join().ok())
+            .collect()
+    });
+    // One that was joined counts as one that is there until the kernel has taken its id back.
+    for &id in &threads {
+        while test_kill_process(id).is_ok() {
+            thread::yield_now();
+        }
+    }
+    threads.len()
 }

@@ -1,9 +1,11 @@
 //! Compiles a guest, runs it, and tells what became of it.
 
 use std::collections::BTreeMap;
+use std::fs::Permissions;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::SocketAddr;
 use std::os::fd::{AsFd as _, AsRawFd as _};
+use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
@@ -26,8 +28,8 @@ pub(crate) struct Guest {
     typing: bool,
     /// What the shell does before it becomes the runner.
     first: &'static str,
-    /// What becomes the runner after the shell.
-    under: &'static [&'static str],
+    /// How many threads a user of its own may have, if it is to have one.
+    threads: Option<u32>,
 }
 
 /// A guest that runs. Killed when it is dropped.
@@ -90,6 +92,34 @@ pub(crate) fn binary(package: &'static str) -> PathBuf {
 pub(crate) fn runner() -> &'static Path {
     static PATH: OnceLock<PathBuf> = OnceLock::new();
     PATH.get_or_init(|| binary("duet-runner"))
+}
+
+/// The runner where everybody can execute it: where it was built may be below root's home.
+fn public_runner() -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(dir.path(), Permissions::from_mode(0o755)).unwrap();
+    // By another program: a copy that this one has open is busy as long as any child of another test's has it.
+    let status = Command::new("install")
+        .args(["-m", "0755"])
+        .args([runner(), &dir.path().join("duet-runner")])
+        .status()
+        .unwrap();
+    assert!(status.success(), "{status}");
+    dir
+}
+
+/// What gives the program after it a user who may have `most` threads, and has none beside this test.
+fn limited(most: u32) -> [String; 6] {
+    // The kernel counts for the user, wherever on the machine that is.
+    let user = 1_000_000_000 + std::process::id();
+    [
+        "prlimit".to_owned(),
+        format!("--nproc={most}"),
+        "setpriv".to_owned(),
+        format!("--reuid={user}"),
+        format!("--regid={user}"),
+        "--clear-groups".to_owned(),
+    ]
 }
 
 /// One cache for all tests of this process.
@@ -178,7 +208,7 @@ impl Guest {
             limit: "/dev/null".into(),
             typing: false,
             first: ":",
-            under: &[],
+            threads: None,
         }
     }
 
@@ -217,16 +247,10 @@ impl Guest {
         self
     }
 
-    /// Has a user of its own, who may have no second thread.
-    pub(crate) fn of_one_thread(mut self) -> Self {
-        self.under = &[
-            "prlimit",
-            "--nproc=1",
-            "setpriv",
-            "--reuid=61234",
-            "--regid=61234",
-            "--clear-groups",
-        ];
+    /// Has a user of its own, who may have this many threads. Tests that ask for this at the same time share the
+    /// user, and what it may have.
+    pub(crate) fn of_threads(mut self, most: u32) -> Self {
+        self.threads = Some(most);
         self
     }
 
@@ -262,14 +286,19 @@ impl Guest {
         let handoff = self.handoff.seal().unwrap();
         let tally = Tally::new().unwrap();
         let path = |fd: i32| format!("/proc/{}/fd/{fd}", std::process::id());
+        let public = self.threads.map(|_| public_runner());
         let mut child = Command::new("sh")
             .args([
                 "-c",
                 "$FIRST; exec \"$@\" 3<\"$ENTRY\" 4<\"$HANDOFF\" 5<\"$LIMIT\" 6<>\"$TALLY\"",
                 "sh",
             ])
-            .args(self.under)
-            .arg(runner())
+            .args(self.threads.map(limited).into_iter().flatten())
+            .arg(
+                public
+                    .as_ref()
+                    .map_or(runner().to_owned(), |dir| dir.path().join("duet-runner")),
+            )
             .args(self.handoff.argv.iter().skip(1))
             .env_clear()
             .env("ENTRY", path(entry.as_raw_fd()))
