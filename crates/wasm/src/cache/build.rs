@@ -126,6 +126,8 @@ impl Build {
             }),
             (None, _) | (_, None) => Ok(()),
         };
+        // Nobody works there any more: a pod that ends need not wait for a disk.
+        drop(room);
         rustix::fs::fsync(&code).map_err(failed)?;
         rustix::fs::fsync(&directory).map_err(failed)?;
         // A directory can only replace an empty one: what was found unfit goes first.

@@ -10,6 +10,8 @@ use rustix::io::Errno;
 use super::*;
 use crate::{BLOCKS, CODE};
 
+mod rooms;
+
 /// A cache in a directory of its own, filled by `script`.
 struct Node {
     root: tempfile::TempDir,
