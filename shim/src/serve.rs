@@ -126,6 +126,9 @@ async fn attend(listener: UnixListener, flags: &Flags, config: Config) -> Result
         id: flags.id.clone(),
         source: Box::new(source),
     })?;
+    // Let go of last: whoever still compiles takes as long to end as there is memory to give back, and the last
+    // answers and events must not wait for that.
+    let ground = pod.ground();
     let tasks = Arc::new(Tasks::new(pod.clone()));
     let sandboxes = Arc::new(Sandboxes::new(pod.clone(), Arc::clone(tasks.end())));
     let connections = Connections::none();
@@ -171,6 +174,7 @@ async fn attend(listener: UnixListener, flags: &Flags, config: Config) -> Result
         warn!("answers or events are lost: nobody took them in time");
     }
     drop(swept.await);
+    drop(ground);
     info!("the shim ends");
     Ok(())
 }

@@ -175,25 +175,93 @@ fn limits() -> serde_json::Result<LinuxResources> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::{self, File, Permissions};
     use std::io::Read as _;
+    use std::os::unix::fs::PermissionsExt as _;
     use std::process::{Command, Stdio};
     use std::sync::atomic::{AtomicBool, Ordering};
     use std::thread;
 
-    use duet_wasm::Workshop as _;
+    use duet_wasm::{Preview, Workshop as _};
 
     use super::*;
+    use crate::{Ground, Programs};
 
-    #[test]
-    fn whoever_worked_there_has_left_when_it_is_closed() {
-        if !rustix::process::geteuid().is_root() {
+    /// Held by whoever has the workshop of this process; `None`, and a line that says so, for all but root.
+    fn alone() -> Option<MutexGuard<'static, ()>> {
+        static ALONE: Mutex<()> = Mutex::new(());
+        let root = rustix::process::geteuid().is_root();
+        if !root {
             eprintln!("skipped: needs root");
             assert!(
                 std::env::var_os("DUET_TEST_REQUIRE").is_none(),
                 "DUET_TEST_REQUIRE is set: nothing may be skipped"
             );
-            return;
         }
+        root.then(|| ALONE.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    #[test]
+    fn whoever_still_compiles_is_ended_by_the_last_who_lets_go_of_the_ground() {
+        let Some(_alone) = alone() else {
+            return;
+        };
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        let script = format!(
+            "#!/bin/sh
+             for tasks in $DUET_TASKS; do echo 0 >$tasks; done
+             cat /proc/self/cgroup >{}; exec sleep 1000",
+            path("begun").display()
+        );
+        fs::write(path("compiler"), script).unwrap();
+        fs::set_permissions(path("compiler"), Permissions::from_mode(0o755)).unwrap();
+        fs::write(path("app.wasm"), b"\0asm\x01\0\0\0").unwrap();
+        let made = Command::new("mkfifo").arg(path("begun")).status().unwrap();
+        assert!(made.success(), "{made}");
+        let programs = Programs {
+            runner: path("runner"),
+            compiler: path("compiler"),
+            tools: path("tools"),
+            cache: path("cache"),
+            duet: path("duet"),
+            address: "/no/containerd".to_owned(),
+        };
+        let ground = Arc::new(Ground::new("test".to_owned(), programs).unwrap());
+        let module = File::open(path("app.wasm")).unwrap();
+        let cache = ground.cache(None).unwrap();
+        // Whoever creates the container does not wait for it.
+        let late = cache.compiled(&module, "/app.wasm", Preview::Two, Instant::now());
+        assert!(late.is_err(), "{late:?}");
+        let cgroups = fs::read_to_string(path("begun")).unwrap();
+        let place = ground.workshop().to_str().unwrap().to_owned();
+        assert!(cgroups.contains(&place), "{place} is not in {cgroups}");
+
+        let hierarchies = fs::read_dir("/sys/fs/cgroup").unwrap();
+        let places: Vec<_> = hierarchies
+            .map(|hierarchy| hierarchy.unwrap().path())
+            .chain([PathBuf::from("/sys/fs/cgroup")])
+            .map(|hierarchy| hierarchy.join(&place[1..]))
+            .filter(|place| place.exists())
+            .collect();
+        let kept = Arc::clone(&ground);
+        drop(ground);
+        let is_busy = |place: &PathBuf| {
+            let inside = fs::read_to_string(place.join("cgroup.procs"));
+            !inside.unwrap().is_empty()
+        };
+        assert!(places.iter().any(is_busy), "nobody is in {places:?}");
+        drop(kept);
+        for place in places {
+            assert!(!place.exists(), "{}", place.display());
+        }
+    }
+
+    #[test]
+    fn whoever_worked_there_has_left_when_it_is_closed() {
+        let Some(_alone) = alone() else {
+            return;
+        };
         let host = Host::detect().unwrap();
         let workshop = Arc::new(Workshop::new(host, Arc::default()));
         let room = Tenancy(Arc::clone(&workshop)).open().unwrap();

@@ -127,6 +127,13 @@ impl Pod {
         })
     }
 
+    /// What its births stand on. Whoever drops it last waits for whoever still compiles for the pod; one who may
+    /// not wait when the pod goes keeps it for longer.
+    #[must_use]
+    pub fn ground(&self) -> Arc<Ground> {
+        Arc::clone(&self.inner.ground)
+    }
+
     /// Creates a container; returns its init process, which stands at the gate.
     ///
     /// # Errors
