@@ -5,6 +5,7 @@ use std::io::{Read, Write};
 use std::thread;
 
 use duet_pod::Stdio;
+use tokio::sync::oneshot;
 
 use crate::rig::{process, with};
 
@@ -29,20 +30,24 @@ fn what_goes_through_an_exec_comes_back_whole() {
             ..Stdio::default()
         };
         let (stdin, stdout) = (stdio.stdin.clone(), stdio.stdout.clone());
-        let sender = thread::spawn(move || {
+        let (sent, all_sent) = oneshot::channel();
+        thread::spawn(move || {
             let mut stdin = OpenOptions::new().write(true).open(stdin).unwrap();
             for number in 0..BLOCKS {
                 stdin.write_all(&block(number)).unwrap();
             }
+            sent.send(()).unwrap();
         });
-        let receiver = thread::spawn(move || {
+        let (received, all_received) = oneshot::channel();
+        thread::spawn(move || {
             let mut stdout = File::open(stdout).unwrap();
-            let mut received = vec![0; 64 * 1024];
+            let mut found = vec![0; 64 * 1024];
             for number in 0..BLOCKS {
-                stdout.read_exact(&mut received).unwrap();
-                assert!(received == block(number), "block {number}");
+                stdout.read_exact(&mut found).unwrap();
+                assert!(found == block(number), "block {number}");
             }
-            assert_eq!(stdout.read(&mut received).unwrap(), 0, "nothing is added");
+            assert_eq!(stdout.read(&mut found).unwrap(), 0, "nothing is added");
+            received.send(()).unwrap();
         });
         let exec = process(&["cat"], false);
         rig.pod.exec("web", "e1", &exec, stdio).await.unwrap();
@@ -51,10 +56,9 @@ fn what_goes_through_an_exec_comes_back_whole() {
         rig.pod.close_io("web", Some("e1")).await.unwrap();
         assert_eq!(rig.pod.wait("web", Some("e1")).await.unwrap().code, 0);
         rig.pod.delete("web", Some("e1")).await.unwrap();
-        sender.join().unwrap();
-        tokio::task::spawn_blocking(|| receiver.join().unwrap())
-            .await
-            .unwrap();
+        // Neither is joined: the runtime, and with it the time that the test has, would wait for one that hangs.
+        all_sent.await.unwrap();
+        all_received.await.unwrap();
         rig.pod.kill("web", None, 9, false).await.unwrap();
         rig.finish("web").await;
     });
