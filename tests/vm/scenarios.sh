@@ -11,8 +11,8 @@ if only_what_was_asked_for; then
     :
 elif [ -e /sys/fs/cgroup/cgroup.controllers ]; then
     # Side by side, for each processor one.
-    column podsandbox scenarios '' systemd:: apparmor:: tasks:: events:: births::limits births::running pods::a_native \
-        pods::a_shot pods::containers pods::two &
+    column podsandbox scenarios '' systemd:: apparmor:: tasks:: events:: births::limits pods::a_native \
+        pods::a_shot pods::containers &
     column shim scenarios "$SHIM" sandboxes::a_ user_namespaces::ctr cri::stats cri::both
     column kills scenarios '' kills::pods::a_pod_whose_holder
     wait
