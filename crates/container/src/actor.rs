@@ -385,6 +385,10 @@ impl Actor {
                 };
                 answer(reply, Err(why.into()));
             }
+            (Err(why), Some(gate)) if self.init.ended.is_some() => {
+                // What it failed at while it came to its gate says more than that it has ended.
+                answer(reply, Err(gate.last_words().unwrap_or(why.into())));
+            }
             (Err(why), gate) => {
                 self.init.gate = gate;
                 answer(reply, Err(why.into()));

@@ -72,6 +72,17 @@ impl Gate {
         drop(timeout_at(deadline, opening.readable()).await);
         Ok(opening.into_inner().end()?)
     }
+
+    /// Why a process that has ended did not come to its gate, if it could say so.
+    pub(crate) fn last_words(self) -> Option<Error> {
+        match self {
+            Self::Plain(gate) => match gate.begin() {
+                Err(error @ duet_launch::Error::Step { .. }) => Some(error.into()),
+                Err(_) | Ok(_) => None,
+            },
+            Self::Attended(_) => None,
+        }
+    }
 }
 
 fn failed(source: io::Error) -> Error {

@@ -60,17 +60,16 @@ pub fn receive<const N: usize>(socket: impl AsFd, deadline: Instant) -> io::Resu
     let mut bytes = [0; N];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
-    let message = recvmsg(
-        &socket,
-        &mut [IoSliceMut::new(&mut bytes)],
-        &mut control,
-        RecvFlags::CMSG_CLOEXEC,
-    );
-    let message = match message {
-        // The other end died with something of ours unread.
-        Err(rustix::io::Errno::CONNRESET) => return Ok(Heard::Closed),
-        message => message?,
+    let mut receive = || {
+        let mut bytes = [IoSliceMut::new(&mut bytes)];
+        recvmsg(&socket, &mut bytes, &mut control, RecvFlags::CMSG_CLOEXEC)
     };
+    let message = match receive() {
+        // The other end died with something of ours unread, which is told once, and before what it said.
+        Err(rustix::io::Errno::CONNRESET) => receive(),
+        message => message,
+    };
+    let message = message?;
     let mut descriptor = None;
     for message in control.drain() {
         if let RecvAncillaryMessage::ScmRights(files) = message {

@@ -113,11 +113,12 @@ fn threads() -> usize {
 
 fn runtime() -> io::Result<Runtime> {
     let wanted = threads();
-    // tokio panics if it cannot have one of those that it is told to take.
+    // tokio panics if it cannot have one of those that it is told to take. Two are left: one for the clock, and one
+    // that reads files.
     let threads = if wanted < 2 {
         wanted
     } else {
-        to_be_had(wanted)
+        to_be_had(wanted + 2).saturating_sub(2).min(wanted)
     };
     let mut builder = if threads < 2 {
         tokio::runtime::Builder::new_current_thread()
