@@ -25,17 +25,20 @@ fn a_full_pids_limit_keeps_processes_out_and_says_so() {
         if !rig.is_duet() {
             return;
         }
-        // Two processes are born for it, one after the other, and the first is counted.
+        // Two processes are born for it, one after the other; the limit waits until the second is alone.
         let ids = json!([{"containerID": 0, "hostID": 0, "size": 65536}]);
         rig.config["linux"]["uidMappings"] = ids.clone();
         rig.config["linux"]["gidMappings"] = ids;
         let namespaces = rig.config["linux"]["namespaces"].as_array_mut().unwrap();
         namespaces.push(json!({"type": "user"}));
-        let why = rig.refused(&["create", "web"]);
+        rig.ok(&["create", "web"]);
+        rig.ok(&["start", "web"]);
+        let said = rig.say(&["exec", "web", "true"]);
         assert!(
-            why.contains("fork into") && why.contains("EAGAIN (clone3"),
-            "{why}"
+            said.code != Some(0) && said.stderr.contains("EAGAIN (clone3"),
+            "{said:?}"
         );
+        rig.ok(&["delete", "--force", "web"]);
     });
 }
 
