@@ -1,4 +1,4 @@
-//! WASI preview 2: commands; and which components are servers.
+//! Components, of WASI preview 2 or 3: commands; and which of them are servers.
 
 use duet_wasm::{Handoff, Inherited, Preview, engine_config, server_config};
 use wasmtime::component::Component;
