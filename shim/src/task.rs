@@ -281,7 +281,7 @@ impl Task for Tasks {
             .finish(async move {
                 let mut processes = pod.pids(&request.id).await?;
                 if processes.is_empty() {
-                    processes.extend(ended(&pod, &request.id).await?);
+                    processes.push(first(&pod, &request.id).await?);
                 }
                 Ok(api::PidsResponse {
                     processes: processes.into_iter().map(process).collect(),
@@ -449,14 +449,14 @@ fn state(status: Status) -> api::StateResponse {
     }
 }
 
-/// The program of a container that has ended and was not deleted.
+/// The program of a container in which no process is left, and that was not deleted.
 ///
 /// containerd asks for the processes of every task when it is started again, and takes one without
-/// any for a shim that never made it: it cleans up, and the code and the time of an end that came
-/// while nobody listened are lost (`core/runtime/v2/shim_load.go`, 1.7 and later).
-async fn ended(pod: &Pod, id: &str) -> Result<Option<(i32, Option<String>)>, Refusal> {
-    let status = pod.state(id, None).await?;
-    Ok((status.phase == Phase::Stopped).then_some((status.pid, None)))
+/// any, or an error, for a shim that never made it: it cleans up, and the code and the time of an end
+/// that came while nobody listened are lost (`core/runtime/v2/shim_load.go`, 1.7 and later). It is the
+/// answer also for the moment in which the program has left its cgroup and its end is not known yet.
+async fn first(pod: &Pod, id: &str) -> Result<(i32, Option<String>), Refusal> {
+    Ok((pod.state(id, None).await?.pid, None))
 }
 
 fn process((pid, exec): (i32, Option<String>)) -> api::ProcessInfo {

@@ -504,11 +504,12 @@ impl Body for Linux {
     }
 
     fn pids(&self) -> Result<Vec<i32>, Error> {
-        let pids = self
-            .confined
-            .cgroup
-            .pids()
-            .map_err(Error::cgroup("list the processes"))?;
+        let pids = match self.confined.cgroup.pids() {
+            Ok(pids) => pids,
+            // systemd removes a scope's when the last process has left it: nobody is in there.
+            Err(error) if error.is_gone() => Vec::new(),
+            Err(error) => return Err(Error::cgroup("list the processes")(error)),
+        };
         Ok(pids
             .into_iter()
             .filter_map(|pid| i32::try_from(pid).ok())

@@ -21,7 +21,7 @@ use crate::node::{Node, code, connect, limit, shim, task, text, until, zombie};
 const BUSYBOX: &str = "/bin/busybox";
 
 /// A containerd that only hears events.
-struct Daemon {
+pub(crate) struct Daemon {
     topics: Arc<Topics>,
     _server: Server,
     // Dropped last: the server lives in it.
@@ -44,7 +44,7 @@ impl Events for Topics {
 }
 
 impl Daemon {
-    fn listen(node: &Node) -> Self {
+    pub(crate) fn listen(node: &Node) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
@@ -67,13 +67,13 @@ impl Daemon {
         }
     }
 
-    fn heard(&self) -> Vec<String> {
+    pub(crate) fn heard(&self) -> Vec<String> {
         self.topics.0.lock().unwrap().clone()
     }
 }
 
 /// Whether containers can be made here; a run that promises root must not skip.
-fn can_make_containers() -> bool {
+pub(crate) fn can_make_containers() -> bool {
     let able = nix::unistd::geteuid().is_root() && Path::new(BUSYBOX).exists();
     let required = std::env::var("DUET_TEST_REQUIRE").is_ok_and(|names| names.contains("root"));
     assert!(
@@ -87,7 +87,7 @@ fn can_make_containers() -> bool {
 }
 
 /// A bundle whose container runs `script`.
-fn bundle(node: &Node, id: &str, script: &str) -> PathBuf {
+pub(crate) fn bundle(node: &Node, id: &str, script: &str) -> PathBuf {
     let bundle = node.bundle(id, "{}");
     let bin = bundle.join("rootfs/bin");
     fs::create_dir_all(&bin).unwrap();
@@ -113,7 +113,7 @@ fn bundle(node: &Node, id: &str, script: &str) -> PathBuf {
 }
 
 /// Removes the parent of the containers' cgroups, which nobody else would.
-fn forget_cgroups() {
+pub(crate) fn forget_cgroups() {
     for hierarchy in fs::read_dir("/sys/fs/cgroup").unwrap().flatten() {
         let dir = format!("duet-wire-{}", std::process::id());
         // Most of these exist only where a controller is mounted.
@@ -121,7 +121,7 @@ fn forget_cgroups() {
     }
 }
 
-fn creation(id: &str, bundle: &Path) -> api::CreateTaskRequest {
+pub(crate) fn creation(id: &str, bundle: &Path) -> api::CreateTaskRequest {
     api::CreateTaskRequest {
         id: id.to_owned(),
         bundle: bundle.display().to_string(),
@@ -129,7 +129,7 @@ fn creation(id: &str, bundle: &Path) -> api::CreateTaskRequest {
     }
 }
 
-fn named<R: Default>(id: &str, set: impl FnOnce(&mut R, String)) -> R {
+pub(crate) fn named<R: Default>(id: &str, set: impl FnOnce(&mut R, String)) -> R {
     let mut request = R::default();
     set(&mut request, id.to_owned());
     request

@@ -1,0 +1,59 @@
+//! A cgroup that is gone before its container is deleted, as under systemd, which removes it when the
+//! last process has left.
+
+use std::fs;
+use std::path::PathBuf;
+
+use containerd_shim_protos::api;
+
+use crate::life::{Daemon, bundle, can_make_containers, creation, forget_cgroups, named};
+use crate::node::{Node, limit, task, until};
+
+/// Removes the cgroups of a container of which no process is left.
+fn sweep(id: &str) {
+    let own = format!("duet-wire-{}/{id}", std::process::id());
+    let hierarchies = fs::read_dir("/sys/fs/cgroup").unwrap().flatten();
+    let dirs = hierarchies.map(|hierarchy| hierarchy.path().join(&own));
+    let dirs: Vec<PathBuf> = dirs
+        .chain([PathBuf::from("/sys/fs/cgroup").join(&own)])
+        .filter(|dir| dir.is_dir())
+        .collect();
+    assert!(!dirs.is_empty(), "the cgroups of {id} are elsewhere");
+    for dir in dirs {
+        // The dead leave it a moment after they are dead.
+        until("it is empty", || {
+            fs::remove_dir(&dir).is_ok() || !dir.exists()
+        });
+    }
+}
+
+#[test]
+fn an_exit_is_not_lost_to_a_containerd_that_comes_back_when_the_cgroup_is_gone() {
+    if !can_make_containers() {
+        return;
+    }
+    let node = Node::new();
+    let _daemon = Daemon::listen(&node);
+    let socket = node.start("g", "{}");
+    let bundle = bundle(&node, "g", "exit 7");
+    let task = task(&socket);
+    let pid = task.create(limit(), &creation("g", &bundle)).unwrap().pid;
+    let start = named("g", |request: &mut api::StartRequest, id| request.id = id);
+    task.start(limit(), &start).unwrap();
+    let wait = named("g", |request: &mut api::WaitRequest, id| request.id = id);
+    task.wait(limit(), &wait).unwrap();
+    sweep("g");
+
+    // What containerd asks when it is started again: without a process it deletes the task.
+    let pids = named("g", |request: &mut api::PidsRequest, id| request.id = id);
+    let pids = task.pids(limit(), &pids).unwrap().processes;
+    assert_eq!(pids.iter().map(|one| one.pid).collect::<Vec<_>>(), [pid]);
+    let state = named("g", |request: &mut api::StateRequest, id| request.id = id);
+    let state = task.state(limit(), &state).unwrap();
+    assert_eq!(state.status.unwrap(), api::Status::STOPPED);
+    assert_eq!(state.exit_status, 7);
+    let delete = named("g", |request: &mut api::DeleteRequest, id| request.id = id);
+    assert_eq!(task.delete(limit(), &delete).unwrap().exit_status, 7);
+    node.end("g", &socket);
+    forget_cgroups();
+}
