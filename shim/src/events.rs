@@ -13,7 +13,7 @@ use containerd_shim_protos::shim::event::Envelope;
 use containerd_shim_protos::shim::events::ForwardRequest;
 use containerd_shim_protos::shim_async::{Client, EventsClient};
 use containerd_shim_protos::topics;
-use duet_pod::{Exit, Fact, RootfsMount, Stdio};
+use duet_pod::{Awaited, Exit, Fact, RootfsMount, Stdio};
 use protobuf::MessageFull;
 use protobuf::well_known_types::any::Any;
 use protobuf::well_known_types::timestamp::Timestamp;
@@ -76,6 +76,12 @@ impl Publisher {
             // Whoever asked for it hears the answer first: containerd's work on an event is long, and
             // may take the processor that the caller waits for.
             task::yield_now().await;
+            // Some ends are told only when this is over.
+            let awaited = if let Fact::Oom { awaited, .. } = &fact {
+                awaited.clone()
+            } else {
+                Awaited::default()
+            };
             let envelope = self.envelope(fact);
             let mut pauses = PAUSES.iter();
             while let Err(error) = self.forward(&envelope).await {
@@ -87,6 +93,7 @@ impl Publisher {
                     }
                 }
             }
+            drop(awaited);
         }
     }
 
@@ -218,7 +225,7 @@ fn event(fact: Fact) -> (&'static str, Any) {
                 ..wire::TaskResumed::default()
             }),
         ),
-        Fact::Oom { id } => (
+        Fact::Oom { id, awaited: _ } => (
             topics::TASK_OOM_EVENT_TOPIC,
             pack(&wire::TaskOOM {
                 container_id: id,
@@ -347,7 +354,10 @@ mod tests {
             },
             Fact::Paused { id: id() },
             Fact::Resumed { id: id() },
-            Fact::Oom { id: id() },
+            Fact::Oom {
+                id: id(),
+                awaited: Awaited::default(),
+            },
             Fact::Exited {
                 id: id(),
                 process: "e".to_owned(),
@@ -448,7 +458,11 @@ mod tests {
                 pid: 1,
             })
             .unwrap();
-        facts.send(Fact::Oom { id: "a".to_owned() }).unwrap();
+        let oom = Fact::Oom {
+            id: "a".to_owned(),
+            awaited: Awaited::default(),
+        };
+        facts.send(oom).unwrap();
         drop(facts);
         let address = format!("unix://{}", path.display());
         Publisher::new(&address, "k8s.io").run(told).await;

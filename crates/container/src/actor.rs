@@ -23,10 +23,11 @@ use crate::exec::Start;
 use crate::exit::Watch;
 use crate::lifecycle::{Denied, State, Verb};
 use crate::oom::Ooms;
-use crate::plumbing::Io;
 use crate::process::{Process, Reply, answer};
 use crate::signal;
 use crate::words::{Deleted, Exit, Fact, Status, Stdio};
+
+mod end;
 
 /// Which process a request is about: init, or the exec of that name.
 pub(crate) type Who = Option<String>;
@@ -79,6 +80,8 @@ pub(crate) enum Done {
     Thawed(Result<(), Error>, Reply<()>),
     /// What init left behind is killed.
     Swept(Result<(), Error>),
+    /// A kill for want of memory was passed on: the end that waited for that may be known.
+    Passed(Who, Exit),
     /// Everything is removed.
     Destroyed(Result<(), Error>, Reply<Deleted>),
     /// The caller has the answer already.
@@ -103,10 +106,12 @@ pub(crate) struct Actor {
     pub(crate) execs: BTreeMap<String, Process>,
     pub(crate) jobs: JoinSet<Done>,
     pub(crate) exits: JoinSet<(Who, Exit)>,
-    ooms: Ooms,
+    pub(crate) ooms: Ooms,
     sweep: Sweep,
     /// `SIGKILL` was sent to init.
     killed: bool,
+    /// What comes before init's end is told.
+    concluded: bool,
     deleting: Option<Reply<Deleted>>,
 }
 
@@ -139,6 +144,7 @@ impl Actor {
             jobs: JoinSet::new(),
             exits,
             killed: false,
+            concluded: false,
             deleting: None,
         }
     }
@@ -281,7 +287,9 @@ impl Actor {
                     tracing::warn!(%error, "processes of the container left behind");
                 }
                 self.sweep = Sweep::Done;
+                self.tell_ooms();
             }
+            Done::Passed(who, exit) => self.conclude(who, exit),
             Done::Destroyed(Ok(()), reply) => {
                 let exit = self.init.exit().unwrap_or_else(Exit::unseen);
                 self.tell(Fact::Deleted {
@@ -303,70 +311,6 @@ impl Actor {
         }
         self.settle();
         ControlFlow::Continue(())
-    }
-
-    /// A process has ended and its output is passed on.
-    fn ended(&mut self, who: Who, exit: Exit) {
-        match who {
-            None => {
-                self.init.ended = Some(exit);
-                self.init.io.release();
-            }
-            Some(exec) => self.exec_ended(&exec, exit),
-        }
-        self.settle();
-    }
-
-    /// Publishes init's exit as soon as it may be known, and goes on with a deletion that waits
-    /// for it.
-    fn settle(&mut self) {
-        if let Some(exit) = self.init.ended
-            && self.init.state != State::Stopped
-            && self.init.state != State::Starting
-        {
-            if self.sweep == Sweep::NotYet {
-                self.sweep();
-            }
-            if self.sweep == Sweep::Done && !self.execs.values().any(Process::is_active) {
-                self.publish(None, self.init.pid, exit);
-                self.init.stop(exit);
-            }
-        }
-        if self.init.state == State::Stopped
-            && let Some(reply) = self.deleting.take()
-        {
-            let body = Arc::clone(&self.body);
-            let processes = std::iter::once(&mut self.init).chain(self.execs.values_mut());
-            let ios: Vec<Io> = processes
-                .map(|process| std::mem::take(&mut process.io))
-                .collect();
-            self.jobs.spawn(async move {
-                for io in ios {
-                    io.finish().await;
-                }
-                let destroyed = tokio::task::spawn_blocking(move || body.destroy()).await;
-                let destroyed = destroyed.unwrap_or_else(|error| {
-                    Err(Error::Host {
-                        step: "remove the container",
-                        source: error.into(),
-                    })
-                });
-                Done::Destroyed(destroyed, reply)
-            });
-        }
-    }
-
-    /// Kills whatever init left behind.
-    pub(crate) fn sweep(&mut self) {
-        self.sweep = Sweep::Running;
-        let body = Arc::clone(&self.body);
-        self.jobs
-            .spawn_blocking(move || Done::Swept(body.signal_all(signal::KILL)));
-    }
-
-    /// Whether an exec that appears now has missed the killing of what init left behind.
-    pub(crate) fn is_over(&self) -> bool {
-        self.init.ended.is_some()
     }
 
     fn open(&mut self, reply: Reply<i32>) {
@@ -544,27 +488,6 @@ impl Actor {
                 .execs
                 .get_mut(exec)
                 .ok_or_else(|| Error::UnknownExec { exec: exec.clone() }),
-        }
-    }
-
-    /// Publishes the exit of a process; kills for want of memory come first.
-    pub(crate) fn publish(&mut self, exec: Option<&str>, pid: i32, exit: Exit) {
-        self.tell_ooms();
-        self.body.ended(exec, pid, exit);
-        let process = exec.unwrap_or(&self.id).to_owned();
-        self.tell(Fact::Exited {
-            id: self.id.clone(),
-            process,
-            pid,
-            exit,
-        });
-    }
-
-    fn tell_ooms(&mut self) {
-        for _ in 0..self.ooms.untold() {
-            self.tell(Fact::Oom {
-                id: self.id.clone(),
-            });
         }
     }
 

@@ -3,6 +3,7 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 
 use duet_cgroup::{OomWatch, Stats};
 use duet_spec::{LinuxResources, Process};
@@ -122,7 +123,7 @@ pub(crate) trait Body: Send + Sync + 'static {
     fn stats(&self) -> Result<Stats, Error>;
 
     /// Hears of OOM kills; `None` where the kernel offers nothing.
-    fn oom(&self) -> Option<OomWatch>;
+    fn oom(&self) -> Option<Arc<OomWatch>>;
 
     /// Removes everything that the container had. May be called again after an error.
     fn destroy(&self) -> Result<(), Error>;

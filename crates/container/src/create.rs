@@ -523,9 +523,9 @@ impl Body for Linux {
             .map_err(Error::cgroup("read the statistics"))
     }
 
-    fn oom(&self) -> Option<OomWatch> {
+    fn oom(&self) -> Option<Arc<OomWatch>> {
         match self.confined.oom() {
-            Ok(watch) => Some(watch),
+            Ok(watch) => Some(Arc::new(watch)),
             Err(error) => {
                 tracing::warn!(container = %self.id, %error, "kills for want of memory are not seen");
                 None

@@ -1,69 +1,151 @@
 //! Says once for each kill that the kernel killed for want of memory.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use duet_cgroup::OomWatch;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
+use tokio::sync::watch::{self, Receiver};
+use tokio::time::timeout;
 
+use crate::actor::Actor;
 use crate::body::Body;
 use crate::polled::polled;
+use crate::words::{Awaited, Fact};
+
+/// How long an exit waits until the kill before it was passed on: 2 s. containerd takes a millisecond
+/// over an event, more when it is busy; one that is away hears neither.
+const PASSING_LIMIT: Duration = Duration::from_secs(2);
 
 /// The count of kills, and a way to hear that it may have changed.
 #[derive(Debug)]
 pub(crate) struct Ooms {
-    watch: Option<AsyncFd<OomWatch>>,
+    watch: Option<Arc<OomWatch>>,
+    heard: Option<AsyncFd<Arc<OomWatch>>>,
     told: u64,
+    passing: Option<Passing>,
 }
+
+/// A kill that was told and is on its way to whoever listens.
+#[derive(Debug, Clone)]
+pub(crate) struct Passing(Receiver<()>);
 
 // === impl Ooms ===
 
 impl Ooms {
     /// Watches the container's cgroup, as far as the host offers that.
     pub(crate) fn watch(body: &Arc<dyn Body>) -> Self {
-        let Some(watch) = body.oom() else {
-            return Ooms {
-                watch: None,
-                told: 0,
-            };
-        };
-        let told = watch.kills();
-        match polled(watch, Interest::READABLE) {
-            Ok(watch) => Ooms {
-                watch: Some(watch),
-                told,
-            },
-            Err(error) => {
+        let watch = body.oom();
+        let heard = watch
+            .clone()
+            .map(|watch| polled(watch, Interest::READABLE))
+            .transpose()
+            .unwrap_or_else(|error| {
                 // They are still told before an exit, which is when they matter most.
                 tracing::warn!(%error, "kills for want of memory are not heard of at once");
-                Ooms { watch: None, told }
-            }
+                None
+            });
+        Ooms {
+            told: watch.as_ref().map_or(0, |watch| watch.kills()),
+            watch,
+            heard,
+            passing: None,
         }
     }
 
     /// Returns when the count may have changed; never, if that cannot be heard of.
     pub(crate) async fn stirred(&mut self) {
-        let Some(watch) = &self.watch else {
+        let Some(heard) = &self.heard else {
             return std::future::pending().await;
         };
-        match watch.readable().await {
+        match heard.readable().await {
             Ok(mut ready) => {
-                watch.get_ref().drain();
+                heard.get_ref().drain();
                 ready.clear_ready();
             }
             Err(error) => {
                 tracing::warn!(%error, "kills for want of memory are not heard of any more");
-                self.watch = None;
+                self.heard = None;
             }
         }
     }
 
     /// How many kills nobody was told of yet; they count as told from here on.
-    pub(crate) fn untold(&mut self) -> u64 {
+    fn untold(&mut self) -> u64 {
         let Some(watch) = &self.watch else { return 0 };
-        let kills = watch.get_ref().kills();
+        let kills = watch.kills();
         let untold = kills.saturating_sub(self.told);
         self.told = self.told.max(kills);
         untold
+    }
+
+    /// The last kill that was told, as long as it is on its way: facts are passed on in order.
+    pub(crate) fn passing(&self) -> Option<Passing> {
+        let passing = self.passing.as_ref()?;
+        passing.0.has_changed().is_ok().then(|| passing.clone())
+    }
+}
+
+// === impl Passing ===
+
+impl Passing {
+    /// Waits until it was passed on, or for as long as an exit may wait for that.
+    pub(crate) async fn over(mut self) {
+        // Nothing is ever sent: the other half goes with the fact.
+        if timeout(PASSING_LIMIT, self.0.changed()).await.is_err() {
+            tracing::warn!("an exit is told before the kill for want of memory was passed on");
+        }
+    }
+}
+
+// === impl Actor ===
+
+impl Actor {
+    /// Tells of every kill that nobody was told of yet.
+    pub(crate) fn tell_ooms(&mut self) {
+        for _ in 0..self.ooms.untold() {
+            let (awaited, passing) = watch::channel(());
+            self.ooms.passing = Some(Passing(passing));
+            self.tell(Fact::Oom {
+                id: self.id.clone(),
+                awaited: Awaited::new(awaited),
+            });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_kill_is_on_its_way_until_the_last_who_knows_of_it_is_done() {
+        let mut ooms = Ooms {
+            watch: None,
+            heard: None,
+            told: 0,
+            passing: None,
+        };
+        assert!(ooms.passing().is_none(), "there was none");
+        let (awaited, passing) = watch::channel(());
+        ooms.passing = Some(Passing(passing));
+        let fact = Fact::Oom {
+            id: "web".to_owned(),
+            awaited: Awaited::new(awaited),
+        };
+        // The clock stands still but for who waits: it is the limit that ends this one.
+        ooms.passing().expect("it is on its way").over().await;
+        let other = fact.clone();
+        drop(fact);
+        let passing = ooms.passing().expect("somebody has it still");
+        let before = tokio::time::Instant::now();
+        let ((), ()) = tokio::join!(passing.over(), async { drop(other) });
+        assert_eq!(
+            before.elapsed(),
+            Duration::ZERO,
+            "nobody waits for the limit"
+        );
+        assert!(ooms.passing().is_none(), "it was passed on");
     }
 }

@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::time::SystemTime;
 
+use tokio::sync::watch;
+
 use crate::error::Error;
 use crate::given::Given;
 
@@ -151,6 +153,29 @@ pub struct Deleted {
     pub exit: Exit,
 }
 
+/// Somebody waits until a fact is passed on: until the last of these is dropped.
+#[derive(Debug, Clone, Default)]
+pub struct Awaited(
+    #[expect(dead_code, reason = "that it is dropped says it all")] Option<watch::Sender<()>>,
+);
+
+// === impl Awaited ===
+
+impl Awaited {
+    pub(crate) fn new(waits: watch::Sender<()>) -> Self {
+        Awaited(Some(waits))
+    }
+}
+
+/// What happened is the same whoever waits for it.
+impl PartialEq for Awaited {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for Awaited {}
+
 /// Something that happened, in the order in which it happened.
 ///
 /// For one container: `Created`, `Started`, `Exited` of execs, `Exited` of init, `Deleted`.
@@ -226,5 +251,7 @@ pub enum Fact {
     Oom {
         /// The container.
         id: String,
+        /// To be kept until it is passed on.
+        awaited: Awaited,
     },
 }

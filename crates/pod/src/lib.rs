@@ -22,8 +22,8 @@ mod registry;
 mod sandbox;
 
 pub use duet_container::{
-    Create, Deleted, Denied, Error as ContainerError, Exit, Fact, Given, HookError, IoOwner,
-    LoggerError, Phase, Programs, RootfsMount, Status, Stdio, WasmError,
+    Awaited, Create, Deleted, Denied, Error as ContainerError, Exit, Fact, Given, HookError,
+    IoOwner, LoggerError, Phase, Programs, RootfsMount, Status, Stdio, WasmError,
 };
 pub use duet_spec::{IdMappings, IdRange};
 pub use error::Error;

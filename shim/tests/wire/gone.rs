@@ -5,8 +5,9 @@ use std::fs;
 use std::path::PathBuf;
 
 use containerd_shim_protos::api;
+use serde_json::json;
 
-use crate::life::{Daemon, bundle, can_make_containers, creation, forget_cgroups, named};
+use crate::life::{Daemon, bundle, can_make_containers, creation, forget_cgroups, limited, named};
 use crate::node::{Node, limit, task, until};
 
 /// Removes the cgroups of a container of which no process is left.
@@ -25,6 +26,33 @@ fn sweep(id: &str) {
             fs::remove_dir(&dir).is_ok() || !dir.exists()
         });
     }
+}
+
+#[test]
+fn a_kill_for_want_of_memory_is_passed_on_before_the_end_is_answered() {
+    if !can_make_containers() {
+        return;
+    }
+    let node = Node::new();
+    let daemon = Daemon::listen(&node);
+    let socket = node.start("o", "{}");
+    let memory = json!({ "memory": { "limit": 8 << 20, "swap": 8 << 20 } });
+    let bundle = limited(&node, "o", "exec busybox tail /dev/zero", &memory);
+    let task = task(&socket);
+    task.create(limit(), &creation("o", &bundle)).unwrap();
+    let start = named("o", |request: &mut api::StartRequest, id| request.id = id);
+    task.start(limit(), &start).unwrap();
+    let wait = named("o", |request: &mut api::WaitRequest, id| request.id = id);
+    assert_eq!(task.wait(limit(), &wait).unwrap().exit_status, 137);
+    let heard = daemon.heard();
+    assert!(heard.contains(&"/tasks/oom".to_owned()), "{heard:?}");
+    let delete = named("o", |request: &mut api::DeleteRequest, id| request.id = id);
+    task.delete(limit(), &delete).unwrap();
+    node.end("o", &socket);
+    let heard = daemon.heard();
+    let topics = ["create", "start", "oom", "exit", "delete"];
+    assert_eq!(heard, topics.map(|topic| format!("/tasks/{topic}")));
+    forget_cgroups();
 }
 
 #[test]

@@ -91,7 +91,7 @@ impl Body for Sleepers {
         Err(Error::Gone)
     }
 
-    fn oom(&self) -> Option<OomWatch> {
+    fn oom(&self) -> Option<Arc<OomWatch>> {
         None
     }
 

@@ -188,7 +188,7 @@ impl Rig {
                 Fact::Deleted { id, .. } => format!("deleted {id}"),
                 Fact::Paused { id } => format!("paused {id}"),
                 Fact::Resumed { id } => format!("resumed {id}"),
-                Fact::Oom { id } => format!("oom {id}"),
+                Fact::Oom { id, .. } => format!("oom {id}"),
             });
         }
         words
