@@ -340,15 +340,17 @@ impl Cgroup {
     ///
     /// [`Error::Gone`] if the cgroup was removed: never zeros instead.
     pub fn stats(&self) -> Result<Stats, Error> {
+        let stats = match self.mode() {
+            Mode::V1 | Mode::Hybrid => stats_v1::read_all(self).map(|all| Stats::V1(Box::new(all))),
+            Mode::V2 => stats_v2::read_all(self.dir()).map(|all| Stats::V2(Box::new(all))),
+        };
+        // Asked afterwards: it may go while its files are read, and what is missing counts as not there.
         if !self.dir().is_dir() {
             return Err(Error::Gone {
                 path: self.dir().to_owned(),
             });
         }
-        match self.mode() {
-            Mode::V1 | Mode::Hybrid => stats_v1::read_all(self).map(|all| Stats::V1(Box::new(all))),
-            Mode::V2 => stats_v2::read_all(self.dir()).map(|all| Stats::V2(Box::new(all))),
-        }
+        stats
     }
 }
 

@@ -119,8 +119,11 @@ pub(crate) trait Body: Send + Sync + 'static {
     /// Every process.
     fn pids(&self) -> Result<Vec<i32>, Error>;
 
-    /// What was used.
+    /// What was used, also when that can be read nowhere any more.
     fn stats(&self) -> Result<Stats, Error>;
+
+    /// Reads what was used if it may soon be read nowhere any more.
+    fn keep_counters(&self) {}
 
     /// Hears of OOM kills; `None` where the kernel offers nothing.
     fn oom(&self) -> Option<Arc<OomWatch>>;

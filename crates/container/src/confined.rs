@@ -164,6 +164,11 @@ impl Confined {
         }
     }
 
+    /// Whether it is systemd's, and gone when nobody is in it any more.
+    pub(crate) fn is_scope(&self) -> bool {
+        self.scope.is_some()
+    }
+
     /// Hears of kills for want of memory.
     pub(crate) fn oom(&self) -> Result<OomWatch, duet_cgroup::Error> {
         match &self.scope {

@@ -35,11 +35,13 @@ use crate::signal;
 use crate::stdio::Ends;
 use crate::words::{Create, Exit, Fact, IoOwner, Stdio};
 
+mod counters;
 mod further;
 mod hooked;
 mod supplied;
 mod told;
 
+use counters::Counters;
 use told::Account;
 
 /// A request whose bundle was read; nothing was changed yet.
@@ -72,6 +74,8 @@ struct Linux {
     compiled: Mutex<Vec<Compiled>>,
     /// What is known of the guests that run, by their processes.
     accounts: Mutex<BTreeMap<i32, Account>>,
+    /// What was used, for the time when its cgroup is gone.
+    counters: Counters,
     /// Its first process, and the number of that.
     init: OnceLock<(i32, OwnedFd)>,
     /// Whether it came so far that its poststop hooks must run.
@@ -189,6 +193,7 @@ impl Prepared {
             cache_size,
             compiled: Mutex::default(),
             accounts: Mutex::default(),
+            counters: Counters::default(),
             init: OnceLock::new(),
             begun: AtomicBool::new(false),
             confined,
@@ -517,15 +522,19 @@ impl Body for Linux {
     }
 
     fn stats(&self) -> Result<Stats, Error> {
-        self.confined
-            .cgroup
-            .stats()
-            .map_err(Error::cgroup("read the statistics"))
+        self.used()
+    }
+
+    fn keep_counters(&self) {
+        // What Duet made stays until Delete.
+        if self.confined.is_scope() {
+            self.look();
+        }
     }
 
     fn oom(&self) -> Option<Arc<OomWatch>> {
         match self.confined.oom() {
-            Ok(watch) => Some(Arc::new(watch)),
+            Ok(watch) => Some(self.counters.watch(watch)),
             Err(error) => {
                 tracing::warn!(container = %self.id, %error, "kills for want of memory are not seen");
                 None

@@ -102,15 +102,19 @@ impl Passing {
 // === impl Actor ===
 
 impl Actor {
-    /// Tells of every kill that nobody was told of yet.
+    /// Tells of every kill that nobody was told of yet, and keeps the counters of that moment.
     pub(crate) fn tell_ooms(&mut self) {
-        for _ in 0..self.ooms.untold() {
+        let untold = self.ooms.untold();
+        for _ in 0..untold {
             let (awaited, passing) = watch::channel(());
             self.ooms.passing = Some(Passing(passing));
             self.tell(Fact::Oom {
                 id: self.id.clone(),
                 awaited: Awaited::new(awaited),
             });
+        }
+        if untold > 0 {
+            self.body.keep_counters();
         }
     }
 }

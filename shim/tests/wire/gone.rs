@@ -5,6 +5,11 @@ use std::fs;
 use std::path::PathBuf;
 
 use containerd_shim_protos::api;
+use containerd_shim_protos::cgroups::metrics as v1;
+use containerd_shim_protos::cgroups_v2::metrics as v2;
+use containerd_shim_protos::shim_sync::TaskClient;
+use protobuf::Message as _;
+use protobuf::well_known_types::any::Any;
 use serde_json::json;
 
 use crate::life::{Daemon, bundle, can_make_containers, creation, forget_cgroups, limited, named};
@@ -28,8 +33,58 @@ fn sweep(id: &str) {
     }
 }
 
+fn stats(task: &TaskClient, id: &str) -> Any {
+    let stats = named(id, |request: &mut api::StatsRequest, id| request.id = id);
+    task.stats(limit(), &stats).unwrap().stats.unwrap()
+}
+
+/// The processor time and the kills for want of memory.
+fn counters(stats: &Any) -> (u64, u64) {
+    if stats.type_url == "io.containerd.cgroups.v1.Metrics" {
+        let metrics = v1::Metrics::parse_from_bytes(&stats.value).unwrap();
+        return (metrics.cpu.usage.total, metrics.memory_oom_control.oom_kill);
+    }
+    let metrics = v2::Metrics::parse_from_bytes(&stats.value).unwrap();
+    (metrics.cpu.usage_usec, metrics.memory_events.oom_kill)
+}
+
 #[test]
-fn a_kill_for_want_of_memory_is_passed_on_before_the_end_is_answered() {
+fn what_was_used_is_told_until_delete_though_the_cgroup_is_gone() {
+    if !can_make_containers() {
+        return;
+    }
+    let node = Node::new();
+    let _daemon = Daemon::listen(&node);
+    let socket = node.start("u", "{}");
+    let script = "until [ -e /go ]; do busybox sleep 0.02; done";
+    let bundle = bundle(&node, "u", script);
+    let task = task(&socket);
+    task.create(limit(), &creation("u", &bundle)).unwrap();
+    let start = named("u", |request: &mut api::StartRequest, id| request.id = id);
+    task.start(limit(), &start).unwrap();
+    let before = stats(&task, "u");
+    let (used, kills) = counters(&before);
+    assert!(used > 0);
+    assert_eq!(kills, 0);
+    fs::write(bundle.join("rootfs/go"), "").unwrap();
+    let wait = named("u", |request: &mut api::WaitRequest, id| request.id = id);
+    task.wait(limit(), &wait).unwrap();
+    let (more, _) = counters(&stats(&task, "u"));
+    assert!(more >= used, "it is still there");
+    sweep("u");
+    for _ in 0..2 {
+        let after = stats(&task, "u");
+        assert_eq!(after.type_url, before.type_url);
+        assert_eq!(counters(&after), (more, 0));
+    }
+    let delete = named("u", |request: &mut api::DeleteRequest, id| request.id = id);
+    task.delete(limit(), &delete).unwrap();
+    node.end("u", &socket);
+    forget_cgroups();
+}
+
+#[test]
+fn a_kill_for_want_of_memory_is_passed_on_before_the_end_is_answered_and_counted_until_delete() {
     if !can_make_containers() {
         return;
     }
@@ -46,6 +101,8 @@ fn a_kill_for_want_of_memory_is_passed_on_before_the_end_is_answered() {
     assert_eq!(task.wait(limit(), &wait).unwrap().exit_status, 137);
     let heard = daemon.heard();
     assert!(heard.contains(&"/tasks/oom".to_owned()), "{heard:?}");
+    sweep("o");
+    assert_eq!(counters(&stats(&task, "o")).1, 1);
     let delete = named("o", |request: &mut api::DeleteRequest, id| request.id = id);
     task.delete(limit(), &delete).unwrap();
     node.end("o", &socket);

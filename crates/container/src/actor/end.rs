@@ -18,6 +18,7 @@ impl Actor {
         if who.is_none() {
             self.init.ended = Some(exit);
             self.init.io.release();
+            self.body.keep_counters();
         }
         // Kills come first, also for who waits instead of listening.
         self.tell_ooms();
