@@ -9,8 +9,10 @@
 //! | `bpf.rs` | `bpf(2)`: load, attach, detach, query | not wrapped | Linux 4.15 |
 //! | `pidfd_signal.rs` | `pidfd_send_signal(2)` | rustix takes no real-time signals | Linux 5.1 |
 //! | `seccomp.rs` | `seccomp(2)` | not wrapped | Linux 3.17 |
+//! | `code.rs` | `prctl(2)`: `PR_SET_MDWE` | not wrapped | Linux 6.3 |
 //! | `dispositions.rs` | `rt_sigaction(2)`, to ask | nix and rustix only set, libc hides two signals | – |
 //! | `heap.rs` | `mallopt(3)`, `malloc_trim(3)` | not wrapped | – |
+//! | `names.rs` | `__nss_configure_lookup` | not wrapped | – |
 //! | `owner.rs` | `ioctl_ns(2)`: the user namespace of another | not wrapped | Linux 4.9 |
 //! | `shared.rs` | `mmap(2)` of a number in a file | unsafe in both | – |
 //! | `text.rs` | `madvise(2)` on the program itself | unsafe in both | – |
@@ -24,6 +26,8 @@ pub mod bpf;
 pub mod channel;
 #[expect(unsafe_code, reason = "clone3(2) has no safe wrapper")]
 pub mod clone;
+#[expect(unsafe_code, reason = "prctl(2) has no wrapper for this")]
+pub mod code;
 #[expect(
     unsafe_code,
     reason = "rt_sigaction(2) has no safe wrapper that only asks"
@@ -40,6 +44,8 @@ pub mod memfd;
 pub mod mount;
 #[expect(unsafe_code, reason = "mount_setattr(2) has no safe wrapper")]
 mod mount_attr;
+#[expect(unsafe_code, reason = "a function of glibc's alone")]
+pub mod names;
 pub mod namespace;
 pub mod net;
 #[expect(unsafe_code, reason = "ioctl_ns(2) has no safe wrapper")]

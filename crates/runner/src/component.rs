@@ -17,19 +17,23 @@ use crate::rest;
 use crate::serve;
 use crate::signals::Signals;
 use crate::threads;
+use crate::walls;
 
 /// Runs the component to its end.
 pub(crate) fn run(inherited: Inherited, handoff: &Handoff, signals: Signals) -> End {
-    let component = match load(&inherited, handoff.http.concurrency, handoff.preview) {
-        Ok(Loaded::Command(component)) => component,
-        Ok(Loaded::Server(component)) => {
-            drop(inherited);
-            tell(&component, handoff);
-            return serve::run(&component, handoff, signals);
-        }
+    let loaded = match load(&inherited, handoff.http.concurrency, handoff.preview) {
+        Ok(loaded) => loaded,
         Err(error) => return unfit(&error),
     };
     drop(inherited);
+    walls::of_the_guest();
+    let component = match loaded {
+        Loaded::Command(component) => component,
+        Loaded::Server(component) => {
+            tell(&component, handoff);
+            return serve::run(&component, handoff, signals);
+        }
+    };
     tell(&component, handoff);
     let pre = match prepare(&component) {
         Ok(pre) => pre,

@@ -20,6 +20,7 @@
 //! | `imports.rs` | what components can be linked with |
 //! | `limits.rs` | growing memory past the container's limit |
 //! | `threads.rs` | how many threads there are for a guest, and what if there are none |
+//! | `walls.rs` | what the process takes from itself |
 //! | `rest.rs` | what only starting needed |
 //! | `tally.rs` | what the shim is told: memory, requests, traps |
 //! | `serve.rs`, `serve/` | `wasi:http` servers |
@@ -43,6 +44,7 @@ mod serve;
 mod signals;
 mod tally;
 mod threads;
+mod walls;
 
 use std::ffi::OsStr;
 use std::io;
@@ -83,14 +85,22 @@ fn main() -> ExitCode {
         }
     };
     threads::may_be_scarce(&handoff.name);
-    let end = match Signals::install() {
-        Err(error) => End::Unfit(format!("cannot handle signals: {error}")),
+    let end = match prepared() {
+        Err(end) => end,
         Ok(signals) => match handoff.format {
             Format::Module => module::run(inherited, &handoff),
             Format::Component => component::run(inherited, &handoff, signals),
         },
     };
     end.report(&handoff.name)
+}
+
+fn prepared() -> Result<Signals, End> {
+    let signals = Signals::install()
+        .map_err(|error| End::Unfit(format!("cannot handle signals: {error}")))?;
+    // Afterwards: it opens a file of the image's, and whoever waits for what that is can be told to stop.
+    walls::of_the_image()?;
+    Ok(signals)
 }
 
 /// Not a container: the cache wants to know what loading its new entry fills.

@@ -10,6 +10,7 @@ use crate::guest::STACK;
 use crate::limits;
 use crate::preview0;
 use crate::preview1::{Preview1, linker, listeners};
+use crate::walls;
 
 /// Runs the module to its end.
 pub(crate) fn run(inherited: Inherited, handoff: &Handoff) -> End {
@@ -22,6 +23,7 @@ pub(crate) fn run(inherited: Inherited, handoff: &Handoff) -> End {
         Err(error) => return unfit(&error),
     };
     drop(inherited);
+    walls::of_the_guest();
     limits::expect(Some(&module.resources_required()));
     let old = preview0::is_asked_for(&module);
     if old && !listeners.is_empty() {

@@ -30,6 +30,10 @@ pub(crate) struct Guest {
     first: &'static str,
     /// How many threads a user of its own may have, if it is to have one.
     threads: Option<u32>,
+    /// Its root folder, if that is not this test's.
+    image: Option<PathBuf>,
+    /// Which of its system calls are written down, and where.
+    traced: Option<(&'static str, PathBuf)>,
 }
 
 /// A guest that runs. Killed when it is dropped.
@@ -98,14 +102,18 @@ pub(crate) fn runner() -> &'static Path {
 fn public_runner() -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     std::fs::set_permissions(dir.path(), Permissions::from_mode(0o755)).unwrap();
-    // By another program: a copy that this one has open is busy as long as any child of another test's has it.
+    install_runner(dir.path());
+    dir
+}
+
+/// By another program: a copy that this one has open is busy as long as any child of another test's has it.
+fn install_runner(folder: &Path) {
     let status = Command::new("install")
         .args(["-m", "0755"])
-        .args([runner(), &dir.path().join("duet-runner")])
+        .args([runner(), &folder.join("duet-runner")])
         .status()
         .unwrap();
     assert!(status.success(), "{status}");
-    dir
 }
 
 /// What gives the program after it a user who may have `most` threads, and has none beside this test.
@@ -209,6 +217,8 @@ impl Guest {
             typing: false,
             first: ":",
             threads: None,
+            image: None,
+            traced: None,
         }
     }
 
@@ -254,6 +264,18 @@ impl Guest {
         self
     }
 
+    /// Has `image` as its root folder.
+    pub(crate) fn within(mut self, image: &Path) -> Self {
+        self.image = Some(image.to_owned());
+        self
+    }
+
+    /// Has its calls of these names written to `log`.
+    pub(crate) fn traced(mut self, calls: &'static str, log: &Path) -> Self {
+        self.traced = Some((calls, log.to_owned()));
+        self
+    }
+
     pub(crate) fn config(mut self, name: &str, value: &str) -> Self {
         self.handoff.config.insert(name.into(), value.into());
         self
@@ -287,6 +309,14 @@ impl Guest {
         let tally = Tally::new().unwrap();
         let path = |fd: i32| format!("/proc/{}/fd/{fd}", std::process::id());
         let public = self.threads.map(|_| public_runner());
+        let program = match (&public, &self.image) {
+            (Some(dir), _) => dir.path().join("duet-runner"),
+            (None, Some(image)) => {
+                install_runner(image);
+                "/duet-runner".into()
+            }
+            (None, None) => runner().to_owned(),
+        };
         let mut child = Command::new("sh")
             .args([
                 "-c",
@@ -294,11 +324,17 @@ impl Guest {
                 "sh",
             ])
             .args(self.threads.map(limited).into_iter().flatten())
-            .arg(
-                public
-                    .as_ref()
-                    .map_or(runner().to_owned(), |dir| dir.path().join("duet-runner")),
+            .args(self.traced.iter().flat_map(|(calls, log)| {
+                // The tracer is not between us and the runner.
+                let log = log.to_str().unwrap();
+                ["strace", "-D", "-f", "-e", calls, "-o", log]
+            }))
+            .args(
+                self.image
+                    .iter()
+                    .flat_map(|image| [Path::new("/usr/sbin/chroot"), image]),
             )
+            .arg(program)
             .args(self.handoff.argv.iter().skip(1))
             .env_clear()
             .env("ENTRY", path(entry.as_raw_fd()))

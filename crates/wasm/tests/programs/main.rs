@@ -16,3 +16,4 @@ mod preview3;
 mod refusals;
 mod servers;
 mod sockets;
+mod walls;

@@ -1,0 +1,116 @@
+//! What is between a guest's image and the process that runs it.
+
+use std::io::{Read as _, Write as _};
+use std::net::TcpListener;
+use std::path::Path;
+use std::process::Command;
+
+use crate::harness::{Guest, root};
+
+/// A library that says in a file that it was loaded, and needs none itself.
+const SPEAKS_UP: &str = r#"
+    #ifdef __x86_64__
+    #define CALL "syscall"
+    #define REGISTER(name, x86, arm) register long name __asm__(x86)
+    #define NUMBERS { 257, 3 }
+    #else
+    #define CALL "svc 0"
+    #define REGISTER(name, x86, arm) register long name __asm__(arm)
+    #define NUMBERS { 56, 57 }
+    #endif
+    __attribute__((constructor)) static void loaded(void) {
+        REGISTER(number, "rax", "x8") = ((long[])NUMBERS)[0];
+        REGISTER(at, "rdi", "x0") = -100;
+        REGISTER(path, "rsi", "x1") = (long)"/loaded";
+        REGISTER(flags, "rdx", "x2") = 0101;
+        REGISTER(mode, "r10", "x3") = 0644;
+        __asm__ volatile(CALL : "+r"(number), "+r"(at) : "r"(path), "r"(flags), "r"(mode) : "rcx", "r11", "memory");
+    }
+"#;
+
+#[test]
+fn an_image_cannot_name_a_library_for_the_process_that_runs_its_guest() {
+    if !root() {
+        return;
+    }
+    let image = tempfile::tempdir().unwrap();
+    let put = |path: &str, text: &str| {
+        let path = image.path().join(path);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+    };
+    put(
+        "etc/nsswitch.conf",
+        "hosts: speaks files dns\nservices: speaks\n",
+    );
+    put("etc/hosts", "127.0.0.1 localhost a.friend\n");
+    put("source.c", SPEAKS_UP);
+    std::fs::create_dir(image.path().join("lib")).unwrap();
+    library(
+        &image.path().join("source.c"),
+        &image.path().join("lib/libnss_speaks.so.2"),
+    );
+
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    for name in ["localhost", "a.friend"] {
+        let address = format!("{name}:{port}");
+        let guest = Guest::named("probe-p2.wasm").args(["connect", &address, "a question"]);
+        let running = guest.within(image.path()).start();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let (mut stream, _) = listener.accept().unwrap();
+                if stream.read_exact(&mut [0; 10]).is_ok() {
+                    stream.write_all(b"an answer").unwrap();
+                }
+            });
+            let ended = running.wait();
+            if ended.code != 0 {
+                // Nobody else will.
+                drop(std::net::TcpStream::connect(("127.0.0.1", port)));
+            }
+            assert_eq!(
+                (ended.code, ended.stdout.as_str()),
+                (0, "an answer\n"),
+                "{ended:?}"
+            );
+        });
+    }
+    assert!(!image.path().join("loaded").exists());
+}
+
+#[test]
+fn when_a_guest_begins_no_memory_can_become_code_any_more() {
+    if !root() {
+        return;
+    }
+    for guest in [
+        Guest::named("probe-p1.wasm").args(["exit", "0"]),
+        Guest::named("probe-p2.wasm").args(["exit", "0"]),
+        Guest::named("probe-p3.wasm").args(["args"]).preview3(),
+    ] {
+        let log = tempfile::NamedTempFile::new().unwrap();
+        let ended = guest.traced("prctl,mmap,mprotect,munmap", log.path()).run();
+        assert_eq!(ended.code, 0, "{ended:?}");
+        let log = std::fs::read_to_string(log.path()).unwrap();
+        let calls: Vec<_> = log.lines().collect();
+        let find = |call: &[&str]| {
+            calls
+                .iter()
+                .rposition(|line| call.iter().all(|word| line.contains(word)))
+        };
+        let sealed = find(&["prctl(", "0x41"]).or_else(|| find(&["prctl(PR_SET_MDWE"]));
+        let mapped = find(&["PROT_EXEC"]);
+        assert!(mapped.is_some() && mapped < sealed, "{log}");
+        assert!(find(&["PR_SET_NO_NEW_PRIVS, 1"]).is_some(), "{log}");
+    }
+}
+
+fn library(source: &Path, library: &Path) {
+    let status = Command::new("cc")
+        .args(["-shared", "-fPIC", "-nostdlib", "-o"])
+        .args([library, source])
+        .status()
+        .unwrap();
+    assert!(status.success(), "{status}");
+}
