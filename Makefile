@@ -104,7 +104,7 @@ scenarios-1.7: build test-needs tests-built $(call suite,trixie)/containerd
 scenarios-2.x: build test-needs tests-built $(call suite,sid)/containerd
 	$(call run-tests,scenarios deploy,DUET_TEST_CONTAINERD=$(call suite,sid))
 # Pods of the shim's own: what goes through CRI, and no pause image is there.
-shim-scenarios := cri:: sandboxes:: restarts:: kills:: user_namespaces::
+shim-scenarios := cri:: sandboxes:: restarts:: kills:: user_namespaces:: serving::a_listener
 scenarios-2.x-shim: build test-needs tests-built $(call suite,sid)/containerd
 	@# A filter that fits no test would pass.
 	@for filter in $(shim-scenarios); do \

@@ -1,10 +1,14 @@
 //! `wasi:http` servers in containers: what annotations ask for holds, and the log says what happened.
 
-use std::io::{Read as _, Write as _};
+use std::fs;
+use std::io::{self, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 
+use duet_tests::cri::Wish;
 use duet_tests::ctr::Task;
-use duet_tests::{Node, image, wait};
+use duet_tests::{Node, image, leaks, wait};
 
 const POD: &str = "io.containerd.duet.v1.pod=serving";
 
@@ -22,6 +26,11 @@ impl<'n> Server<'n> {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let port = listener.local_addr().expect("it is bound").port();
         drop(listener);
+        Self::at(node, port, name, options)
+    }
+
+    /// As [`Server::start`], at this port.
+    fn at(node: &'n Node, port: u16, name: &str, options: &[&str]) -> Self {
         let address = format!("io.containerd.duet.v1.http.listen=127.0.0.1:{port}");
         let task = node
             .container(name)
@@ -38,13 +47,7 @@ impl<'n> Server<'n> {
 
     /// The body of its answer.
     pub(crate) fn get(&self, path: &str) -> String {
-        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).expect("it listens");
-        let request = format!("GET {path} HTTP/1.0\r\nhost: guest\r\n\r\n");
-        stream.write_all(request.as_bytes()).expect("it listens");
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).expect("it answers");
-        let (_head, body) = answer.split_once("\r\n\r\n").expect("an answer");
-        body.to_owned()
+        get(self.port, path).expect("it answers")
     }
 
     /// Tells it to stop: what is on its stderr.
@@ -54,6 +57,28 @@ impl<'n> Server<'n> {
         assert_eq!(ended.code, 0, "{ended:?}");
         ended.stderr
     }
+}
+
+/// A request that is sent over a connection of its own.
+fn send(port: u16, path: &str) -> io::Result<TcpStream> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port))?;
+    stream.set_read_timeout(Some(wait::patience()))?;
+    stream.write_all(format!("GET {path} HTTP/1.0\r\nhost: guest\r\n\r\n").as_bytes())?;
+    Ok(stream)
+}
+
+/// The body of the answer to it.
+fn receive(mut stream: TcpStream) -> io::Result<String> {
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    match answer.split_once("\r\n\r\n") {
+        Some((head, body)) if head.starts_with("HTTP/1.0 200 ") => Ok(body.to_owned()),
+        _ => Err(io::Error::other(answer)),
+    }
+}
+
+fn get(port: u16, path: &str) -> io::Result<String> {
+    send(port, path).and_then(receive)
 }
 
 /// Asks a path of the server, and tells what busybox's wget says.
@@ -113,17 +138,149 @@ fn the_limits_of_a_server_are_those_of_its_annotations() {
 }
 
 #[test]
-fn a_limit_that_is_none_is_refused_by_its_name() {
+fn an_annotation_that_makes_no_sense_is_refused_by_its_name() {
     let Some(node) = Node::enter_with_duet() else {
         return;
     };
-    let refused = node
-        .container("refused")
-        .image(image::GUESTS)
-        .with(&["--annotation", "io.containerd.duet.v1.http.timeout=soon"])
-        .args(&["/server.wasm"])
-        .run();
-    assert_ne!(refused.code, 0);
-    let words = "annotations.io.containerd.duet.v1.http.timeout: soon: is neither none nor a time such as 30s";
-    assert!(refused.stderr.contains(words), "{refused:?}");
+    for (name, value, why) in [
+        ("timeout", "soon", "is neither none nor a time such as 30s"),
+        ("listener", "node", "is neither container nor pod"),
+    ] {
+        let annotation = format!("io.containerd.duet.v1.http.{name}={value}");
+        let refused = node
+            .container("refused")
+            .image(image::GUESTS)
+            .with(&["--annotation", &annotation])
+            .args(&["/server.wasm"])
+            .run();
+        assert_ne!(refused.code, 0);
+        let words = format!("annotations.io.containerd.duet.v1.http.{name}: {value}: {why}");
+        assert!(refused.stderr.contains(&words), "{refused:?}");
+    }
+}
+
+const KEPT: &str = "io.containerd.duet.v1.http.listener=pod";
+
+#[test]
+fn a_server_that_is_replaced_loses_nobody_who_connects() {
+    let Some(node) = Node::enter_with_duet() else {
+        return;
+    };
+    let options = ["--annotation", POD, "--annotation", KEPT];
+    let mut anchor = node
+        .container("anchor")
+        .with(&["--net-host", "--annotation", POD])
+        .script("echo ready; exec sleep 1000")
+        .start();
+    anchor.says("ready");
+    let first = Server::start(&node, "first", &options);
+    let port = first.port;
+    let start = |name: &str| {
+        let who = format!("WHO={name}");
+        Server::at(
+            &node,
+            port,
+            name,
+            &[&options[..], &["--env", &who]].concat(),
+        )
+    };
+    assert_eq!(get(port, "/count").expect("it answers"), "1");
+
+    // Killed: whoever comes before its successor waits for that.
+    first.task.end();
+    let waiting: Vec<_> = (0..100).map(|_| send(port, "/env/WHO")).collect();
+    let second = start("second");
+    for stream in waiting {
+        let answer = stream.and_then(receive).expect("nobody is refused");
+        assert_eq!(answer, "second");
+    }
+
+    // Told to stop while clients come without a pause and another has begun beside it.
+    let over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let client = || {
+            let mut answers = 0;
+            while !over.load(Ordering::Relaxed) {
+                get(port, "/env/WHO").expect("nobody is refused or lost");
+                answers += 1;
+            }
+            answers
+        };
+        let clients: Vec<_> = (0..4).map(|_| scope.spawn(client)).collect();
+        let third = start("third");
+        wait::until("both to answer", || {
+            let answer = get(port, "/env/WHO").expect("nobody is refused or lost");
+            (answer == "third").then_some(())
+        });
+        second.end();
+        for _ in 0..100 {
+            assert_eq!(get(port, "/env/WHO").expect("it answers"), "third");
+        }
+        over.store(true, Ordering::Relaxed);
+        for client in clients {
+            assert!(client.join().expect("it lost nothing") > 0);
+        }
+
+        // And with nobody beside it.
+        third.end();
+    });
+    let waiting: Vec<_> = (0..100).map(|_| send(port, "/env/WHO")).collect();
+    let fourth = start("fourth");
+    for stream in waiting {
+        let answer = stream.and_then(receive).expect("nobody is refused");
+        assert_eq!(answer, "fourth");
+    }
+    let stderr = fourth.end();
+    assert_eq!(stderr, "");
+    // The pod ends, and the listener with it.
+    anchor.end();
+    let refused = wait::until("the listener to be closed", || get(port, "/").err());
+    assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
+}
+
+/// The sockets that listen in the network of a process, by number.
+fn listening(pid: i32) -> Vec<String> {
+    let table = fs::read_to_string(format!("/proc/{pid}/net/tcp")).expect("it runs");
+    let row = |line: &str| {
+        let columns: Vec<_> = line.split_whitespace().collect();
+        // TCP_LISTEN, and the inode.
+        (columns[3] == "0A").then(|| format!("socket:[{}]", columns[9]))
+    };
+    table.lines().skip(1).filter_map(row).collect()
+}
+
+/// Whether a process has this socket open.
+fn has(pid: i32, socket: &str) -> bool {
+    let open = fs::read_dir(format!("/proc/{pid}/fd")).expect("it runs");
+    let mut links = open.filter_map(|entry| fs::read_link(entry.ok()?.path()).ok());
+    links.any(|link| link.to_str() == Some(socket))
+}
+
+#[test]
+fn a_listener_that_the_pod_keeps_ends_with_the_pod() {
+    let Some(node) = Node::enter_with_duet() else {
+        return;
+    };
+    let cri = node.cri();
+    let pod = cri.pod_with("kept", |config| {
+        let (name, value) = KEPT.split_once('=').expect("an annotation");
+        config.annotations.insert(name.to_owned(), value.to_owned());
+    });
+    let server = |name| Wish::wasm(name, &[]).command(&["/server.wasm"]);
+    let first = pod.start(&server("first"));
+    let shim = leaks::parent_of(first.pid()).expect("it runs");
+    let socket = wait::until("the component to listen", || listening(first.pid()).pop());
+    wait::until("the pod to keep it", || has(shim, &socket).then_some(()));
+    first.stop(wait::patience());
+    assert_eq!(first.wait().0, 0);
+    assert!(has(shim, &socket));
+    let second = pod.start(&server("second"));
+    wait::until("the successor to have it", || {
+        has(second.pid(), &socket).then_some(())
+    });
+    assert_eq!(listening(second.pid()), std::slice::from_ref(&socket));
+    pod.stop();
+    // The shim is there until the pod is removed.
+    assert!(!has(shim, &socket));
+    pod.remove();
 }

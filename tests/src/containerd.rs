@@ -323,7 +323,8 @@ fn handlers(version: &str) -> String {
                 format!("{head}.options]\n  SystemdCgroup = true\n")
             }
         };
-        format!("{options}{head}]\n  runtime_type = '{name}'\n")
+        let annotations = "pod_annotations = ['io.containerd.duet.v1.*']";
+        format!("{options}{head}]\n  runtime_type = '{name}'\n  {annotations}\n")
     };
     let usual = [Runtime::Duet, Runtime::Runc].map(|it| handler(it, Sandboxer::Podsandbox));
     let mut handlers = usual.concat();

@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use duet_cgroup::{OomWatch, Stats};
 use duet_launch::{Ask, Attach, Newborn, Stop, Supplies, spawn_with};
-use duet_plan::{Descriptor, Given, Program};
+use duet_plan::{Descriptor, Facts, Given, Program};
 use duet_spec::{Container as Spec, LinuxResources, Moment, Namespace, PodFiles, Process};
 use duet_wasm::Compiled;
 use tokio::sync::mpsc::UnboundedSender;
@@ -302,18 +302,26 @@ impl Linux {
                 self.spawn(&plan, &ends, supplies)?
             }
             Kind::Wasm(guest) => {
-                let supplied = self.supply(guest, &self.spec.process, listen, &facts);
+                let supplied = self.supply(guest, &self.spec.process, Some(listen), &facts);
                 let supplied = supplied.inspect_err(|error| ends.complain(error))?;
+                let facts = Facts {
+                    listeners: supplied.way.is_some(),
+                    ..facts
+                };
                 let plan = duet_plan::container(&self.spec, &facts, Program::Wasm)?;
                 let supplies = Supplies {
                     runner: Some(self.ground.runner()?),
                     module: Some(supplied.module.as_fd()),
                     handoff: Some(supplied.handoff.as_fd()),
                     tally: Some(supplied.account.tally.as_fd()),
+                    listeners: supplied.way.as_ref().map(AsFd::as_fd),
                     ..supplies
                 };
                 let newborn = self.spawn(&plan, &ends, supplies)?;
                 self.keep(newborn.pid, supplied.account);
+                if let Some(way) = supplied.way {
+                    self.ground.listeners().attend(way, newborn.pid, &self.id);
+                }
                 newborn
             }
         };
@@ -465,6 +473,10 @@ impl Body for Linux {
 
     fn ended(&self, exec: Option<&str>, pid: i32, exit: Exit) {
         self.settle(exec, pid, exit);
+        if exec.is_none() && kind::is_sandbox(&self.spec) {
+            // The pod is over, whatever its other containers still do.
+            self.ground.listeners().close();
+        }
     }
 
     fn signal_all(&self, number: i32) -> Result<(), Error> {

@@ -19,6 +19,7 @@ use crate::helper::Served;
 use crate::kind::Guest;
 use crate::layer::Layers;
 use crate::ledger::Ledger;
+use crate::listeners::Listeners;
 use crate::tools;
 use crate::workshop::{Tenancy, Workshop};
 
@@ -29,6 +30,7 @@ pub struct Ground {
     host: Host,
     children: Arc<Children>,
     namespaces: OnceLock<Vec<(Kind, OwnedFd)>>,
+    listeners: Arc<Listeners>,
     wasm: Wasm,
 }
 
@@ -109,6 +111,7 @@ impl Ground {
             host,
             children,
             namespaces: OnceLock::new(),
+            listeners: Arc::default(),
             wasm: Wasm {
                 workshop: Arc::new(workshop),
                 layers,
@@ -135,6 +138,11 @@ impl Ground {
     /// The shim's children.
     pub fn children(&self) -> &Arc<Children> {
         &self.children
+    }
+
+    /// The listening sockets that the pod keeps for successors of its servers.
+    pub(crate) fn listeners(&self) -> &Arc<Listeners> {
+        &self.listeners
     }
 
     /// The host's cgroups.

@@ -51,17 +51,19 @@ pub(crate) struct Guest {
     pub(crate) format: Format,
 }
 
+/// Whether this is what keeps a pod of CRI: while it is there, the pod is.
+pub(crate) fn is_sandbox(spec: &Container) -> bool {
+    let kind = spec.annotations.get(annotations::CONTAINER_TYPE);
+    kind.is_some_and(|kind| kind == "sandbox")
+}
+
 /// Decides, and says which rule did: the value of the `CONTAINER_TYPE` annotation, the name of
 /// another annotation, `bytes` or `layer`. What is in no file is asked of `layer`.
 pub(crate) fn decide(
     spec: &Container,
     layer: impl FnOnce() -> Result<Option<File>, WasmError>,
 ) -> Result<(Kind, &'static str), WasmError> {
-    if spec
-        .annotations
-        .get(annotations::CONTAINER_TYPE)
-        .is_some_and(|kind| kind == "sandbox")
-    {
+    if is_sandbox(spec) {
         return Ok((Kind::Native, annotations::CONTAINER_TYPE));
     }
     let (required, mut rule) = match spec.options.handler {

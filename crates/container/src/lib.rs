@@ -11,6 +11,7 @@
 //! | `words`, `error` | the nouns that callers and events share; why something could not be done |
 //! | `create`, `confined`, `placeholder`, `rootfs`, `kind`, `layer`, `ground` | the birth of a container, and what it stands on |
 //! | `workshop` | the cgroup in which wasm is compiled |
+//! | `listen`, `listeners` | the sockets that guests are born with, and those that outlive them |
 //! | `lifecycle` | what is allowed when: a pure function |
 //! | `actor`, `exec`, `process`, `handle` | who owns the container, and the way to it |
 //! | `target`, `outputs`, `stdio`, `terminal`, `given`, `plumbing`, `copy` | where bytes go |
@@ -38,6 +39,7 @@ mod layer;
 mod ledger;
 pub mod lifecycle;
 mod listen;
+mod listeners;
 mod logger;
 mod notify;
 mod oom;

@@ -90,6 +90,7 @@ pub fn exec_facts(ask: Ask<'_>) -> Result<Facts, Error> {
         ids: ids(ask.container)?,
         apparmor: apparmor(),
         selinux: selinux(),
+        listeners: false,
     })
 }
 

@@ -40,6 +40,8 @@ pub struct Supplies<'a> {
     pub memory_limit: Option<BorrowedFd<'a>>,
     /// For a wasm guest, where its runner tells of it.
     pub tally: Option<BorrowedFd<'a>>,
+    /// For a wasm guest that has one, its runner's way to the listeners of its pod.
+    pub listeners: Option<BorrowedFd<'a>>,
     /// What a helper is passed, in the order of its descriptors.
     pub passed: &'a [BorrowedFd<'a>],
 }
@@ -190,6 +192,7 @@ impl<'a> Supplies<'a> {
             Given::Handoff => self.handoff,
             Given::MemoryLimit => self.memory_limit,
             Given::Tally => self.tally,
+            Given::Listeners => self.listeners,
             Given::Passed(index) => self.passed.get(usize::from(index)).copied(),
         }
     }

@@ -40,6 +40,8 @@ pub struct Facts {
     pub apparmor: bool,
     /// Whether the kernel has an SELinux policy.
     pub selinux: bool,
+    /// Whether a wasm program has a way to the listeners of its pod.
+    pub listeners: bool,
 }
 
 /// The container's place in the cgroup hierarchies.

@@ -85,6 +85,8 @@ pub enum Given {
     MemoryLimit,
     /// Where the runner tells of its guest.
     Tally,
+    /// The runner's way to the listeners of its pod.
+    Listeners,
     /// The n-th descriptor of a [`Helper`](crate::Helper).
     Passed(u8),
 }

@@ -101,7 +101,7 @@ pub(crate) fn become_program(
     seccomp: Option<Step>,
 ) {
     surroundings(writer, spec, process, facts);
-    descriptors(writer, kind);
+    descriptors(writer, facts, kind);
     // After everything that opens files, before CAP_SYS_RESOURCE goes.
     for limit in &process.rlimits {
         let (resource, soft, hard) = (limit.resource, limit.soft, limit.hard);
@@ -238,7 +238,7 @@ pub(crate) fn outranking(writer: &mut Writer, process: &Process, facts: &Facts) 
 }
 
 /// The program's descriptors beyond 2, and nothing else (CVE-2024-21626).
-fn descriptors(writer: &mut Writer, kind: Program) {
+fn descriptors(writer: &mut Writer, facts: &Facts, kind: Program) {
     match kind {
         Program::Native => writer.step(Step::CloseFrom(3)),
         Program::Wasm => {
@@ -250,7 +250,13 @@ fn descriptors(writer: &mut Writer, kind: Program) {
             writer.step(Step::Dup(limit, 5));
             let tally = writer.slot(Descriptor::Given(Given::Tally));
             writer.step(Step::Dup(tally, 6));
-            writer.step(Step::CloseFrom(7));
+            if facts.listeners {
+                let listeners = writer.slot(Descriptor::Given(Given::Listeners));
+                writer.step(Step::Dup(listeners, 7));
+                writer.step(Step::CloseFrom(8));
+            } else {
+                writer.step(Step::CloseFrom(7));
+            }
         }
     }
 }

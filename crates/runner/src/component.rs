@@ -21,6 +21,7 @@ use crate::walls;
 
 /// Runs the component to its end.
 pub(crate) fn run(inherited: Inherited, handoff: &Handoff, signals: Signals) -> End {
+    let listeners = inherited.listeners(handoff);
     let loaded = match load(&inherited, handoff.http.concurrency, handoff.preview) {
         Ok(loaded) => loaded,
         Err(error) => return unfit(&error),
@@ -31,9 +32,10 @@ pub(crate) fn run(inherited: Inherited, handoff: &Handoff, signals: Signals) -> 
         Loaded::Command(component) => component,
         Loaded::Server(component) => {
             tell(&component, handoff);
-            return serve::run(&component, handoff, signals);
+            return serve::run(&component, handoff, signals, listeners);
         }
     };
+    drop(listeners);
     tell(&component, handoff);
     let pre = match prepare(&component) {
         Ok(pre) => pre,

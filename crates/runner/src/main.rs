@@ -2,7 +2,8 @@
 //!
 //! It is exec'd inside the container, at the end of the same plan as a native program: root changed,
 //! user, capabilities and seccomp as the spec says. Descriptor 3 is the compiled code, 4 the
-//! [handoff](duet_wasm::Handoff), 5 the file of the container's memory limit, 6 the [tally](duet_wasm::Tally). Its arguments are the guest's, so that `ps` shows the guest; its
+//! [handoff](duet_wasm::Handoff), 5 the file of the container's memory limit, 6 the [tally](duet_wasm::Tally), and 7, if the handoff says so, the way to
+//! the pod's [listeners](duet_wasm::listeners). Its arguments are the guest's, so that `ps` shows the guest; its
 //! environment is nobody's. No compiler is linked in.
 //!
 //! | File | What for |

@@ -4,11 +4,12 @@
 //! wasmtime's concurrent components for both, which are where most of its recent advisories are and which
 //! make every call dearer. An instance has one request at a time, whatever its preview; that is a page of code.
 //!
-//! Told to stop, a server lets nobody else in, answers all requests that were sent to it, closes its
+//! Told to stop, a server lets nobody else in, or leaves them to a successor, answers all requests that were sent to it, closes its
 //! connections and leaves with 0. A second signal, or the end of its patience, ends it as it would a command.
 //!
 //! | File | What for |
 //! | --- | --- |
+//! | `listener.rs` | where it listens, with what, and for whom besides |
 //! | `connections.rs` | who speaks to us, and when that may end |
 //! | `requests.rs` | how many at a time, for how long, and what the guest leaves unanswered |
 //! | `instances.rs` | guests, made or used again |
@@ -18,20 +19,21 @@
 mod clock;
 mod connections;
 mod instances;
+mod listener;
 mod log;
 mod requests;
 
 use std::convert::Infallible;
 use std::io;
-use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::Duration;
 
-use duet_wasm::{Handoff, Http};
+use duet_wasm::Handoff;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use socket2::{SockFilter, SockRef};
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Runtime;
 use tokio::time::timeout;
 use wasmtime::component::Component;
@@ -40,13 +42,11 @@ use crate::end::{End, say};
 use crate::rest;
 use crate::serve::connections::{Connections, QUIET};
 pub(crate) use crate::serve::instances::load;
+use crate::serve::listener::{Listener, Then};
 pub(crate) use crate::serve::log::Logs;
 use crate::serve::requests::Requests;
 use crate::signals::Signals;
 use crate::threads::{MOST, to_be_had};
-
-/// How many connections may wait to be accepted: as many as the kernel allows by default.
-const BACKLOG: u32 = 4096;
 
 /// How many threads serve at most: 8. A container with more processors to itself than that is a
 /// better case for more containers.
@@ -74,7 +74,12 @@ const JUMP_IF_EQUAL: u16 = 0x15;
 const RETURN: u16 = 0x06;
 
 /// Serves until told to stop.
-pub(crate) fn run(component: &Component, handoff: &Handoff, signals: Signals) -> End {
+pub(crate) fn run(
+    component: &Component,
+    handoff: &Handoff,
+    signals: Signals,
+    listeners: Option<OwnedFd>,
+) -> End {
     let requests = match Requests::prepare(component, handoff) {
         Ok(requests) => Arc::new(requests),
         Err(error) => return End::Unstarted(format!("{error:#}")),
@@ -85,7 +90,7 @@ pub(crate) fn run(component: &Component, handoff: &Handoff, signals: Signals) ->
     };
     more_descriptors();
     let end = runtime.block_on(async {
-        match listen(handoff) {
+        match Listener::open(handoff, listeners) {
             Ok(listener) => serve(listener, requests, handoff, signals).await,
             Err(end) => end,
         }
@@ -136,38 +141,8 @@ fn runtime() -> io::Result<Runtime> {
         .build()
 }
 
-/// Opens the listener where the annotation, else the guest's environment, else the default says.
-fn listen(handoff: &Handoff) -> Result<TcpListener, End> {
-    let variable = handoff
-        .variables()
-        .find(|(name, _)| *name == Http::VARIABLE);
-    let (address, by) = match (&handoff.http.address, variable) {
-        (Some(address), _) => (address.as_str(), "io.containerd.duet.v1.http.listen"),
-        (None, Some((name, address))) => (address, name),
-        (None, None) => (Http::ADDRESS, "the default"),
-    };
-    let parsed: SocketAddr = address.parse().map_err(|_| {
-        End::Unstarted(format!(
-            "{by} is {address:?}, expected an address such as {}",
-            Http::ADDRESS
-        ))
-    })?;
-    let open = || {
-        let socket = if parsed.is_ipv4() {
-            TcpSocket::new_v4()
-        } else {
-            TcpSocket::new_v6()
-        }?;
-        // A container that is started again finds its predecessor's connections in TIME_WAIT.
-        socket.set_reuseaddr(true)?;
-        socket.bind(parsed)?;
-        socket.listen(BACKLOG)
-    };
-    open().map_err(|error| End::Unstarted(format!("cannot listen on {address} ({by}): {error}")))
-}
-
 async fn serve(
-    listener: TcpListener,
+    listener: Listener,
     requests: Arc<Requests>,
     handoff: &Handoff,
     signals: Signals,
@@ -179,7 +154,7 @@ async fn serve(
     rest::end_of_start();
     let connections = Connections::new(Arc::clone(&requests), handoff.http.timeout);
     tokio::select! {
-        never = accept(&listener, &connections, handoff) => match never {},
+        never = accept(&listener.socket, &connections, handoff) => match never {},
         ready = told.readable() => if let Err(error) = ready {
             return End::Unfit(error.to_string());
         }
@@ -189,7 +164,11 @@ async fn serve(
     let patience = handoff.http.drain;
     let drained = async {
         connections.leave();
-        close(listener, &connections, handoff).await;
+        match listener.then {
+            Then::Close => close(listener.socket, &connections, handoff).await,
+            // Those at the door are its successor's, whenever that comes.
+            Then::Leave => drop(listener.socket),
+        }
         connections.ended().await;
         requests.finished().await;
     };

@@ -49,6 +49,9 @@ pub const HTTP_DRAIN: &str = "io.containerd.duet.v1.http.drain";
 /// `prefixed` or `plain`: whether the lines that handlers print begin with the number of the
 /// request; set by the user. Without it they do.
 pub const HTTP_LOG: &str = "io.containerd.duet.v1.http.log";
+/// `container` or `pod`: whether the listening socket of a `wasi:http` component ends with its container, or the
+/// pod keeps it for the next one that serves at the same address; set by the user. Without it: `container`.
+pub const HTTP_LISTENER: &str = "io.containerd.duet.v1.http.listener";
 /// Sockets that a preview 1 guest finds open for listening from descriptor 3 on, as a comma
 /// list of `address:port`; set by the user. Without it `DUET_LISTEN` in the guest's environment
 /// holds, which can be one container's of a pod.
@@ -113,6 +116,8 @@ pub struct Options {
     pub http_drain: Option<Duration>,
     /// See [`HTTP_LOG`]: is it `plain`?
     pub http_plain_log: bool,
+    /// See [`HTTP_LISTENER`]: is it `pod`?
+    pub http_pod_listener: bool,
     /// See [`LISTEN`].
     pub listen: Vec<SocketAddr>,
     /// See [`PREVIEW3`].
@@ -181,6 +186,11 @@ pub(crate) fn read(
                 "prefixed" => options.http_plain_log = false,
                 "plain" => options.http_plain_log = true,
                 _ => return Err(refuse("is neither prefixed nor plain")),
+            },
+            HTTP_LISTENER => match value.as_str() {
+                "container" => options.http_pod_listener = false,
+                "pod" => options.http_pod_listener = true,
+                _ => return Err(refuse("is neither container nor pod")),
             },
             LISTEN => {
                 for address in value.split(',') {

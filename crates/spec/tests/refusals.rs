@@ -348,6 +348,11 @@ fn annotations_of_duets_own_are_checked() {
             "is neither prefixed nor plain",
         ),
         (
+            "io.containerd.duet.v1.http.listener",
+            "host",
+            "is neither container nor pod",
+        ),
+        (
             "io.containerd.duet.v1.listen",
             "127.0.0.1:1,x",
             "is no list of address:port",

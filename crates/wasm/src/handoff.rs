@@ -68,6 +68,8 @@ pub struct Http {
     pub drain: Duration,
     /// Whether what handlers print is written as it comes, without the number of the request.
     pub plain_log: bool,
+    /// Whether the pod keeps the listening socket for a successor, and descriptor 7 is the way to it.
+    pub pod_listener: bool,
 }
 
 // === impl Handoff ===
@@ -100,6 +102,17 @@ impl Handoff {
         Ok(serde_json::from_slice(&bytes)?)
     }
 
+    /// Where to serve, and who says so: the annotation, else the environment, else [`Http::ADDRESS`].
+    #[must_use]
+    pub fn serves_at(&self) -> (&str, &str) {
+        let variable = self.variables().find(|(name, _)| *name == Http::VARIABLE);
+        match (&self.http.address, variable) {
+            (Some(address), _) => (address, "io.containerd.duet.v1.http.listen"),
+            (None, Some((name, address))) => (address, name),
+            (None, None) => (Http::ADDRESS, "the default"),
+        }
+    }
+
     /// The environment as pairs. An entry without `=` has an empty value, as in a shell's `export`.
     pub fn variables(&self) -> impl Iterator<Item = (&str, &str)> {
         self.env
@@ -127,6 +140,7 @@ impl Default for Http {
             timeout: Some(Duration::from_secs(300)),
             drain: Duration::from_secs(10),
             plain_log: false,
+            pod_listener: false,
         }
     }
 }

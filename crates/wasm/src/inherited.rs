@@ -1,4 +1,5 @@
-//! The runner's end of descriptors 3 to 6: an entry of the cache, the handoff, the container's limit, and the tally.
+//! The runner's end of descriptors 3 to 7: an entry of the cache, the handoff, the container's limit, the tally, and
+//! the way to the pod's listeners.
 #![expect(
     unsafe_code,
     reason = "descriptors by number, and machine code from a file"
@@ -84,6 +85,18 @@ impl Inherited {
     pub fn handoff(&self) -> io::Result<Handoff> {
         let handoff = self.handoff.as_ref();
         Handoff::read(handoff.ok_or(io::ErrorKind::NotFound)?)
+    }
+
+    /// Takes descriptor 7, the way to the pod's [listeners](crate::listeners), once, if the handoff says that it is there.
+    #[must_use]
+    pub fn listeners(&self, handoff: &Handoff) -> Option<OwnedFd> {
+        static TAKEN: AtomicBool = AtomicBool::new(false);
+        if !handoff.http.pod_listener || TAKEN.swap(true, Ordering::Relaxed) {
+            return None;
+        }
+        // SAFETY: nobody in this process owns 7: the handoff, which only the shim can write, says that it was
+        // inherited, and `TAKEN` lets only one caller here.
+        Some(unsafe { OwnedFd::from_raw_fd(7) })
     }
 
     /// Maps a compiled module.

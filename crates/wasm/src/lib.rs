@@ -4,12 +4,13 @@
 //! | --- | --- |
 //! | `detect.rs` | is this file WebAssembly, and which kind |
 //! | `handoff.rs` | what the shim tells the runner: a sealed file at descriptor 4 |
+//! | `listeners.rs` | what the two say to each other of a socket that outlives its server: a channel at descriptor 7 |
 //! | `preview.rs` | which of WASI's previews a component may ask for |
 //! | `tally.rs` | what the runner tells the shim: a file at descriptor 6 |
 //! | `cache.rs`, `cache/` | each module is compiled once per node, and only what our compiler wrote is ever run |
 //! | `workshop.rs` | where the compiler works, and how it gets there |
 //! | `engine.rs` | the one engine configuration (feature `engine`) |
-//! | `inherited.rs` | the runner's end of descriptors 3 to 6 (feature `load`) |
+//! | `inherited.rs` | the runner's end of descriptors 3 to 7 (feature `load`) |
 //! | `blocks.rs` | large blocks of memory that all runners of the same code share (feature `load`) |
 //!
 //! ```text
@@ -23,6 +24,7 @@
 //!  Handoff::seal() -------------------------------------------------------> 4: argv, env, cwd, config, listen, http
 //!  the file of the container's memory limit ------------------------------> 5: read when memory grows
 //!  Tally::told()  <-------------------------------------------------------- 6: memory, requests, traps
+//!  the pod's listeners  <-------------------------------------------------> 7: for servers that ask for it
 //! ```
 //!
 //! The shim links none of wasmtime: with default features this crate has no engine in it.
@@ -31,6 +33,7 @@
 mod cache;
 mod detect;
 mod handoff;
+pub mod listeners;
 mod preview;
 mod tally;
 mod workshop;

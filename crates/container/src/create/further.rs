@@ -50,7 +50,7 @@ impl Linux {
             Kind::Native => None,
             Kind::Wasm(guest) => {
                 // Sockets are its first process's.
-                let supplied = self.supply(guest, process, Vec::new(), &facts)?;
+                let supplied = self.supply(guest, process, None, &facts)?;
                 Some((supplied, self.ground.runner()?))
             }
         };

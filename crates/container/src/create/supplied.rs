@@ -17,6 +17,7 @@ use super::Linux;
 use super::told::Account;
 use crate::error::{Error, WasmError};
 use crate::kind::Guest;
+use crate::listeners::Way;
 
 /// How long a birth may wait for its module to be compiled: 100 s.
 ///
@@ -28,15 +29,18 @@ pub(super) struct Supplied {
     pub(super) module: OwnedFd,
     pub(super) handoff: File,
     pub(super) account: Account,
+    /// The way to the pod's listeners, for who asked for it.
+    pub(super) way: Option<Way>,
 }
 
 impl Linux {
-    /// What the runner of `guest` is given; `listen` says where it finds sockets.
+    /// What the runner of `guest` is given; `listen` says where it finds sockets, if it is to have any: the
+    /// container's first process.
     pub(super) fn supply(
         &self,
         guest: Guest,
         process: &Process,
-        listen: Vec<SocketAddr>,
+        listen: Option<Vec<SocketAddr>>,
         facts: &Facts,
     ) -> Result<Supplied, Error> {
         let options = &self.spec.options;
@@ -52,7 +56,8 @@ impl Linux {
             .compiled(&file, &name, preview, deadline)
             .map_err(WasmError::from)?;
         tracing::info!(container = %self.id, key = %compiled.key, source = ?compiled.source, unshared = ?compiled.unshared, crowded = ?compiled.crowded, "compiled");
-        let handoff = Handoff {
+        let is_first = listen.is_some();
+        let mut handoff = Handoff {
             name: name.clone(),
             format,
             preview,
@@ -60,9 +65,14 @@ impl Linux {
             env: duet_plan::guest_environment(process, facts.home.as_deref()),
             cwd: process.cwd.clone(),
             http: served(options),
-            listen,
+            listen: listen.unwrap_or_default(),
             config: options.config.clone(),
         };
+        let way = match format {
+            Format::Component if is_first && options.http_pod_listener => Way::open(&handoff)?,
+            Format::Component | Format::Module => None,
+        };
+        handoff.http.pod_listener = way.is_some();
         let failed = |step| {
             let path = PathBuf::from(&name);
             move |source| WasmError::File { step, path, source }
@@ -81,6 +91,7 @@ impl Linux {
             module,
             handoff: handoff.seal().map_err(failed("write the handoff of"))?,
             account,
+            way,
         })
     }
 }
@@ -101,5 +112,7 @@ fn served(options: &Options) -> Http {
         },
         drain: options.http_drain.unwrap_or(otherwise.drain),
         plain_log: options.http_plain_log,
+        // Only for the first process, if it can have it.
+        pod_listener: false,
     }
 }

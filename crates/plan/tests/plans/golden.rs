@@ -132,6 +132,21 @@ fn a_wasm_guest_of_cri() {
 }
 
 #[test]
+fn a_wasm_guest_with_a_way_to_its_pods_listeners_has_one_descriptor_more() {
+    let spec = spec("cri-default.json");
+    let facts = Facts {
+        listeners: true,
+        ..facts(&spec)
+    };
+    let plan = container(&spec, &facts, Program::Wasm).unwrap();
+    let shown = plan.show();
+    assert!(
+        shown.contains("Tally on 6\n 35 Listeners on 7\n 36 close from 8 on exec\n"),
+        "{shown}"
+    );
+}
+
+#[test]
 fn a_wasm_guest_with_a_terminal() {
     let spec = spec("ctr-terminal.json");
     check(

@@ -74,6 +74,7 @@ pub(crate) fn facts(spec: &Container) -> Facts {
         ids: spec.id_mappings.clone(),
         apparmor: false,
         selinux: false,
+        listeners: false,
     }
 }
 
