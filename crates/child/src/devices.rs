@@ -98,3 +98,10 @@ pub(crate) fn encode(major: u32, minor: u32) -> Result<u32, Fault> {
     }
     Ok((minor & 0xff) | (major << 8) | ((minor & !0xff) << 12))
 }
+
+/// The minor number in it.
+pub(crate) fn minor(device: u64) -> u32 {
+    let low = u32::try_from(device & 0xff).unwrap_or(0);
+    let high = u32::try_from((device >> 12) & 0xfff00).unwrap_or(0);
+    low | high
+}

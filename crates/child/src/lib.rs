@@ -14,6 +14,7 @@
 //! | `code.rs` | what the child is given, and how it is looked up |
 //! | `paths.rs` | walking and making paths below the root |
 //! | `mounts.rs`, `masks.rs` | mounts, masked and read-only paths |
+//! | `locks.rs` | the finished tree, locked against root of a user namespace |
 //! | `devices.rs`, `console.rs` | `/dev` |
 //! | `privileges.rs` | user, capabilities, seccomp |
 //! | `program.rs` | cwd, the program, exec |
@@ -33,6 +34,7 @@ mod console;
 mod copy_up;
 mod devices;
 mod fault;
+mod locks;
 mod masks;
 mod mounts;
 mod paths;

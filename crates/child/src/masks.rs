@@ -114,11 +114,15 @@ impl Child<'_> {
             let file = self.proc(c"self/timens_offsets", libc::O_WRONLY)?;
             syscalls::write(file.number(), offsets)?;
         }
+        let made = self.own_namespace(c"time_for_children")?;
+        syscalls::setns(made.number(), NEWTIME)
+    }
+
+    /// A namespace of the caller's.
+    pub(crate) fn own_namespace(&self, name: &CStr) -> Result<Fd, Fault> {
         let namespaces = self.proc(c"self/ns", libc::O_PATH | libc::O_DIRECTORY)?;
         // One of the links that procfs makes up, in a procfs that is ours.
-        let (dir, name) = (namespaces.number(), c"time_for_children");
-        let made = syscalls::openat2(dir, name, libc::O_RDONLY, 0)?;
-        syscalls::setns(made.number(), NEWTIME)
+        syscalls::openat2(namespaces.number(), name, libc::O_RDONLY, 0)
     }
 
     fn proc(&self, path: &CStr, flags: c_int) -> Result<Fd, Fault> {

@@ -9,7 +9,7 @@ use crate::devices::encode;
 use crate::fault::{Fault, unless};
 use crate::paths::{Owner, ensure, resolve};
 use crate::run::Child;
-use crate::syscalls::{self, Config, Fd, PlainCall, plain};
+use crate::syscalls::{self, Config, Fd, NO_MAGICLINKS, PlainCall, plain};
 
 /// `MOUNT_ATTR_RDONLY`.
 pub(crate) const RDONLY: u64 = 1;
@@ -26,11 +26,12 @@ const SHARED: u32 = 1 << 20;
 const PROPAGATION: u32 = UNBINDABLE | PRIVATE | SLAVE | SHARED;
 
 impl Child<'_> {
-    /// Sets the propagation of the tree at `/`, all of it with `MS_REC`.
-    pub(crate) fn propagation(&self, flags: u32) -> Result<(), Fault> {
-        let root = syscalls::openat2(libc::AT_FDCWD, c"/", libc::O_PATH, 0)?;
+    /// Sets the propagation of a mount, and of all below it with `MS_REC`.
+    pub(crate) fn propagation(&self, path: Text, flags: u32) -> Result<(), Fault> {
+        let path = self.code.text(path)?;
+        let at = syscalls::openat2(libc::AT_FDCWD, path, libc::O_PATH, NO_MAGICLINKS)?;
         let recursive = flags & REC != 0;
-        syscalls::mount_setattr(root.number(), recursive, 0, 0, flags & PROPAGATION)
+        syscalls::mount_setattr(at.number(), recursive, 0, 0, flags & PROPAGATION)
     }
 
     /// Attaches the container's root where `pivot_root` can take it from.

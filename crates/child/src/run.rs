@@ -129,7 +129,7 @@ impl Child<'_> {
             Step::Fork(flags) => self.fork(flags),
             Step::Loopback => syscalls::loopback_up(),
             Step::Setsid => plain(Op::Step, PlainCall::Setsid, [0; 3]).map(|_| ()),
-            Step::Propagation(flags) => self.propagation(flags),
+            Step::Propagation(path, flags) => self.propagation(path, flags),
             Step::AttachRoot {
                 tree,
                 at,
@@ -147,6 +147,7 @@ impl Child<'_> {
             Step::Remount(path, set, clear) => self.remount(path, set, clear),
             Step::ReadOnlyRoot => self.read_only_root(),
             Step::Pivot => self.pivot(),
+            Step::LockMounts => self.lock_mounts(),
             Step::Sysctl(path, value) => self.sysctl(path, value),
             Step::ReadOnly(path) => self.read_only(path),
             Step::Mask(path) => self.mask(path),

@@ -11,10 +11,10 @@
 //! 5. the process itself, with fewer privileges after each step (`privileges`).
 
 use crate::{
-    Error, Facts, Plan, Program, dev, labels, mounts, mounts::ms, namespaces, privileges, program,
+    Error, Facts, Plan, Program, dev, labels, mounts, namespaces, privileges, program,
     user_namespace, view, wasm, writer::Writer,
 };
-use duet_spec::{Container, Moment, Namespace, PropagationKind};
+use duet_spec::{Container, Moment, Namespace, Propagation};
 use duet_step::Step;
 
 /// The hooks that run at [`Step::Pause`].
@@ -100,12 +100,15 @@ pub fn container(spec: &Container, facts: &Facts, kind: Program) -> Result<Plan,
 
     namespaces::sysctls(&mut writer, spec)?;
     mounts::protect(&mut writer, spec, kind);
+    // A guest has no system call to change a mount with, and a program that is executed beside it
+    // gets a tree of its own.
+    if kind == Program::Native {
+        user_namespace::lock(&mut writer, spec, &spec.process);
+    }
     // Last, because nothing can be bound out of an unbindable root, and what is mounted on a
     // shared one becomes shared.
-    match spec.root.propagation.map(|propagation| propagation.kind) {
-        Some(PropagationKind::Shared) => writer.step(Step::Propagation(ms::SHARED)),
-        Some(PropagationKind::Unbindable) => writer.step(Step::Propagation(ms::UNBINDABLE)),
-        Some(PropagationKind::Private | PropagationKind::Slave) | None => {}
+    if let Some(Propagation { kind, .. }) = spec.root.propagation {
+        mounts::announce(&mut writer, "/", kind, false);
     }
     namespaces::names(&mut writer, spec)?;
 

@@ -41,7 +41,8 @@ pub(crate) fn root(writer: &mut Writer, spec: &Container) {
         // refuses. A shared root becomes shared again at the end.
         Some(PropagationKind::Slave | PropagationKind::Shared) | None => ms::SLAVE,
     };
-    writer.step(Step::Propagation(propagation | ms::REC));
+    let whole = writer.text("/");
+    writer.step(Step::Propagation(whole, propagation | ms::REC));
     let tree = writer.slot(Descriptor::Given(Given::RootTree));
     let by_path = !user_namespace::has_one(spec);
     let at = by_path.then(|| writer.path(&spec.root.path));
@@ -189,6 +190,19 @@ fn bits(kind: PropagationKind) -> u32 {
         PropagationKind::Slave => ms::SLAVE,
         PropagationKind::Shared => ms::SHARED,
         PropagationKind::Unbindable => ms::UNBINDABLE,
+    }
+}
+
+/// Sets a propagation that a copy of the tree does not keep, and that hinders what is done to the
+/// tree before.
+pub(crate) fn announce(writer: &mut Writer, path: &str, kind: PropagationKind, recursive: bool) {
+    let below = if recursive { ms::REC } else { 0 };
+    match kind {
+        PropagationKind::Shared | PropagationKind::Unbindable => {
+            let path = writer.text(path);
+            writer.step(Step::Propagation(path, bits(kind) | below));
+        }
+        PropagationKind::Private | PropagationKind::Slave => {}
     }
 }
 

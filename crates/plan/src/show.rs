@@ -70,7 +70,7 @@ impl Plan {
             | Step::Fork(_)
             | Step::Loopback
             | Step::Setsid
-            | Step::Propagation(_)
+            | Step::Propagation(..)
             | Step::Open(..)
             | Step::PrivateProc
             | Step::BindConsole
@@ -78,6 +78,7 @@ impl Plan {
             | Step::Carry(_)
             | Step::Pause
             | Step::Pivot
+            | Step::LockMounts
             | Step::ReadOnly(_)
             | Step::Mask(_)
             | Step::Hostname(_)
@@ -129,7 +130,9 @@ impl Plan {
             Step::Fork(kinds) => format!("fork into {}", namespaces(u64::from(kinds))),
             Step::Loopback => "loopback up".to_owned(),
             Step::Setsid => "new session".to_owned(),
-            Step::Propagation(bits) => format!("propagation {}", propagation(bits)),
+            Step::Propagation(path, bits) => {
+                format!("propagation {} of {}", propagation(bits), self.text(path))
+            }
             Step::AttachRoot {
                 tree, propagation, ..
             } => {
@@ -153,6 +156,7 @@ impl Plan {
             Step::ReadOnlyRoot => "read-only root".to_owned(),
             Step::Pause => "pause".to_owned(),
             Step::Pivot => "pivot".to_owned(),
+            Step::LockMounts => "lock mounts".to_owned(),
             Step::Sysctl(_, value) => format!("{} = {}", subject(), self.text(value)),
             Step::ReadOnly(path) => format!("read-only {}", self.text(path)),
             Step::Mask(path) => format!("mask {}", self.text(path)),

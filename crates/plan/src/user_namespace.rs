@@ -17,8 +17,8 @@
 //! working directory, and procfs is mounted by the first.
 
 use crate::{
-    Descriptor, Error, Facts, Program, dev, namespaces, namespaces::clone, privileges, wasm,
-    writer::Writer,
+    Descriptor, Error, Facts, Program, dev, mounts, namespaces, namespaces::clone, privileges,
+    wasm, writer::Writer,
 };
 use duet_spec::{Container, Namespace, Process, Scheduler, User};
 use duet_step::{Slot, Step};
@@ -92,6 +92,23 @@ pub(crate) fn enter(
     writer.step(Step::Fork(born));
     namespaces::own_cgroup(writer, spec);
     Ok(())
+}
+
+/// Locks what is mounted, and what it hides and covers, against the container's root, to whom the
+/// mount namespace belongs: if there is a way for it to `CAP_SYS_ADMIN`, without which nobody mounts.
+pub(crate) fn lock(writer: &mut Writer, spec: &Container, process: &Process) {
+    const SYS_ADMIN: u64 = 1 << 21;
+    let sets = process.capabilities.unwrap_or_default();
+    let reached = sets.bounding | sets.permitted | sets.inheritable;
+    if !has_one(spec) || reached & SYS_ADMIN == 0 {
+        return;
+    }
+    writer.step(Step::LockMounts);
+    for mount in &spec.mounts {
+        if let Some(asked) = mount.propagation {
+            mounts::announce(writer, &mount.destination, asked.kind, asked.recursive);
+        }
+    }
 }
 
 /// The user namespace, opened or made.

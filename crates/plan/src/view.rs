@@ -81,8 +81,8 @@ impl View {
             // What appears in the container later must not appear here.
             Program::Wasm => ms::PRIVATE,
         };
-        writer.step(Step::Propagation(propagation | ms::REC));
         let root = writer.text("/");
+        writer.step(Step::Propagation(root, propagation | ms::REC));
         writer.step(Step::Open(root, Reg::Root));
         let adds = *kind == Program::Native && spec.root.readonly;
         if adds {
@@ -112,7 +112,10 @@ impl View {
         }
         mounts::close(writer, spec);
         match kind {
-            Program::Native => mounts::protect_kernel(writer, container),
+            Program::Native => {
+                mounts::protect_kernel(writer, container);
+                user_namespace::lock(writer, container, &spec.process);
+            }
             Program::Wasm => hide(writer, container, facts),
         }
         Ok(())

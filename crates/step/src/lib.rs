@@ -230,8 +230,9 @@ pub enum Step {
     Loopback,
     /// `setsid`.
     Setsid,
-    /// Sets the propagation (`MS_*` with `MS_REC`) of the whole mount tree as it was inherited.
-    Propagation(u32),
+    /// Sets the propagation of the mount at a path below the process's root: `MS_*`, with `MS_REC`
+    /// that of everything below it too.
+    Propagation(Text, u32),
     /// Attaches the detached tree of the slot at a host directory; the root of the tree is
     /// [`Reg::Root`] from here on. `propagation` is applied to the tree, recursively.
     AttachRoot {
@@ -280,6 +281,10 @@ pub enum Step {
     Pause,
     /// Makes [`Reg::Root`] the root and the cwd and detaches the old root.
     Pivot,
+    /// Puts a copy in the place of the mount namespace, in which root of the container's user
+    /// namespace can change and remove nothing that is mounted now, and opens in it again what
+    /// later steps need. Needs [`Reg::Proc`]. Shared mounts are slaves afterwards.
+    LockMounts,
     /// Writes a sysctl: `(path below /proc/sys, value)`, through [`Reg::Proc`].
     Sysctl(Text, Text),
     /// Binds a path onto itself read-only, keeping its other flags; a missing path is skipped.

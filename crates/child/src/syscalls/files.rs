@@ -138,6 +138,17 @@ pub(crate) fn fchown(file: c_int, uid: u32, gid: u32) -> Result<(), Fault> {
 
 /// What `fstat` says about a descriptor: mode and device number.
 pub(crate) fn fstat(file: c_int) -> Result<(u32, u64), Fault> {
+    let stat = stat(file)?;
+    Ok((stat.st_mode, stat.st_rdev))
+}
+
+/// Which file it is: file system, number in it, device number.
+pub(crate) fn identity(file: c_int) -> Result<(u64, u64, u64), Fault> {
+    let stat = stat(file)?;
+    Ok((stat.st_dev, stat.st_ino, stat.st_rdev))
+}
+
+fn stat(file: c_int) -> Result<libc::stat, Fault> {
     let mut stat = MaybeUninit::<libc::stat>::uninit();
     // SAFETY: `libc::stat` is laid out as the kernel's on this target, and `stat` is room for
     // one of them.
@@ -145,8 +156,7 @@ pub(crate) fn fstat(file: c_int) -> Result<(u32, u64), Fault> {
         call!(libc::SYS_fstat, file, stat.as_mut_ptr())
     })?;
     // SAFETY: the call succeeded, so the kernel has filled it in.
-    let stat = unsafe { stat.assume_init() };
-    Ok((stat.st_mode, stat.st_rdev))
+    Ok(unsafe { stat.assume_init() })
 }
 
 /// The magic number of the file system behind a descriptor.

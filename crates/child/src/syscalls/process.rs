@@ -63,6 +63,47 @@ pub(crate) fn clone_beside(namespaces: u32) -> Result<Option<(u32, Fd)>, Fault> 
     }
 }
 
+/// `clone3` with `CLONE_FILES` and `CLONE_VFORK`: nothing in the new process, which shares the
+/// descriptors and must end soon; its number in this one, when it has.
+pub(crate) fn clone_for_descriptors(namespaces: u32) -> Result<Option<u32>, Fault> {
+    let flags = (libc::CLONE_FILES | libc::CLONE_VFORK).cast_unsigned() | namespaces;
+    let args = CloneArgs {
+        flags: flags.into(),
+        exit_signal: u64::from(libc::SIGCHLD.cast_unsigned()),
+        ..CloneArgs::default()
+    };
+    // SAFETY: the kernel reads `size_of::<CloneArgs>()` bytes of `args`, which live until the call
+    // is over. Without CLONE_VM the new process goes on with a copy of this memory, stack included;
+    // of the descriptors, which it does share, it closes those alone that it has opened.
+    let pid = answer(Op::Clone3, unsafe {
+        call!(libc::SYS_clone3, &args, core::mem::size_of::<CloneArgs>())
+    })?;
+    match u32::try_from(pid) {
+        Ok(0) => Ok(None),
+        Ok(pid) => Ok(Some(pid)),
+        Err(_) => Err(Fault::check(libc::EINVAL)),
+    }
+}
+
+/// `wait4` for a child's end: the code that it gave to [`exit`].
+pub(crate) fn wait(child: u32) -> Result<c_int, Fault> {
+    let mut status: c_int = 0;
+    let null = core::ptr::null_mut::<u64>();
+    loop {
+        // SAFETY: the kernel writes one number to `status`, which is borrowed mutably, and no
+        // `struct rusage`, for the last argument is null.
+        match answer(Op::Step, unsafe {
+            call!(libc::SYS_wait4, child, &mut status, 0_i32, null)
+        }) {
+            Err(fault) if fault.errno == libc::EINTR => {}
+            Err(fault) => return Err(fault),
+            // It was killed.
+            Ok(_) if status & 0x7f != 0 => return Err(Fault::check(libc::EINTR)),
+            Ok(_) => return Ok((status >> 8) & 0xff),
+        }
+    }
+}
+
 /// Kills a process.
 pub(crate) fn kill(process: &Fd) -> Result<(), Fault> {
     let null = core::ptr::null_mut::<u64>();

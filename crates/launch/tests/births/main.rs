@@ -6,6 +6,7 @@ mod budget;
 mod fields;
 mod id_maps;
 mod lives;
+mod locks;
 mod places;
 mod programs;
 mod stage;

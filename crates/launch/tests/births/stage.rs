@@ -18,10 +18,10 @@ use serde_json::{Value, json};
 /// Where the statically linked busybox is that the tests' containers run.
 const BUSYBOX: &str = "/bin/busybox";
 /// Its names that the tests use.
-const APPLETS: [&str; 24] = [
+const APPLETS: [&str; 25] = [
     "sh", "true", "false", "cat", "ls", "echo", "grep", "id", "tty", "stat", "sleep", "touch",
     "mount", "readlink", "test", "ps", "hostname", "wc", "stty", "head", "pwd", "kill", "env",
-    "umask",
+    "umask", "umount",
 ];
 
 /// Held while a program is written: a child that is born meanwhile has the file open for a

@@ -479,7 +479,7 @@ fn kill_at(plan: &mut Plan, at: usize) {
 }
 
 /// A filter from this step on: opcodes, jumps if false, operands.
-fn filter_at(plan: &mut Plan, at: usize, filter: &[(u16, u8, u32)]) {
+pub(crate) fn filter_at(plan: &mut Plan, at: usize, filter: &[(u16, u8, u32)]) {
     let first = u32::try_from(plan.programs.len()).unwrap();
     let len = u16::try_from(filter.len()).unwrap();
     let insns = filter

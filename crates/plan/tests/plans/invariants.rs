@@ -77,6 +77,7 @@ fn tables(plan: &Plan) {
             Step::Exec(Exec::Slot(runner)) => slot(runner),
             Step::Open(one, _)
             | Step::HostDir(one)
+            | Step::Propagation(one, _)
             | Step::Carry(one)
             | Step::MakeDir(one, ..)
             | Step::Remount(one, ..)
@@ -93,13 +94,13 @@ fn tables(plan: &Plan) {
             | Step::Fork(_)
             | Step::Loopback
             | Step::Setsid
-            | Step::Propagation(_)
             | Step::PrivateProc
             | Step::Console { .. }
             | Step::BindConsole
             | Step::ReadOnlyRoot
             | Step::Pause
             | Step::Pivot
+            | Step::LockMounts
             | Step::Umask(_)
             | Step::Rlimit { .. }
             | Step::IoPriority(_)
@@ -180,18 +181,26 @@ fn order(plan: &Plan) {
                 .all(|at| at < pivot)
         );
     }
+    for lock in places(plan, |step| matches!(step, Step::LockMounts)) {
+        // Everything that is mounted is there, and nobody has less than root's rights yet.
+        let mounts = |step: &Step| {
+            touches_the_host(step) || matches!(step, Step::ReadOnly(_) | Step::Mask(_))
+        };
+        assert!(places(plan, mounts).into_iter().all(|at| at < lock) && lock < bounding);
+    }
     for fork in places(plan, |step| matches!(step, Step::Fork(_))) {
         // Until then everything happens in the host's mount namespace.
         assert_eq!(plan.clone, 0);
         let attaches = |step: &Step| {
             matches!(
                 step,
-                Step::Propagation(_)
+                Step::Propagation(..)
                     | Step::AttachRoot { .. }
                     | Step::Mount(_)
                     | Step::Remount(..)
                     | Step::MakeDir(..)
                     | Step::Pivot
+                    | Step::LockMounts
                     | Step::ReadOnlyRoot
                     | Step::ReadOnly(_)
                     | Step::Mask(_)
@@ -240,6 +249,7 @@ fn registers(plan: &Plan) {
             Step::BindConsole => &[Reg::Console, Reg::Dev],
             Step::Carry(_) => &[Reg::Covered, Reg::Dev],
             Step::ControllingTerminal => &[Reg::Console],
+            Step::LockMounts => &[Reg::Proc],
             Step::Sysctl(..) | Step::OomScoreAdj(_) | Step::Label(..) | Step::TimeNamespace(_) => {
                 &[Reg::Proc]
             }

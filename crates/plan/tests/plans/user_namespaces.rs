@@ -43,3 +43,28 @@ fn limits_above_the_shims_are_raised_before_the_user_namespace() {
     let plan = exec(&process, &spec, &facts, Kinds::NATIVE).unwrap();
     assert_eq!(limits(&plan), all("fork into no new namespace"));
 }
+
+#[test]
+fn mounts_are_locked_against_those_alone_who_could_change_them() {
+    let locked = |set: Option<&str>, user_namespace: bool| {
+        let spec = edited("cri-default.json", |document| {
+            if user_namespace {
+                given(document);
+            }
+            if let Some(set) = set {
+                document["process"]["capabilities"] = serde_json::json!({set: ["CAP_SYS_ADMIN"]});
+            }
+        });
+        let facts = Facts {
+            held: u64::MAX,
+            ..facts(&spec)
+        };
+        let plan = container(&spec, &facts, Program::Native).unwrap();
+        lines(&plan).contains(&"lock mounts".to_owned())
+    };
+    assert!(!locked(None, true));
+    for set in ["bounding", "permitted", "inheritable"] {
+        assert!(locked(Some(set), true), "{set}");
+        assert!(!locked(Some(set), false), "{set}");
+    }
+}
