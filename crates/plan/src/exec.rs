@@ -55,7 +55,6 @@ fn further(
     labels::check(process, facts)?;
     privileges::check(container, process, facts)?;
     user_namespace::check(&process.user, facts)?;
-    user_namespace::check_scheduler(container, process)?;
     let view = View::of(container, process, kinds);
     let kind = kinds.process;
     let mut writer = Writer::new();
@@ -139,19 +138,14 @@ pub(crate) fn join(
         .into_iter()
         .filter(|(namespace, _)| **namespace != Namespace::Host)
         .fold(clone::MOUNT, |joined, (_, kind)| joined | kind);
-    let shares_processes = container.namespaces.pid == Namespace::Host;
+    // Born there, for who joins one is not in it. It is also that of a procfs it mounts.
+    if container.namespaces.pid != Namespace::Host {
+        writer.plan.pid_namespace = Some(init);
+    }
     if !user_namespace::has_one(container) {
         // All at once: one that cannot be joined leaves the child in none.
         writer.step(Step::Setns(init, joined));
-        if !shares_processes {
-            writer.plan.pid_namespace = Some(init);
-        }
         return Ok(());
-    }
-    // A procfs is that of the PID namespace in which it is mounted.
-    let born_inside = who.view.is_some_and(View::needs_proc_of_host);
-    if born_inside && !shares_processes {
-        writer.plan.pid_namespace = Some(init);
     }
     if let Some(process) = who.process {
         user_namespace::as_host(writer, process, facts);
@@ -159,14 +153,8 @@ pub(crate) fn join(
     if let Some(view) = who.view {
         dev::prepare(writer, &view.spec, facts, who.kind)?;
     }
-    let pid = if shares_processes || born_inside {
-        0
-    } else {
-        clone::PID
-    };
-    writer.step(Step::Setns(init, joined | pid | clone::USER));
+    writer.step(Step::Setns(init, joined | clone::USER));
     writer.step(Step::MappedRoot);
-    writer.step(Step::Fork(0));
     Ok(())
 }
 

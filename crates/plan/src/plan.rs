@@ -155,12 +155,10 @@ impl Plan {
     }
 
     /// The same, but for the gate: for who has nothing to do before the program runs. A filter with
-    /// a listener keeps it, whose reader must be there first; so does a second half, which has to end there
-    /// if the first is killed before it has told of it.
+    /// a listener keeps it, whose reader must be there first.
     #[must_use]
     pub fn at_once(mut self) -> Self {
-        let forks = self.steps.iter().any(|step| matches!(step, Step::Fork(..)));
-        if !forks && !self.listens_late() {
+        if !self.listens_late() {
             self.steps.retain(|step| !matches!(step, Step::Gate));
         }
         self

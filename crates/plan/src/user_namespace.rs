@@ -127,8 +127,9 @@ fn join(writer: &mut Writer, spec: &Container, facts: &Facts) -> Slot {
 
 /// What takes capabilities over the host, and what is inherited by a child.
 ///
-/// procfs is the host's, not the container's, in which the kernel mounts no second one once a
-/// part of the first is hidden; `self` is right in both, and so are the namespaces of sysctls.
+/// procfs is mounted in the host's mount namespace, for in the container's the kernel mounts no second
+/// one once a part of the first is hidden; `self` is right in that of either's PID namespace, and so
+/// are the namespaces of sysctls.
 pub(crate) fn as_host(writer: &mut Writer, process: &Process, facts: &Facts) {
     writer.step(Step::PrivateProc);
     // The files of a process that cannot be looked into are the host's root's.

@@ -62,11 +62,6 @@ impl View {
         Some(Self { spec, kind, proc })
     }
 
-    /// Whether the process must be born in the container's PID namespace, and not only its child.
-    pub(crate) fn needs_proc_of_host(&self) -> bool {
-        self.proc.is_some()
-    }
-
     /// Makes the tree, in a new mount namespace.
     pub(crate) fn make(
         &self,

@@ -30,18 +30,18 @@ fn limits_above_the_shims_are_raised_before_the_user_namespace() {
     };
     let limits = |plan: &Plan| -> Vec<String> {
         let lines = lines(plan).into_iter();
-        let told = |line: &String| line.starts_with("limit ") || line.starts_with("fork");
+        let told = |line: &String| line.starts_with("limit ") || line.starts_with("root of");
         lines.filter(told).collect()
     };
     let own = ["limit nofile 10 5000", "limit core 0 4096"];
-    let all = |fork| [&["limit nofile 5000 5000", fork], &own[..]].concat();
+    let all = |enters| [&["limit nofile 5000 5000", enters], &own[..]].concat();
     let plan = container(&spec, &facts, Program::Native).unwrap();
-    assert_eq!(limits(&plan), all("fork into mount+pid namespace"));
+    assert_eq!(limits(&plan), all("root of the user namespace"));
     // An exec that asks for none has its container's.
     let mut process = process("exec.json");
     process.rlimits.clear();
     let plan = exec(&process, &spec, &facts, Kinds::NATIVE).unwrap();
-    assert_eq!(limits(&plan), all("fork into no new namespace"));
+    assert_eq!(limits(&plan), all("root of the user namespace"));
 }
 
 #[test]

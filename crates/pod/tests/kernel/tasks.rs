@@ -1,6 +1,8 @@
 //! Limits of tasks, down to none beside the first.
 
-use crate::rig::{Rig, with};
+use duet_pod::Stdio;
+
+use crate::rig::{Rig, process, with};
 
 /// The namespaces with which a container is born in one step, and those with which in two.
 const NAMESPACES: [&[&str]; 2] = [
@@ -39,6 +41,27 @@ fn a_limit_of_one_task_or_none_lets_init_be_born_and_nothing_beside_it() {
                 rig.pod.start("web", None).await.unwrap();
                 assert_eq!(rig.finish("web").await.code, code, "{said}");
             }
+        }
+    });
+}
+
+#[test]
+fn an_exec_needs_room_for_one_task() {
+    with(async |rig| {
+        for namespaces in NAMESPACES {
+            let bundle = rig.bundle("web", &["sleep", "100"]).namespaces(namespaces);
+            bundle.tasks("1.2.1", 2).start().await;
+            for _ in 0..3 {
+                let asked = process(&["true"], false);
+                let added = rig.pod.exec("web", "one", &asked, Stdio::default()).await;
+                added.unwrap();
+                let pid = rig.pod.start("web", Some("one")).await;
+                pid.unwrap_or_else(|error| panic!("{namespaces:?}: {error:?}"));
+                assert_eq!(rig.pod.wait("web", Some("one")).await.unwrap().code, 0);
+                rig.pod.delete("web", Some("one")).await.unwrap();
+            }
+            rig.pod.kill("web", None, 9, false).await.unwrap();
+            assert_eq!(rig.finish("web").await.code, 137);
         }
     });
 }
