@@ -71,6 +71,7 @@ const UNDER_SYSTEMD: &[&str] = &[
 const UNDER_SYSTEMD_ON_V1: &[&str] = &[
     "systemd::limits_are_known_to_systemd_and_outlive_a_reload",
     "systemd::running_out_of_memory_ends_the_container_and_not_its_unit_first",
+    "systemd::what_ran_out_of_memory_is_known_though_systemd_was_first_to_clean_up",
     "all of hybrid",
 ];
 

@@ -18,6 +18,6 @@ elif [ -e /sys/fs/cgroup/cgroup.controllers ]; then
     wait
     tell podsandbox shim kills
 else
-    column hybrid scenarios '' systemd::limits systemd::running events:: tasks::a_shim pods::a_shot
+    column hybrid scenarios '' systemd::limits systemd::running systemd::what events:: tasks::a_shim pods::a_shot
     tell hybrid
 fi

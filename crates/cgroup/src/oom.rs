@@ -4,12 +4,12 @@ use std::fs::{File, OpenOptions};
 use std::io::Write as _;
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt as _;
-use std::path::Path;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use rustix::event::{EventfdFlags, eventfd};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::fs::inotify;
 use rustix::io::Errno as RawErrno;
 
@@ -44,7 +44,12 @@ enum Traces {
     /// Nothing needs to: only its owner removes it.
     None,
     /// v1: the eventfd, which rings when the cgroup runs out of memory, and once more when it is removed.
-    Rings,
+    Rings {
+        /// Where the memory controller has it.
+        dir: PathBuf,
+        /// Rings when it is removed and never before, after the other one has.
+        removal: OnceLock<OwnedFd>,
+    },
     /// v2: `memory.events` of the cgroup above, which counts those below, also when they are gone. The root
     /// of the tree has none.
     Above(Option<File>),
@@ -84,8 +89,9 @@ impl Cgroup {
     /// As [`Cgroup::oom`], of a cgroup that systemd removes as soon as nobody is in it: perhaps before
     /// its counter was read.
     ///
-    /// Then one kill is taken for granted (decision 32): on v2 if the counter above, which goes on counting what
-    /// was killed here and is watched, too, has risen since the last look; on v1 if it has just run out of memory.
+    /// Then one kill is taken for granted (decisions 32 and 39): on v2 if the counter above, which goes on counting what
+    /// was killed here and is watched, too, has risen since the last look; on v1 if it has just run out of memory,
+    /// for which [`OomWatch::announce_removal`] is wanted.
     ///
     /// # Errors
     ///
@@ -112,13 +118,7 @@ impl Cgroup {
             Mode::V1 | Mode::Hybrid => {
                 let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
                 let events = eventfd(0, flags).map_err(watch)?;
-                let request = format!("{} {}", events.as_raw_fd(), counter.as_raw_fd());
-                let control = dir.join("cgroup.event_control");
-                OpenOptions::new()
-                    .write(true)
-                    .open(&control)
-                    .and_then(|mut control| control.write_all(request.as_bytes()))
-                    .map_err(|error| Error::on("register with", &control, &error))?;
+                register(dir, &events, &counter, "")?;
                 events
             }
             Mode::V2 => {
@@ -130,7 +130,10 @@ impl Cgroup {
         };
         let traces = match (self.mode(), dir.parent()) {
             _ if !swept => Traces::None,
-            (Mode::V1 | Mode::Hybrid, _) => Traces::Rings,
+            (Mode::V1 | Mode::Hybrid, _) => Traces::Rings {
+                dir: dir.to_owned(),
+                removal: OnceLock::new(),
+            },
             (Mode::V2, None) => Traces::Above(None),
             (Mode::V2, Some(above)) => Traces::Above(count_above(&events, &above.join(name))?),
         };
@@ -143,6 +146,17 @@ impl Cgroup {
         watch.kills();
         Ok(watch)
     }
+}
+
+/// Has an eventfd ring for the event that a file of a v1 cgroup stands for.
+fn register(dir: &Path, events: &OwnedFd, file: &File, further: &str) -> Result<(), Error> {
+    let request = format!("{} {} {further}", events.as_raw_fd(), file.as_raw_fd());
+    let control = dir.join("cgroup.event_control");
+    OpenOptions::new()
+        .write(true)
+        .open(&control)
+        .and_then(|mut control| control.write_all(request.as_bytes()))
+        .map_err(|error| Error::on("register with", &control, &error))
 }
 
 /// Opens the counter of the cgroup above and watches it; the root of the tree has none.
@@ -163,6 +177,12 @@ fn watch(error: RawErrno) -> Error {
     }
 }
 
+/// Whether an eventfd has rung; it stays as it is.
+fn has_rung(event: BorrowedFd<'_>) -> bool {
+    let mut fds = [PollFd::from_borrowed_fd(event, PollFlags::IN)];
+    matches!(poll(&mut fds, Some(&Timespec::default())), Ok(1))
+}
+
 /// The count of a file; `None` once its cgroup is gone.
 fn killed(counter: &File) -> Option<u64> {
     let mut buffer = [0; 512];
@@ -177,7 +197,8 @@ impl OomWatch {
     /// How many processes of the cgroup were killed for want of memory since it was made.
     ///
     /// On v1 those of cgroups below it, which only a container that makes some can have, are not
-    /// counted by the kernel. Once the cgroup is gone the answer is the last one.
+    /// counted by the kernel. Once the cgroup is gone the answer is the last one, as soon as it
+    /// [is settled](Self::is_settled).
     pub fn kills(&self) -> u64 {
         let mut seen = self.seen();
         if seen.gone {
@@ -192,26 +213,78 @@ impl OomWatch {
             }
             seen.above = above;
             seen.rings = 0;
-        } else {
+        } else if let Some(killed) = self.was_killed(&mut seen) {
             seen.gone = true;
             // Nobody can tell any more how many they were.
-            if self.was_killed(&seen) {
-                seen.kills += 1;
-            }
+            seen.kills += u64::from(killed);
         }
         seen.kills
     }
 
-    /// Whether somebody was killed between the last look and the removal.
-    fn was_killed(&self, seen: &Seen) -> bool {
+    /// Whether nobody was killed whom [`kills`](Self::kills) cannot tell of yet.
+    ///
+    /// Not so while a v1 cgroup is gone and has rung once: for its removal, or for a kill, and the
+    /// removal's ring takes its time. [`removal`](Self::removal) is readable when it has come.
+    pub fn is_settled(&self) -> bool {
+        self.kills();
+        let seen = self.seen();
+        seen.gone || seen.rings == 0
+    }
+
+    /// Whether somebody was killed between the last look and the removal; `None` while nobody knows.
+    fn was_killed(&self, seen: &mut Seen) -> Option<bool> {
         match &self.traces {
-            Traces::None => false,
-            // One that was not heard of until now may be that of the removal.
-            Traces::Rings => {
-                seen.rings + self.rings() > 1
-                    || seen.rang.is_some_and(|rang| rang.elapsed() < AFTERMATH)
+            Traces::None => Some(false),
+            Traces::Rings { .. } => {
+                // Asked for first, because it is told of last.
+                let removed = self.removal().is_some_and(has_rung);
+                seen.rings += self.rings();
+                let rang = seen.rang.is_some_and(|rang| rang.elapsed() < AFTERMATH);
+                match seen.rings {
+                    _ if rang => Some(true),
+                    0 => Some(false),
+                    1 => removed.then_some(false),
+                    2.. => Some(true),
+                }
             }
-            Traces::Above(_) => self.killed_above() > seen.above,
+            Traces::Above(_) => Some(self.killed_above() > seen.above),
+        }
+    }
+
+    /// Whether the removal is to be announced: of a v1 cgroup that systemd removes.
+    pub fn wants_removal(&self) -> bool {
+        matches!(self.traces, Traces::Rings { .. })
+    }
+
+    /// Has the kernel tell of the cgroup's removal by itself, if [that is wanted](Self::wants_removal).
+    ///
+    /// This waits for every processor of the machine (10 to 30 ms): the kernel replaces the list of
+    /// thresholds, of which this is one that no use of memory crosses. The ring of its removal takes
+    /// as long for the same reason, and so it comes after that of the other eventfd.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Gone`] if the cgroup was removed, [`Error::Watch`] or [`Error::Refused`] if the kernel refuses.
+    pub fn announce_removal(&self) -> Result<(), Error> {
+        let Traces::Rings { dir, removal } = &self.traces else {
+            return Ok(());
+        };
+        let path = dir.join("memory.usage_in_bytes");
+        let usage = File::open(&path).map_err(|error| Error::on("open", &path, &error))?;
+        let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
+        let event = eventfd(0, flags).map_err(watch)?;
+        register(dir, &event, &usage, "-1")?;
+        // A second one would say the same.
+        drop(removal.set(event));
+        Ok(())
+    }
+
+    /// Readable when the cgroup is removed and [`events`](Self::as_fd) have rung for it, if that was
+    /// [announced](Self::announce_removal).
+    pub fn removal(&self) -> Option<BorrowedFd<'_>> {
+        match &self.traces {
+            Traces::Rings { removal, .. } => removal.get().map(OwnedFd::as_fd),
+            Traces::Above(_) | Traces::None => None,
         }
     }
 
@@ -238,14 +311,15 @@ impl OomWatch {
     fn killed_above(&self) -> u64 {
         match &self.traces {
             Traces::Above(Some(above)) => killed(above).unwrap_or(0),
-            Traces::Above(None) | Traces::Rings | Traces::None => 0,
+            Traces::Above(None) | Traces::Rings { .. } | Traces::None => 0,
         }
     }
 
     /// Takes the events that made the descriptor readable, so that it waits for the next.
     pub fn drain(&self) {
-        if let Traces::Rings = self.traces {
-            self.seen().rings += self.rings();
+        if self.wants_removal() {
+            let mut seen = self.seen();
+            seen.rings += self.rings();
             return;
         }
         let mut buffer = [0; 1024];
@@ -295,8 +369,8 @@ mod tests {
         }
     }
 
-    fn ring(watch: &OomWatch, times: u64) {
-        let written = rustix::io::write(&watch.events, &times.to_ne_bytes());
+    fn ring(event: &OwnedFd, times: u64) {
+        let written = rustix::io::write(event, &times.to_ne_bytes());
         assert_eq!(written, Ok(8));
     }
 
@@ -319,19 +393,42 @@ mod tests {
         assert_eq!(gone(Traces::Above(None), Seen::default()).kills(), 0);
     }
 
+    /// The traces of one whose removal was announced, and told if it has `come`.
+    fn rings(come: bool) -> Traces {
+        let event = eventfd(0, EventfdFlags::NONBLOCK).unwrap();
+        if come {
+            ring(&event, 1);
+        }
+        Traces::Rings {
+            dir: PathBuf::new(),
+            removal: OnceLock::from(event),
+        }
+    }
+
     #[test]
     fn a_ring_that_is_not_for_the_removal_is_for_a_kill() {
-        for (drained, later, expected) in [(0, 0, 0), (0, 1, 0), (1, 0, 0), (1, 1, 1), (0, 2, 1)] {
-            let watch = gone(Traces::Rings, Seen::default());
+        // How often it rang before and after the last drain, whether the removal was told, and the kills.
+        for (drained, later, come, expected) in [
+            (0, 0, false, Some(0)),
+            (0, 1, true, Some(0)),
+            (1, 0, true, Some(0)),
+            (0, 1, false, None),
+            (1, 0, false, None),
+            (1, 1, false, Some(1)),
+            (0, 2, true, Some(1)),
+        ] {
+            let case = format!("{drained}, {later}, {come}");
+            let watch = gone(rings(come), Seen::default());
             if drained > 0 {
-                ring(&watch, drained);
+                ring(&watch.events, drained);
                 watch.drain();
             }
             if later > 0 {
-                ring(&watch, later);
+                ring(&watch.events, later);
             }
-            assert_eq!(watch.kills(), expected, "{drained} and {later}");
-            assert_eq!(watch.kills(), expected, "and no more than once");
+            assert_eq!(watch.is_settled(), expected.is_some(), "{case}");
+            assert_eq!(watch.kills(), expected.unwrap_or(0), "{case}");
+            assert_eq!(watch.kills(), expected.unwrap_or(0), "{case}: once");
         }
         let long_ago = Instant::now().checked_sub(AFTERMATH).unwrap();
         for (rang, expected) in [(Instant::now(), 1), (long_ago, 0)] {
@@ -339,14 +436,24 @@ mod tests {
                 rang: Some(rang),
                 ..Seen::default()
             };
-            assert_eq!(gone(Traces::Rings, seen).kills(), expected);
+            assert_eq!(gone(rings(true), seen).kills(), expected);
         }
+    }
+
+    #[test]
+    fn a_kill_is_told_as_soon_as_the_removal_has_rung_too() {
+        let watch = gone(rings(false), Seen::default());
+        ring(&watch.events, 1);
+        assert!(!watch.is_settled());
+        ring(&watch.events, 1);
+        assert!(watch.is_settled());
+        assert_eq!(watch.kills(), 1);
     }
 
     #[test]
     fn what_only_its_owner_removes_leaves_no_traces() {
         let watch = gone(Traces::None, Seen::default());
-        ring(&watch, 2);
+        ring(&watch.events, 2);
         watch.drain();
         assert_eq!(watch.kills(), 0);
     }

@@ -127,10 +127,16 @@ impl Actor {
         init: Process,
         watch: Watch,
     ) -> Self {
+        let ooms = Ooms::watch(&body);
+        let settled = ooms.settled();
         let mut exits = JoinSet::new();
-        exits.spawn(async move { (None, watch.ended().await) });
+        exits.spawn(async move {
+            let exit = watch.ended().await;
+            settled.await;
+            (None, exit)
+        });
         Actor {
-            ooms: Ooms::watch(&body),
+            ooms,
             sweep: match body.pid_namespace() {
                 PidNamespace::Own => Sweep::Done,
                 PidNamespace::Shared => Sweep::NotYet,

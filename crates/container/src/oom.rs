@@ -1,5 +1,6 @@
 //! Says once for each kill that the kernel killed for want of memory.
 
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,6 +18,9 @@ use crate::words::{Awaited, Fact};
 /// How long an exit waits until the kill before it was passed on: 2 s. containerd takes a millisecond
 /// over an event, more when it is busy; one that is away hears neither.
 const PASSING_LIMIT: Duration = Duration::from_secs(2);
+
+/// How long the kernel may take to tell of the removal of a cgroup: 20 to 50 ms on an idle machine.
+const REMOVAL_LIMIT: Duration = Duration::from_secs(2);
 
 /// The count of kills, and a way to hear that it may have changed.
 #[derive(Debug)]
@@ -71,6 +75,32 @@ impl Ooms {
         }
     }
 
+    /// To be awaited between the end of the last process and its exit's becoming known: until then it may
+    /// not be known why it ended. It takes time only on v1, where systemd has removed the cgroup already and
+    /// somebody may have been killed (decision 39).
+    pub(crate) fn settled(&self) -> impl Future<Output = ()> + Send + use<> {
+        let watch = self.watch.clone().filter(|watch| watch.wants_removal());
+        // Create does not wait for it.
+        let announced = watch
+            .clone()
+            .map(|watch| tokio::task::spawn_blocking(move || watch.announce_removal()));
+        async move {
+            let (Some(watch), Some(announced)) = (watch, announced) else {
+                return;
+            };
+            if watch.is_settled() {
+                return;
+            }
+            match announced.await {
+                Ok(Ok(())) => told_of_removal(&watch).await,
+                Ok(Err(error)) => {
+                    tracing::warn!(%error, "whether one was killed for want of memory is not known");
+                }
+                Err(error) => tracing::error!(%error, "a thread of the container panicked"),
+            }
+        }
+    }
+
     /// How many kills nobody was told of yet; they count as told from here on.
     fn untold(&mut self) -> u64 {
         let Some(watch) = &self.watch else { return 0 };
@@ -84,6 +114,23 @@ impl Ooms {
     pub(crate) fn passing(&self) -> Option<Passing> {
         let passing = self.passing.as_ref()?;
         passing.0.has_changed().is_ok().then(|| passing.clone())
+    }
+}
+
+/// Waits until the kernel has told of the removal of the cgroup.
+async fn told_of_removal(watch: &OomWatch) {
+    let Some(removal) = watch.removal() else {
+        return;
+    };
+    let told = match polled(removal, Interest::READABLE) {
+        Ok(removal) => timeout(REMOVAL_LIMIT, removal.readable())
+            .await
+            .map(drop)
+            .map_err(io::Error::from),
+        Err(error) => Err(error),
+    };
+    if let Err(error) = told {
+        tracing::warn!(%error, "whether one was killed for want of memory is not known");
     }
 }
 

@@ -333,6 +333,35 @@ fn an_oom_kill_wakes_the_watch_and_is_counted() {
 }
 
 #[test]
+fn a_kill_is_known_though_the_cgroup_went_before_anyone_looked() {
+    let (full, idle) = (own!("full"), own!("idle"));
+    for (own, script, code, kills) in [
+        (full, "exec tail /dev/zero", Some(9), 1),
+        (idle, "exec true", None, 0),
+    ] {
+        let limit = r#"{"memory": {"limit": 16777216, "swap": 16777216}}"#;
+        own.cgroup.limit(&resources(limit)).unwrap();
+        let watch = own.cgroup.oom_of_scope().unwrap();
+        watch.announce_removal().unwrap();
+        assert_eq!(signal(own.spawn(script)), code);
+        // As systemd does when nobody is in it any more.
+        own.cgroup.remove().unwrap();
+        watch.drain();
+        // The removal has hardly rung yet, and what has rung proves no kill.
+        let _perhaps = watch.kills();
+        let removal = watch.removal().unwrap();
+        let mut fds = [PollFd::from_borrowed_fd(removal, PollFlags::IN)];
+        let timeout = Timespec {
+            tv_sec: 10,
+            tv_nsec: 0,
+        };
+        assert_eq!(poll(&mut fds, Some(&timeout)).unwrap(), 1);
+        assert!(watch.is_settled());
+        assert_eq!(watch.kills(), kills, "{script}");
+    }
+}
+
+#[test]
 fn devices_are_confined() {
     let own = own!("devices");
     own.cgroup.limit(&resources("{}")).unwrap();
