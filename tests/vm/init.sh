@@ -1,10 +1,11 @@
 #!/bin/busybox sh
-# The first program of the small machine. pivot_root refuses the initramfs as the old root, so everything
-# moves into a tmpfs; then it becomes what the kernel's command line has for `first`.
+# The first program of the small machine; it becomes what the kernel's command line has for `first`.
+# pivot_root refuses the first mount of all as the old root, so the root is mounted once more, over itself.
 B=/bin/busybox
-$B mount -t tmpfs -o size=2000m tmpfs /mnt
-for entry in usr sid bin sbin lib lib64 var etc tests crates images root *.sh; do
-    $B cp -a /$entry /mnt/
-done
-$B mkdir -p /mnt/proc /mnt/sys /mnt/dev /mnt/run /mnt/tmp /mnt/mnt
-exec $B switch_root /mnt /$first
+$B mount -t proc proc /proc
+$B mount -o remount,size=2000m /
+$B umount /proc
+$B mount --bind / /mnt
+cd /mnt || exit
+$B mount --move . /
+exec $B chroot . /$first

@@ -25,6 +25,7 @@ const PROGRAMS: &[&str] = &[
     "script",
     "unshare",
     "env",
+    "strace",
     "runc",
     "containerd-shim-runc-v2",
 ];
@@ -195,7 +196,13 @@ fn with_tests(root: &Path) {
                 .iter()
                 .find(|(id, target, _)| target == name && id.contains(&format!("#{package}@")));
             let (_, _, program) = program.unwrap_or_else(|| panic!("no test {name} of {package}"));
-            copy(program, &root.join(folder).join(name));
+            // What debuggers read is twice as much as the program.
+            let mut strip = Command::new("strip");
+            strip
+                .arg("--strip-debug")
+                .arg("-o")
+                .arg(root.join(folder).join(name));
+            command::run(strip.arg(program)).ok();
         }
     }
 }

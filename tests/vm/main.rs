@@ -142,7 +142,8 @@ fn boot(parameters: &str) -> String {
         "-nographic",
         "-no-reboot",
     ])
-    .args(["-nodefaults", "-serial", "stdio", "-cpu", "max"])
+    // What later processors can do is dear to emulate, and has Linux take a slow clock for the better one.
+    .args(["-nodefaults", "-serial", "stdio", "-cpu", "Nehalem,+rdrand"])
     .arg("-kernel")
     .arg(&machine.kernel)
     .arg("-initrd")
