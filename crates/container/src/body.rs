@@ -20,8 +20,10 @@ use crate::words::{Exit, Stdio};
 pub(crate) enum Gate {
     /// The process alone is waited for.
     Plain(duet_launch::Gate),
-    /// Somebody else has a part in it too: hooks, an agent. Blocks.
+    /// Somebody else answers for it too: an agent. Blocks.
     Attended(Box<dyn FnOnce() -> Result<(), Error> + Send>),
+    /// Hooks run before and after it opens. Blocks.
+    Hooked(Box<Gate>, Box<dyn FnOnce(Gate) -> Result<(), Error> + Send>),
 }
 
 /// A process that stands at its gate.
@@ -55,6 +57,7 @@ impl Gate {
         match self {
             Self::Plain(gate) => Ok(gate.open()?),
             Self::Attended(open) => open(),
+            Self::Hooked(gate, open) => open(*gate),
         }
     }
 
@@ -62,8 +65,8 @@ impl Gate {
     pub(crate) async fn opened(self) -> Result<(), Error> {
         let gate = match self {
             Self::Plain(gate) => gate,
-            Self::Attended(open) => {
-                let opened = tokio::task::spawn_blocking(open).await;
+            attended @ (Self::Attended(_) | Self::Hooked(..)) => {
+                let opened = tokio::task::spawn_blocking(|| attended.open()).await;
                 return opened.unwrap_or_else(|error| Err(failed(error.into())));
             }
         };
@@ -74,13 +77,12 @@ impl Gate {
         Ok(opening.into_inner().end()?)
     }
 
-    /// Why a process that has ended did not come to its gate, if it could say so.
-    pub(crate) fn last_words(self) -> Option<Error> {
+    /// Why the process could not stay at its gate, if it has said so.
+    pub(crate) fn last_words(&self) -> Option<Error> {
         match self {
-            Self::Plain(gate) => match gate.begin() {
-                Err(error @ duet_launch::Error::Step { .. }) => Some(error.into()),
-                Err(_) | Ok(_) => None,
-            },
+            Self::Plain(gate) => gate.last_words().map(Error::from),
+            Self::Hooked(gate, _) => gate.last_words(),
+            // Its filter comes when the gate opens.
             Self::Attended(_) => None,
         }
     }

@@ -215,8 +215,9 @@ impl Prepared {
             .hooks
             .any(&[Moment::StartContainer, Moment::Poststart])
         {
-            let (body, gate) = (Arc::clone(&body), born.gate);
-            born.gate = Gate::Attended(Box::new(move || body.start(gate)));
+            let hooked = Arc::clone(&body);
+            let start = Box::new(move |gate| hooked.start(gate));
+            born.gate = Gate::Hooked(Box::new(born.gate), start);
         }
         let label = Label {
             id,

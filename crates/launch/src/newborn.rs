@@ -334,6 +334,15 @@ impl Gate {
         }
     }
 
+    /// Why the process could not stay at the gate, if it has said so: at the gate it says nothing else.
+    #[must_use]
+    pub fn last_words(&self) -> Option<Error> {
+        match listen_until(&self.channel, None, Instant::now()) {
+            Ok(Some(received)) => Some(failed(&self.plan, decode(&received))),
+            Ok(None) | Err(_) => None,
+        }
+    }
+
     /// Whether somebody must answer the listener of a seccomp filter while it opens.
     #[must_use]
     pub fn needs_answer(&self) -> bool {
@@ -351,11 +360,7 @@ impl Gate {
             && let Err(error) = channel::send_byte(&self.channel, 1)
         {
             // It has ended; perhaps it could still say why.
-            let last = listen_until(&self.channel, None, Instant::now());
-            return Err(match last {
-                Ok(Some(received)) => failed(&self.plan, decode(&received)),
-                Ok(None) | Err(_) => Error::call("gate")(error),
-            });
+            return Err(self.last_words().unwrap_or(Error::call("gate")(error)));
         }
         Ok(Opening {
             gate: self,

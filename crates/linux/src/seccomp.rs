@@ -2,7 +2,7 @@
 
 use std::io;
 
-use duet_step::Insn;
+pub use duet_step::Insn;
 
 /// The kernel's `struct sock_fprog`.
 #[repr(C)]

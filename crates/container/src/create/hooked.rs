@@ -42,7 +42,7 @@ impl Linux {
     pub(super) fn start(&self, gate: Gate) -> Result<(), Error> {
         let (pid, init) = self.init.get().ok_or(Error::Gone)?;
         let state = self.state(hooks::number_inside(*pid));
-        state.run(Moment::StartContainer, |hook, stdin, output| {
+        let ran = state.run(Moment::StartContainer, |hook, stdin, output| {
             let plan = duet_plan::hook(hook, &self.spec, &self.facts_of_hooks()?)?;
             let supplies = Supplies {
                 init: Some(init.as_fd()),
@@ -52,7 +52,9 @@ impl Linux {
                 ..Supplies::default()
             };
             self.help(&plan, supplies)
-        })?;
+        });
+        // In a container that has ended a hook fails too; why it has ended says more.
+        ran.map_err(|error| gate.last_words().unwrap_or(error))?;
         gate.open()?;
         self.state(Some(*pid)).run(Moment::Poststart, self.beside())
     }

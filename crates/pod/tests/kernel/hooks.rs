@@ -30,7 +30,7 @@ fn trace(rig: &Rig) -> String {
     fs::read_to_string(rig.path().join("trace")).unwrap_or_default()
 }
 
-fn text(error: &Error) -> String {
+pub(crate) fn text(error: &Error) -> String {
     let mut text = error.to_string();
     let mut next = std::error::Error::source(error);
     while let Some(error) = next {

@@ -10,6 +10,7 @@
 mod rig;
 
 mod budget;
+mod filters;
 mod guests;
 mod holders;
 mod hooks;
