@@ -6,6 +6,7 @@ use std::path::{Component, Path, PathBuf};
 
 use crate::control::{read, write};
 use crate::error::errno;
+use crate::remove::remove_dir;
 use crate::{Error, Host, Mode};
 use nix::errno::Errno;
 
@@ -19,6 +20,14 @@ pub struct Cgroup {
     mode: Mode,
     places: Vec<Place>,
     unified: Option<PathBuf>,
+}
+
+/// A cgroup that is there as far as a process must be born in it. The rest can be made beside the birth.
+#[derive(Debug)]
+pub struct Begun {
+    cgroup: Cgroup,
+    /// What was not there before, the outermost first.
+    made: Vec<PathBuf>,
 }
 
 /// A cgroup's directory in one hierarchy.
@@ -69,15 +78,23 @@ impl Cgroup {
         look: fn(&Path) -> Result<(), Error>,
     ) -> Result<Self, Error> {
         let cgroup = Self::name(host, path)?;
-        let mut made = Vec::new();
-        let result = cgroup.make(host, &mut made, look);
-        if result.is_err() {
-            for dir in made.iter().rev() {
-                // The error at hand is the one to report; what cannot be removed is in use by now.
-                drop(fs::remove_dir(dir));
-            }
-        }
-        result.map(|()| cgroup)
+        undone_if_failed(|made| cgroup.make(host, made, look))?;
+        Ok(cgroup)
+    }
+
+    /// Makes no more of the cgroup `path` than a process must be born in: all of it where v2 alone
+    /// limits, else its directory in the v2 tree of a hybrid host, if there is one.
+    ///
+    /// # Errors
+    ///
+    /// As [`Cgroup::create`].
+    pub fn begin(host: &Host, path: &Path) -> Result<Begun, Error> {
+        let cgroup = Self::name(host, path)?;
+        let made = undone_if_failed(|made| match cgroup.mode {
+            Mode::V1 | Mode::Hybrid => cgroup.make_unified(made, vacant),
+            Mode::V2 => cgroup.make(host, made, vacant),
+        })?;
+        Ok(Begun { cgroup, made })
     }
 
     /// Opens a cgroup that exists.
@@ -87,7 +104,7 @@ impl Cgroup {
     /// [`Error::Gone`] if no hierarchy has it, [`Error::Path`] as [`Cgroup::create`].
     pub fn open(host: &Host, path: &Path) -> Result<Self, Error> {
         let cgroup = Self::name(host, path)?;
-        if cgroup.places.iter().any(|place| place.dir.is_dir()) {
+        if cgroup.dirs().any(Path::is_dir) {
             Ok(cgroup)
         } else {
             Err(Error::Gone {
@@ -109,7 +126,7 @@ impl Cgroup {
     }
 
     /// Its directory in each hierarchy that controls something, in the order of
-    /// [`Host::hierarchies`] and of [`crate::Attach::V1`].
+    /// [`Host::hierarchies`].
     #[must_use]
     pub fn own_dirs(&self) -> Vec<OwnDir> {
         self.places
@@ -192,16 +209,8 @@ impl Cgroup {
         made: &mut Vec<PathBuf>,
         look: fn(&Path) -> Result<(), Error>,
     ) -> Result<(), Error> {
-        for place in &self.places {
-            make_dirs(&place.dir, made, look)?;
-            if place.name.split(',').any(|name| name == "cpuset") {
-                let new = made.last().is_some_and(|last| *last == place.dir);
-                fill_cpuset(&place.dir, &place.mountpoint, new)?;
-            }
-        }
-        if let Some(dir) = &self.unified {
-            make_dirs(dir, made, look)?;
-        }
+        self.make_places(made, look)?;
+        self.make_unified(made, look)?;
         if self.mode == Mode::V2
             && let Some(tree) = host.hierarchies().first()
         {
@@ -209,6 +218,83 @@ impl Cgroup {
         }
         Ok(())
     }
+
+    fn make_places(
+        &self,
+        made: &mut Vec<PathBuf>,
+        look: fn(&Path) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        for place in &self.places {
+            make_dirs(&place.dir, made, look)?;
+            if place.name.split(',').any(|name| name == "cpuset") {
+                let new = made.last().is_some_and(|last| *last == place.dir);
+                fill_cpuset(&place.dir, &place.mountpoint, new)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn make_unified(
+        &self,
+        made: &mut Vec<PathBuf>,
+        look: fn(&Path) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        self.unified
+            .as_ref()
+            .map_or(Ok(()), |dir| make_dirs(dir, made, look))
+    }
+}
+
+// === impl Begun ===
+
+impl Begun {
+    /// Which it is to be.
+    #[must_use]
+    pub fn cgroup(&self) -> &Cgroup {
+        &self.cgroup
+    }
+
+    /// Makes the rest.
+    ///
+    /// # Errors
+    ///
+    /// As [`Cgroup::create`]; what it was begun with is there still.
+    pub fn complete(&self) -> Result<(), Error> {
+        match self.cgroup.mode {
+            Mode::V1 | Mode::Hybrid => {
+                undone_if_failed(|made| self.cgroup.make_places(made, vacant)).map(drop)
+            }
+            Mode::V2 => Ok(()),
+        }
+    }
+
+    /// Removes what it was begun with. Whoever was born there has ended.
+    ///
+    /// # Errors
+    ///
+    /// As [`Cgroup::remove`].
+    pub fn abandon(self) -> Result<(), Error> {
+        let mut made = self.made.iter().rev();
+        let own = made.next().map_or(Ok(()), |own| remove_dir(own));
+        // Others may be in those above by now.
+        made.for_each(|dir| drop(fs::remove_dir(dir)));
+        own
+    }
+}
+
+/// Makes cgroups, and removes again what was made if that fails.
+fn undone_if_failed(
+    make: impl FnOnce(&mut Vec<PathBuf>) -> Result<(), Error>,
+) -> Result<Vec<PathBuf>, Error> {
+    let mut made = Vec::new();
+    if let Err(error) = make(&mut made) {
+        for dir in made.iter().rev() {
+            // The error at hand is the one to report; what cannot be removed is in use by now.
+            drop(fs::remove_dir(dir));
+        }
+        return Err(error);
+    }
+    Ok(made)
 }
 
 /// Refuses what is not the path of a cgroup below the root.

@@ -2,7 +2,7 @@
 //!
 //! One [`Cgroup`] is one container's (or pod's) place in the host's accounting. On cgroup v1 that is
 //! a directory in each hierarchy, on v2 a single one, on a hybrid host both; the caller does not see
-//! the difference except where the kernel makes it unavoidable ([`Attach`], [`Stats`]).
+//! the difference except where the kernel makes it unavoidable ([`Cgroup::attach`], [`Stats`]).
 //!
 //! ```text
 //!   Host::detect ── Cgroup::create ── limit ── attach ──▶ (the child joins)
@@ -42,8 +42,7 @@ mod stats_v1;
 mod stats_v2;
 pub mod systemd;
 
-pub use attach::Attach;
-pub use create::{Cgroup, OwnDir};
+pub use create::{Begun, Cgroup, OwnDir};
 pub use devices::{Access, DeviceType, Policy, Rule};
 pub use devices_bpf::program;
 pub use error::Error;

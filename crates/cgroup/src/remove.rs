@@ -45,6 +45,11 @@ impl Cgroup {
     }
 }
 
+/// Removes `dir`, of which the kernel may not have let go yet.
+pub(crate) fn remove_dir(dir: &Path) -> Result<(), Error> {
+    remove_tree(dir, Instant::now() + REMOVE_LIMIT)
+}
+
 /// Removes `dir` and what is below it, deepest first.
 fn remove_tree(dir: &Path, deadline: Instant) -> Result<(), Error> {
     let mut pause = FIRST_PAUSE;

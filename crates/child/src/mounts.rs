@@ -75,6 +75,12 @@ impl Child<'_> {
                 (made.number(), 0)
             }
             Source::Tree(slot) => (self.code.slot(slot)?, mount.set),
+            Source::Host(path) => {
+                let path = self.code.text(path)?;
+                let place = syscalls::openat2(libc::AT_FDCWD, path, libc::O_PATH, 0)?;
+                made = syscalls::clone_mount(place.number(), false)?;
+                (made.number(), mount.set)
+            }
             Source::Made(register) => (self.register(register)?, mount.set),
         };
         if mount.cut != 0 {

@@ -117,7 +117,8 @@ impl Child<'_> {
 
     fn step(&mut self, step: &Step) -> Result<(), Fault> {
         match *step {
-            Step::JoinCgroup(slot) => syscalls::write(self.code.slot(slot)?, b"0"),
+            Step::Await | Step::Gate => self.wait(),
+            Step::JoinCgroup(tasks) => self.join_cgroup(tasks),
             Step::Setns(slot, flags) => syscalls::setns(self.code.slot(slot)?, flags),
             Step::Unshare(flags) => syscalls::unshare(flags),
             Step::TimeNamespace(offsets) => self.time_namespace(offsets),
@@ -197,9 +198,14 @@ impl Child<'_> {
             Step::CloseFrom(number) => syscalls::cloexec_from(number),
             Step::Pause => self.tell(Message::PAUSED, 0),
             Step::Ready => self.say(Message::READY, 0),
-            Step::Gate => self.wait(),
             Step::Exec(exec) => self.exec(exec),
         }
+    }
+
+    fn join_cgroup(&self, tasks: Text) -> Result<(), Fault> {
+        let tasks = self.code.text(tasks)?;
+        let tasks = syscalls::openat2(libc::AT_FDCWD, tasks, libc::O_WRONLY, 0)?;
+        syscalls::write(tasks.number(), b"0")
     }
 
     /// Goes to the working directory. Where root may not go, on a network file system whose

@@ -1,12 +1,13 @@
 //! A container's cgroup, from its birth to its removal.
 
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use duet_cgroup::systemd::{self, Scope};
-use duet_cgroup::{Cgroup, Host, Mode, OomWatch};
+use duet_cgroup::{Begun, Cgroup, Host, Mode, OomWatch};
 use duet_plan::{CgroupFacts, Hierarchy};
 use duet_spec::{CgroupsPath, LinuxPids, LinuxResources, Namespace, Namespaces};
 
@@ -16,6 +17,10 @@ use crate::placeholder::Placeholder;
 
 /// How long systemd may take to stop a unit whose processes have ended: 10 s.
 const STOP_LIMIT: Duration = Duration::from_secs(10);
+
+/// The steps of a birth that fail here.
+const CREATE: &str = "create the cgroup";
+const LIMIT: &str = "limit the container";
 
 /// The file of v2 that limits tasks.
 const TASKS: &str = "pids.max";
@@ -39,7 +44,15 @@ pub(crate) struct Confined {
     placeholder: Mutex<Option<Placeholder>>,
     /// Whether its limit of tasks waits until only the container's own process is in it.
     roomy: bool,
+    /// What is to be done when its first process is there.
+    pending: Mutex<Option<Pending>>,
     removed: AtomicBool,
+}
+
+/// A cgroup that is made while its first process is on its way.
+struct Pending {
+    begun: Begun,
+    limits: LinuxResources,
 }
 
 // === impl Place ===
@@ -86,7 +99,7 @@ impl Confined {
         resources: &LinuxResources,
         namespaces: &Namespaces,
     ) -> Result<Self, Error> {
-        let failed = Error::cgroup("create the cgroup");
+        let failed = Error::cgroup(CREATE);
         let mut confined = match place {
             Place::Path(path) => Self::at(ground.host(), &path).map_err(failed)?,
             Place::Scope(scope) => {
@@ -97,6 +110,7 @@ impl Confined {
                     scope: Some(scope),
                     placeholder: Mutex::new(Some(placeholder)),
                     roomy: true,
+                    pending: Mutex::default(),
                     removed: AtomicBool::new(false),
                 }
             }
@@ -108,19 +122,61 @@ impl Confined {
         } else {
             confined.cgroup.limit(resources)
         };
-        limits.map_err(Error::cgroup("limit the container"))?;
+        limits.map_err(Error::cgroup(LIMIT))?;
         Ok(confined)
+    }
+
+    /// As [`Confined::create`]; where the container's first process can come a part of its way
+    /// before it must be in its cgroup, that is only begun ([`Confined::complete`]).
+    pub(crate) fn begin(
+        ground: &Ground,
+        place: Place,
+        resources: &LinuxResources,
+        namespaces: &Namespaces,
+    ) -> Result<Self, Error> {
+        match place {
+            Place::Path(path)
+                if ground.host().mode() != Mode::V2
+                    && [&namespaces.user, &namespaces.cgroup] == [&Namespace::Host; 2] =>
+            {
+                let begun = Cgroup::begin(ground.host(), &path);
+                let begun = begun.map_err(Error::cgroup(CREATE))?;
+                let confined = Self::of(begun.cgroup().clone());
+                let limits = resources.clone();
+                *confined.pending() = Some(Pending { begun, limits });
+                Ok(confined)
+            }
+            Place::Path(_) | Place::Scope(_) => Self::create(ground, place, resources, namespaces),
+        }
+    }
+
+    /// Makes and limits what was only begun. On an error that is as it was.
+    pub(crate) fn complete(&self) -> Result<(), Error> {
+        let mut pending = self.pending();
+        let Some(Pending { begun, .. }) = &*pending else {
+            return Ok(());
+        };
+        begun.complete().map_err(Error::cgroup(CREATE))?;
+        let limits = pending.take().map(|pending| pending.limits);
+        drop(pending);
+        let limited = limits.map_or(Ok(()), |limits| self.cgroup.limit(&limits));
+        limited.map_err(Error::cgroup(LIMIT))
     }
 
     /// Makes the cgroup of what is no container.
     pub(crate) fn at(host: &Host, path: &Path) -> Result<Self, duet_cgroup::Error> {
-        Ok(Confined {
-            cgroup: Cgroup::create(host, path)?,
+        Cgroup::create(host, path).map(Self::of)
+    }
+
+    fn of(cgroup: Cgroup) -> Self {
+        Confined {
+            cgroup,
             scope: None,
             placeholder: Mutex::default(),
             roomy: false,
+            pending: Mutex::default(),
             removed: AtomicBool::new(false),
-        })
+        }
     }
 
     /// Lets go of what was needed until the container's process was in it.
@@ -130,7 +186,7 @@ impl Confined {
             return Ok(());
         }
         let limited = self.cgroup.update(&of_tasks(resources));
-        limited.map_err(Error::cgroup("limit the container"))
+        limited.map_err(Error::cgroup(LIMIT))
     }
 
     /// The files by which a process of one thread enters it, writing `0` to each.
@@ -153,7 +209,15 @@ impl Confined {
         CgroupFacts {
             v2: self.cgroup.mode() == duet_cgroup::Mode::V2,
             hierarchies: hierarchies.collect(),
+            awaited: self.pending().is_some(),
         }
+    }
+
+    /// The directory of the v2 tree to be born in, if the host has one.
+    pub(crate) fn attach(&self) -> Result<Option<OwnedFd>, Error> {
+        self.cgroup
+            .attach()
+            .map_err(Error::cgroup("enter the cgroup"))
     }
 
     /// Changes its limits.
@@ -183,6 +247,11 @@ impl Confined {
             return Ok(());
         }
         self.leave();
+        if let Some(Pending { begun, .. }) = self.pending().take() {
+            // The rest, if there is one of that name, is somebody else's.
+            self.removed.store(true, Ordering::Release);
+            return begun.abandon();
+        }
         self.cgroup.remove().or_else(|_| {
             // Something was still in it that nobody knows: it dies with its container.
             self.cgroup.kill()?;
@@ -193,6 +262,11 @@ impl Confined {
         }
         self.removed.store(true, Ordering::Release);
         Ok(())
+    }
+
+    fn pending(&self) -> MutexGuard<'_, Option<Pending>> {
+        // It is set and taken, never changed.
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Ends the placeholder, if there is one.

@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use duet_cgroup::{OomWatch, Stats};
-use duet_launch::{Ask, Attach, Newborn, Stop, Supplies, spawn_with};
+use duet_launch::{Ask, Newborn, Stop, Supplies, spawn_with};
 use duet_plan::{Descriptor, Facts, Given, Program};
 use duet_spec::{Container as Spec, LinuxResources, Moment, Namespace, PodFiles, Process};
 use duet_wasm::Compiled;
@@ -182,7 +182,12 @@ impl Prepared {
         let decided = kind::decide(&spec, || ground.layer(&id));
         let (kind, rule) = decided.inspect_err(|error| ends.complain(error))?;
         let resources = spec.resources.clone().unwrap_or_default();
-        let confined = Confined::create(&ground, cgroup, &resources, &spec.namespaces)?;
+        let confined = if kind.program() == Program::Native {
+            Confined::begin(&ground, cgroup, &resources, &spec.namespaces)?
+        } else {
+            // The runner is born with the file of its memory limit.
+            Confined::create(&ground, cgroup, &resources, &spec.namespaces)?
+        };
         let linux = Linux {
             id: id.clone(),
             spec,
@@ -371,43 +376,27 @@ impl Linux {
         }
     }
 
-    /// The directory of the container's cgroup to be born in, and the files to enter it by.
-    fn attach(&self) -> Result<(Option<OwnedFd>, Vec<OwnedFd>), Error> {
-        let cgroup = &self.confined.cgroup;
-        let opened = cgroup.attach().map_err(Error::cgroup("enter the cgroup"))?;
-        Ok(match opened {
-            duet_cgroup::Attach::V1(tasks) => {
-                let unified = cgroup.attach_unified();
-                (unified.map_err(Error::cgroup("enter the cgroup"))?, tasks)
-            }
-            duet_cgroup::Attach::V2(directory) => (Some(directory), Vec::new()),
-        })
-    }
-
     fn spawn(
         &self,
         plan: &duet_plan::Plan,
         ends: &Ends,
         supplies: Supplies<'_>,
     ) -> Result<Newborn, Error> {
-        let (unified, tasks) = self.attach()?;
-        self.spawn_in(plan, ends, supplies, unified.as_ref(), &tasks)
+        let cgroup = self.confined.attach()?;
+        self.spawn_in(plan, ends, supplies, cgroup.as_ref())
     }
 
-    /// A birth in these cgroups.
+    /// A birth in this directory of the v2 tree.
     fn spawn_in(
         &self,
         plan: &duet_plan::Plan,
         ends: &Ends,
         supplies: Supplies<'_>,
-        unified: Option<&OwnedFd>,
-        tasks: &[OwnedFd],
+        cgroup: Option<&OwnedFd>,
     ) -> Result<Newborn, Error> {
-        let cgroup = &self.confined.cgroup;
-        let dirs: Vec<PathBuf> = cgroup.own_dirs().into_iter().map(|own| own.path).collect();
         let namespaces = self.ground.given();
         let limit = if plan.slots.contains(&Descriptor::Given(Given::MemoryLimit)) {
-            let limit = cgroup.memory_limit();
+            let limit = self.confined.cgroup.memory_limit();
             Some(limit.map_err(Error::cgroup("read the memory limit"))?)
         } else {
             None
@@ -417,17 +406,16 @@ impl Linux {
             stdin: ends.stdin.as_ref().map(AsFd::as_fd),
             stdout: ends.stdout.as_ref().map(AsFd::as_fd),
             stderr: ends.stderr.as_ref().map(AsFd::as_fd),
-            cgroup_dirs: &dirs,
+            cgroup: cgroup.map(AsFd::as_fd),
             namespaces: &namespaces,
             ..supplies
         };
-        let attach = Attach {
-            unified: unified.map(AsFd::as_fd),
-            tasks,
-        };
         let first = self.init.get().is_none();
-        spawn_with(plan, supplies, attach, |stop| match stop {
-            Stop::Born { pid } if first => self.on_record(pid),
+        spawn_with(plan, supplies, |stop| match stop {
+            Stop::Born { pid } if first => {
+                self.on_record(pid)?;
+                self.confined.complete()
+            }
             Stop::Born { .. } => Ok(()),
             Stop::Pause { pid, pidfd } if first => self.pause(pid, pidfd),
             Stop::Pause { pid, .. } => further::check_hidden(pid),

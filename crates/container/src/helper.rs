@@ -7,7 +7,7 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Instant;
 
-use duet_launch::{Attach, Newborn, Supplies, spawn};
+use duet_launch::{Newborn, Supplies, spawn};
 use duet_linux::channel;
 use duet_plan::Plan;
 
@@ -49,12 +49,11 @@ impl Helper {
         served: Served<'_>,
         plan: &Plan,
         supplies: Supplies<'_>,
-        attach: Attach<'_>,
     ) -> Result<Self, Error> {
         let _labour = served.children.labour();
         let Newborn {
             pid, pidfd, gate, ..
-        } = spawn(plan, supplies, attach)?;
+        } = spawn(plan, supplies)?;
         let helper = Helper {
             pid,
             process: Arc::new(served.children.own(pid, pidfd)),

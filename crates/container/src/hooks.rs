@@ -19,7 +19,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use duet_launch::{Attach, Supplies};
+use duet_launch::Supplies;
 use duet_linux::memfd;
 use duet_plan::Helper as HelperPlan;
 use duet_spec::{Container, Hook, Moment};
@@ -130,7 +130,7 @@ pub(crate) fn beside(
             passed: &[stdin, output, output],
             ..Supplies::default()
         };
-        Helper::start(served, &plan, supplies, Attach::default())
+        Helper::start(served, &plan, supplies)
     }
 }
 

@@ -13,7 +13,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use duet_launch::{Attach, Supplies};
+use duet_launch::Supplies;
 use duet_linux::channel;
 use duet_plan::Helper as HelperPlan;
 use rustix::fs::OFlags;
@@ -164,7 +164,7 @@ fn raise(program: &Program, served: Served<'_>) -> Result<(Logger, Writers), Log
         passed: &[stdout.as_fd(), stderr.as_fd(), word.as_fd()],
         ..Supplies::default()
     };
-    let mut helper = Helper::start(served, &plan, supplies, Attach::default())?;
+    let mut helper = Helper::start(served, &plan, supplies)?;
     drop(word);
     await_ready(&mut helper, program.ready, ready)?;
     let logger = Logger {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use duet_launch::{Attach, Gate, Newborn, Supplies, spawn};
+use duet_launch::{Gate, Newborn, Supplies, spawn};
 
 use crate::children::{Child, Children};
 use crate::error::Error;
@@ -27,7 +27,7 @@ impl Placeholder {
         let plan = duet_plan::placeholder()?;
         let Newborn {
             pid, pidfd, gate, ..
-        } = spawn(&plan, Supplies::default(), Attach::default())?;
+        } = spawn(&plan, Supplies::default())?;
         Ok(Placeholder {
             pid,
             process: children.own(pid, pidfd),

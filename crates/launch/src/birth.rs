@@ -17,7 +17,7 @@ use crate::supplies::Slots;
 pub(crate) fn give(
     plan: &Plan,
     slots: &Slots<'_>,
-    unified: Option<BorrowedFd<'_>>,
+    cgroup: Option<BorrowedFd<'_>>,
     channel: &OwnedFd,
 ) -> Result<(i32, OwnedFd), Error> {
     // What lies between two texts ends the former; the last ends with the buffer.
@@ -33,7 +33,7 @@ pub(crate) fn give(
         plan,
         slots: &numbers,
         keep: &keep,
-        unified,
+        cgroup,
         channel: channel.as_raw_fd(),
     };
     let Some(slot) = plan.pid_namespace else {
@@ -48,7 +48,7 @@ struct Lowered<'a> {
     plan: &'a Plan,
     slots: &'a [RawFd],
     keep: &'a [RawFd],
-    unified: Option<BorrowedFd<'a>>,
+    cgroup: Option<BorrowedFd<'a>>,
     channel: RawFd,
 }
 
@@ -75,7 +75,7 @@ impl Lowered<'_> {
         };
         let args = Clone3 {
             namespaces: plan.clone,
-            cgroup: self.unified,
+            cgroup: self.cgroup,
         };
         // A handler of this process must not run in its copy.
         let blocked = signals::Blocked::all().map_err(Error::call("rt_sigprocmask"))?;

@@ -32,5 +32,5 @@ mod user_namespace;
 pub use error::Error;
 pub use facts::{Ask, Sources, exec_facts, facts, tree};
 pub use newborn::{Gate, Newborn, Opening, Stop, spawn, spawn_with};
-pub use supplies::{Attach, Supplies, root_tree};
+pub use supplies::{Supplies, root_tree};
 pub use user_namespace::user_namespace;

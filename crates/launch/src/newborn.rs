@@ -9,7 +9,7 @@ use duet_plan::Plan;
 use duet_step::{Message, Step};
 
 use crate::supplies::{Slots, lift};
-use crate::{Attach, Error, Supplies, birth};
+use crate::{Error, Supplies, birth};
 
 /// How long a birth may take between two messages: 60 s.
 ///
@@ -53,8 +53,8 @@ pub struct Opening {
 /// # Errors
 ///
 /// [`Error`]; the process, if there was one, is dead and reaped.
-pub fn spawn(plan: &Plan, supplies: Supplies<'_>, attach: Attach<'_>) -> Result<Newborn, Error> {
-    spawn_with(plan, supplies, attach, |stop| match stop {
+pub fn spawn(plan: &Plan, supplies: Supplies<'_>) -> Result<Newborn, Error> {
+    spawn_with(plan, supplies, |stop| match stop {
         Stop::Born { .. } => Ok(()),
         Stop::Pause { .. } | Stop::Listener { .. } => Err(Error::Plan("it stops for nobody")),
     })
@@ -63,7 +63,8 @@ pub fn spawn(plan: &Plan, supplies: Supplies<'_>, attach: Attach<'_>) -> Result<
 /// What a birth waits for until somebody has acted on it.
 #[derive(Debug)]
 pub enum Stop<'a> {
-    /// It is there, and goes on meanwhile: what must be done about it costs no time of its own.
+    /// It is there, and goes on meanwhile: what must be done about it costs no time of its own. It
+    /// comes no further than [`Step::Await`] until that is done.
     Born {
         /// Its number in the caller's PID namespace.
         pid: i32,
@@ -92,13 +93,12 @@ pub enum Stop<'a> {
 pub fn spawn_with<E: From<Error>>(
     plan: &Plan,
     supplies: Supplies<'_>,
-    attach: Attach<'_>,
     stop: impl FnMut(Stop<'_>) -> Result<(), E>,
 ) -> Result<Newborn, E> {
-    let slots = Slots::open(plan, supplies, attach)?;
+    let slots = Slots::open(plan, supplies)?;
     let (ours, theirs) = channel::pair().map_err(Error::call("socketpair"))?;
     let theirs = lift(theirs).map_err(Error::call("fcntl"))?;
-    let (pid, pidfd) = birth::give(plan, &slots, attach.unified, &theirs)?;
+    let (pid, pidfd) = birth::give(plan, &slots, supplies.cgroup, &theirs)?;
     drop(theirs);
     let forks = plan.steps.iter().any(|step| matches!(step, Step::Fork(_)));
     let mut told = Told::default();
@@ -163,6 +163,9 @@ fn until_ready<E: From<Error>>(
             let (pid, pidfd) = second.map_or(first, |(pid, pidfd)| (*pid, pidfd.as_fd()));
             if !std::mem::replace(&mut told.known, true) {
                 stop(Stop::Born { pid }).map_err(End::Error)?;
+                if plan.steps.contains(&Step::Await) {
+                    go_on(channel).map_err(failure)?;
+                }
             }
             match unanswered.take().map(|message| (message.kind, message)) {
                 None => {}

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use duet_child::Code;
 use duet_linux::{file, mount, namespace};
@@ -24,8 +24,8 @@ pub struct Supplies<'a> {
     pub sources: Option<&'a Sources>,
     /// The container's root directory as a detached tree ([`root_tree`]); good for one birth.
     pub root: Option<BorrowedFd<'a>>,
-    /// The container's own directory in each hierarchy, for its `cgroup` mount.
-    pub cgroup_dirs: &'a [PathBuf],
+    /// The directory in the cgroup v2 tree that the child is born in; else it is in the caller's.
+    pub cgroup: Option<BorrowedFd<'a>>,
     /// The namespaces that the pod holds, each with its `CLONE_NEW*` flag.
     pub namespaces: &'a [(u32, BorrowedFd<'a>)],
     /// A pidfd of the container's first process, for an exec.
@@ -44,15 +44,6 @@ pub struct Supplies<'a> {
     pub listeners: Option<BorrowedFd<'a>>,
     /// What a helper is passed, in the order of its descriptors.
     pub passed: &'a [BorrowedFd<'a>],
-}
-
-/// How the child enters its cgroup. The default leaves it in the caller's.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Attach<'a> {
-    /// The directory in the cgroup v2 tree that it is born in.
-    pub unified: Option<BorrowedFd<'a>>,
-    /// The `tasks` file of each v1 hierarchy, which the child writes to.
-    pub tasks: &'a [OwnedFd],
 }
 
 /// The open slots of a plan, all numbers above the program's own.
@@ -87,14 +78,10 @@ pub(crate) fn lift(file: OwnedFd) -> io::Result<OwnedFd> {
 // === impl Slots ===
 
 impl<'a> Slots<'a> {
-    pub(crate) fn open(
-        plan: &Plan,
-        supplies: Supplies<'a>,
-        attach: Attach<'a>,
-    ) -> Result<Self, Error> {
+    pub(crate) fn open(plan: &Plan, supplies: Supplies<'a>) -> Result<Self, Error> {
         let mut slots: Vec<Open<'a>> = Vec::with_capacity(plan.slots.len());
         for descriptor in &plan.slots {
-            let open = Open::new(descriptor, supplies, attach, &slots)?;
+            let open = Open::new(descriptor, supplies, &slots)?;
             slots.push(open);
         }
         Ok(Self(slots))
@@ -116,7 +103,6 @@ impl<'a> Open<'a> {
     fn new(
         descriptor: &Descriptor,
         supplies: Supplies<'a>,
-        attach: Attach<'a>,
         before: &[Self],
     ) -> Result<Self, Error> {
         let missing = || Error::Missing(format!("{descriptor:?}"));
@@ -143,14 +129,8 @@ impl<'a> Open<'a> {
             Descriptor::Namespace { path, .. } => {
                 namespace::open(path).map_err(Error::open("namespace", path))?
             }
-            Descriptor::Given(Given::CgroupTree(index)) => {
-                let dir = supplies.cgroup_dirs.get(usize::from(*index));
-                let dir = dir.ok_or_else(missing)?;
-                let tree = mount::clone_tree(dir, false);
-                tree.map_err(Error::open("mount source", dir))?
-            }
             Descriptor::Given(given) => {
-                let given = supplies.find(*given, attach).ok_or_else(missing)?;
+                let given = supplies.find(*given).ok_or_else(missing)?;
                 if given.as_raw_fd() >= Code::FIRST_OWN {
                     return Ok(Self::Given(given));
                 }
@@ -174,10 +154,8 @@ impl AsFd for Open<'_> {
 // === impl Supplies ===
 
 impl<'a> Supplies<'a> {
-    fn find(&self, given: Given, attach: Attach<'a>) -> Option<BorrowedFd<'a>> {
+    fn find(&self, given: Given) -> Option<BorrowedFd<'a>> {
         match given {
-            Given::CgroupTasks(index) => attach.tasks.get(usize::from(index)).map(AsFd::as_fd),
-            Given::CgroupTree(_) => None,
             Given::Stdin => self.stdin,
             Given::Stdout => self.stdout,
             Given::Stderr => self.stderr,

@@ -13,7 +13,7 @@ use duet_plan::{Descriptor, Plan};
 use duet_spec::{IdMappings, IdRange};
 use duet_step::{Slot, Step, Texts};
 
-use crate::{Attach, Error, Newborn, Supplies, spawn};
+use crate::{Error, Newborn, Supplies, spawn};
 
 /// Makes a user namespace with these ids.
 ///
@@ -78,7 +78,7 @@ fn waiting(clone: u64, slots: Vec<Descriptor>, mut steps: Vec<Step>) -> Plan {
 fn watch<T>(plan: &Plan, look: impl FnOnce(i32) -> Result<T, Error>) -> Result<T, Error> {
     let Newborn {
         pid, pidfd, gate, ..
-    } = spawn(plan, Supplies::default(), Attach::default())?;
+    } = spawn(plan, Supplies::default())?;
     let seen = look(pid);
     drop(gate);
     process::wait(&pidfd).map_err(Error::call("waitid"))?;

@@ -1,7 +1,7 @@
 //! A `cgroup` mount: what the container sees of its limits, for each version of cgroups and
 //! with or without a cgroup namespace.
 
-use crate::{Descriptor, Facts, Given, mounts, user_namespace, writer::Writer};
+use crate::{Descriptor, Facts, mounts, namespaces, user_namespace, writer::Writer};
 use duet_spec::{
     Attributes, Container, Mount, MountKind, Namespace, Propagation, PropagationKind, attr,
 };
@@ -67,6 +67,7 @@ fn shared(writer: &mut Writer, mount: &Mount) {
 
 /// A tmpfs with a directory for each hierarchy, and links for controllers that share one.
 fn v1(writer: &mut Writer, spec: &Container, facts: &Facts, mount: &Mount) {
+    namespaces::join_cgroup(writer, facts);
     let base = Source::Filesystem {
         fstype: writer.text("tmpfs"),
         source: writer.text("tmpfs"),
@@ -80,7 +81,7 @@ fn v1(writer: &mut Writer, spec: &Container, facts: &Facts, mount: &Mount) {
     writer.step(Step::Mount(step));
 
     let read_only = mount.attributes.set & attr::RDONLY;
-    for (number, hierarchy) in (0..=u16::MAX).zip(&facts.cgroup.hierarchies) {
+    for hierarchy in &facts.cgroup.hierarchies {
         let name = hierarchy
             .mountpoint
             .file_name()
@@ -88,9 +89,9 @@ fn v1(writer: &mut Writer, spec: &Container, facts: &Facts, mount: &Mount) {
             .to_string_lossy();
         let (source, (cut, propagation)) = if spec.namespaces.cgroup == Namespace::Host {
             // Only the container's own part: the file system anew would be all of the host's.
-            let tree = writer.slot(Descriptor::Given(Given::CgroupTree(number)));
+            let own = writer.path(&hierarchy.path);
             let heard = mounts::heard(Some(APART), mount.propagation);
-            (Source::Tree(tree), heard)
+            (Source::Host(own), heard)
         } else {
             let source = Source::Filesystem {
                 fstype: writer.text("cgroup"),

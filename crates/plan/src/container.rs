@@ -50,13 +50,15 @@ pub fn container(spec: &Container, facts: &Facts, kind: Program) -> Result<Plan,
     user_namespace::check_scheduler(spec, &spec.process)?;
     let mut writer = Writer::new();
 
-    namespaces::join_cgroup(&mut writer, facts);
+    if !facts.cgroup.awaited {
+        namespaces::join_cgroup(&mut writer, facts);
+    }
     if user_namespace::has_one(spec) {
         user_namespace::enter(&mut writer, spec, facts, kind)?;
     } else {
         let born = namespaces::enter(&mut writer, spec, facts)?;
         writer.plan.clone = u64::from(born);
-        namespaces::own_cgroup(&mut writer, spec);
+        namespaces::own_cgroup(&mut writer, spec, facts);
     }
     namespaces::loopback(&mut writer, spec, facts);
     // A session of its own: signals to the shim's terminal, if it has one, do not reach the
@@ -91,6 +93,8 @@ pub fn container(spec: &Container, facts: &Facts, kind: Program) -> Result<Plan,
             }
         }
     }
+    // While the host's paths lead somewhere, and before hooks look at where it is.
+    namespaces::join_cgroup(&mut writer, facts);
     // Before anything becomes read-only, as under runc: hooks add files to the root.
     if spec.hooks.any(&PAUSES) {
         writer.step(Step::Pause);

@@ -52,6 +52,11 @@ pub struct CgroupFacts {
     pub v2: bool,
     /// The v1 hierarchies that the container has a cgroup in.
     pub hierarchies: Vec<Hierarchy>,
+    /// Whether its cgroups of v1 are made only while the birth goes on ([`Step::Await`]). Not for
+    /// a container with a user namespace.
+    ///
+    /// [`Step::Await`]: duet_step::Step::Await
+    pub awaited: bool,
 }
 
 /// A cgroup v1 hierarchy.

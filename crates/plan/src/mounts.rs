@@ -2,7 +2,7 @@
 
 use crate::{
     Descriptor, Error, Facts, Filesystem, Given, Program, SourceKind, TreeIdMap, cgroup_mounts,
-    dev, labels, user_namespace, wasm, writer::Writer,
+    dev, labels, namespaces, user_namespace, wasm, writer::Writer,
 };
 use duet_spec::{Attributes, Container, Mount, MountKind, Propagation, PropagationKind, attr};
 use duet_step::{Destination, Mount as MountStep, Reg, Source, Step};
@@ -135,6 +135,10 @@ pub(crate) fn all(
                     clear: 0,
                     ..mount.attributes
                 };
+                if mount.copy_up {
+                    // What is copied is the container's memory.
+                    namespaces::join_cgroup(writer, facts);
+                }
                 let step = step(writer, source, mount, attributes, mount.propagation);
                 // As under runc: the kernel's own mode is 1777, which few images mean.
                 let inherit_mode =

@@ -18,16 +18,19 @@ pub(crate) mod clone {
     pub(crate) const TIME: u32 = libc::CLONE_NEWTIME.cast_unsigned();
 }
 
-/// Moves the child into the container's cgroup. On v2 it is born there.
+/// Moves the child into the container's cgroup, if it is not there yet. On v2 it is born there.
 ///
-/// First of all steps, so that everything the child does is already counted, and before a
-/// cgroup namespace is made, whose root is the cgroup of that moment.
+/// First of all steps, so that everything the child does is already counted; but where the cgroup is
+/// made meanwhile, only before a step that needs it or would fill its memory. The paths are the host's.
 pub(crate) fn join_cgroup(writer: &mut Writer, facts: &Facts) {
-    if facts.cgroup.v2 {
+    if std::mem::replace(&mut writer.confined, true) || facts.cgroup.v2 {
         return;
     }
-    for number in (0..=u16::MAX).take(facts.cgroup.hierarchies.len()) {
-        let tasks = writer.slot(Descriptor::Given(Given::CgroupTasks(number)));
+    if facts.cgroup.awaited {
+        writer.step(Step::Await);
+    }
+    for hierarchy in &facts.cgroup.hierarchies {
+        let tasks = writer.path(&hierarchy.path.join("tasks"));
         writer.step(Step::JoinCgroup(tasks));
     }
 }
@@ -101,9 +104,11 @@ pub(crate) fn own_time(writer: &mut Writer, spec: &Container) {
     }
 }
 
-/// A cgroup namespace of the child's own. Not by the birth: on v1 it is in its cgroup only now.
-pub(crate) fn own_cgroup(writer: &mut Writer, spec: &Container) {
+/// A cgroup namespace of the child's own. Not by the birth: on v1 it is in its cgroup only now, and
+/// that is the root of the namespace.
+pub(crate) fn own_cgroup(writer: &mut Writer, spec: &Container, facts: &Facts) {
     if spec.namespaces.cgroup == Namespace::New {
+        join_cgroup(writer, facts);
         writer.step(Step::Unshare(clone::CGROUP));
     }
 }

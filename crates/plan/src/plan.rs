@@ -59,10 +59,6 @@ pub struct TreeIdMap {
 /// A descriptor that the caller of launch supplies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Given {
-    /// The `tasks` file of the container's cgroup in the n-th v1 hierarchy, for writing.
-    CgroupTasks(u16),
-    /// A detached copy of the container's cgroup directory in the n-th v1 hierarchy.
-    CgroupTree(u16),
     /// The program's descriptor 0.
     Stdin,
     /// The program's descriptor 1.

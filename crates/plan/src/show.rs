@@ -61,7 +61,8 @@ impl Plan {
             Step::Console { .. } => "console".to_owned(),
             Step::Capabilities(_) => "capabilities".to_owned(),
             Step::Seccomp(..) => "seccomp".to_owned(),
-            Step::JoinCgroup(_)
+            Step::Await
+            | Step::JoinCgroup(_)
             | Step::Setns(..)
             | Step::Unshare(_)
             | Step::TimeNamespace(_)
@@ -106,7 +107,8 @@ impl Plan {
     fn line(&self, step: &Step) -> String {
         let subject = || self.subject(step);
         match *step {
-            Step::JoinCgroup(slot) => format!("join cgroup by {}", self.slot(slot)),
+            Step::Await => "wait for the cgroup".to_owned(),
+            Step::JoinCgroup(tasks) => format!("join cgroup by {}", self.text(tasks)),
             Step::Setns(slot, kinds) => {
                 let kinds = namespaces(u64::from(kinds));
                 format!("join {kinds} of {}", self.slot(slot))
@@ -260,6 +262,7 @@ impl Plan {
                 self.texts(options).join(",")
             ),
             Source::Tree(slot) => format!(" from {}", self.slot(slot)),
+            Source::Host(path) => format!(" from the host's {}", self.text(path)),
             Source::Made(register) => format!(" made as {register:?}"),
         }
     }

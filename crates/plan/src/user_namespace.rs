@@ -90,7 +90,7 @@ pub(crate) fn enter(
     writer.step(Step::Setns(user, clone::USER));
     writer.step(Step::MappedRoot);
     writer.step(Step::Fork(born));
-    namespaces::own_cgroup(writer, spec);
+    namespaces::own_cgroup(writer, spec, facts);
     Ok(())
 }
 

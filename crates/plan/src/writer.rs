@@ -12,6 +12,8 @@ use std::{collections::HashMap, os::unix::ffi::OsStrExt, path::Path};
 #[derive(Debug)]
 pub(crate) struct Writer {
     pub(crate) plan: Plan,
+    /// Whether the child is in the container's cgroup.
+    pub(crate) confined: bool,
     known: HashMap<Vec<u8>, Text>,
     user_namespaces: Vec<(IdMappings, Slot)>,
 }
@@ -35,6 +37,7 @@ impl Writer {
         };
         Self {
             plan,
+            confined: false,
             known: HashMap::new(),
             user_namespaces: Vec::new(),
         }

@@ -93,6 +93,8 @@ pub enum Source {
     },
     /// A detached tree that the parent made with `open_tree(OPEN_TREE_CLONE)`; used once.
     Tree(Slot),
+    /// A copy of what is mounted at a path of the host, without what is mounted below it.
+    Host(Text),
     /// What [`Step::Detached`] has made, with the attributes that it has from there.
     Made(Reg),
 }
@@ -206,8 +208,12 @@ pub enum Exec {
 /// One thing the child does. The order of the variants is the usual order of a birth.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
-    /// Writes `0` into a cgroup v1 `tasks` file: the caller alone moves, without an RCU wait.
-    JoinCgroup(Slot),
+    /// Waits for the parent's word that the cgroup is there. The parent gives it unasked, as soon as
+    /// it knows of the process; comes once, and not in a plan that forks.
+    Await,
+    /// Writes `0` into a cgroup v1 `tasks` file, a path of the host: the caller alone moves, without
+    /// an RCU wait.
+    JoinCgroup(Text),
     /// `setns` to the namespace in the slot; the value is its `CLONE_NEW*` flag, or several
     /// flags when the slot holds a pidfd.
     Setns(Slot, u32),

@@ -4,7 +4,7 @@ use std::io::Read as _;
 use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::path::Path;
 
-use duet_cgroup::{Attach, Cgroup, Error, Stats};
+use duet_cgroup::{Cgroup, Error, Stats};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::support::{Own, can_run, chain, resources, signal, v1};
@@ -25,14 +25,8 @@ fn a_cgroup_is_made_in_every_hierarchy_and_removed_from_each() {
     let dirs = own.cgroup.own_dirs();
     assert_eq!(dirs.len(), own.host().hierarchies().len());
     assert!(dirs.iter().all(|dir| dir.path.is_dir()));
-    assert_eq!(
-        own.cgroup.attach_unified().unwrap().is_some(),
-        own.host().unified().is_some()
-    );
-    let Attach::V1(tasks) = own.cgroup.attach().unwrap() else {
-        panic!("this is v1")
-    };
-    assert_eq!(tasks.len(), dirs.len());
+    let attached = own.cgroup.attach().unwrap();
+    assert_eq!(attached.is_some(), own.host().unified().is_some());
     // A container may have made cgroups of its own.
     std::fs::create_dir_all(dirs[0].path.join("deep/er")).unwrap();
     own.cgroup.remove().unwrap();
@@ -40,13 +34,51 @@ fn a_cgroup_is_made_in_every_hierarchy_and_removed_from_each() {
     own.cgroup.remove().unwrap();
     own.cgroup.kill().unwrap();
     assert!(own.cgroup.stats().unwrap_err().is_gone());
-    assert!(own.cgroup.attach().unwrap_err().is_gone());
+    if own.host().unified().is_some() {
+        assert!(own.cgroup.attach().unwrap_err().is_gone());
+    }
     assert!(own.cgroup.freeze().unwrap_err().is_gone());
     assert!(
         Cgroup::open(own.host(), own.cgroup.path())
             .unwrap_err()
             .is_gone()
     );
+}
+
+#[test]
+fn a_cgroup_that_is_begun_is_what_a_process_is_born_in_and_can_be_given_up() {
+    let own = own!("begun");
+    own.cgroup.remove().unwrap();
+    let dirs = own.cgroup.own_dirs();
+    let unified = own.host().unified().map(|tree| tree.dir(own.cgroup.path()));
+    let path = own.cgroup.path();
+
+    let begun = Cgroup::begin(own.host(), path).unwrap();
+    assert!(dirs.iter().all(|dir| !dir.path.exists()));
+    assert!(unified.iter().all(|dir| dir.is_dir()));
+    // As whoever cleans up after a killed shim finds it.
+    assert_eq!(Cgroup::open(own.host(), path).is_ok(), unified.is_some());
+    begun.complete().unwrap();
+    assert!(dirs.iter().all(|dir| dir.path.is_dir()));
+    own.cgroup.remove().unwrap();
+
+    let begun = Cgroup::begin(own.host(), path).unwrap();
+    let (last, others) = dirs.split_last().unwrap();
+    std::fs::create_dir(&last.path).unwrap();
+    let mut child = std::process::Command::new("sleep")
+        .arg("100")
+        .spawn()
+        .unwrap();
+    std::fs::write(last.path.join("tasks"), child.id().to_string()).unwrap();
+    let error = begun.complete().unwrap_err();
+    assert!(matches!(error, Error::Occupied { count: 1, .. }), "{error}");
+    assert!(others.iter().all(|dir| !dir.path.exists()));
+    begun.abandon().unwrap();
+    assert!(unified.iter().all(|dir| !dir.exists()));
+    // What was somebody else's lives.
+    assert!(last.path.is_dir());
+    child.kill().unwrap();
+    child.wait().unwrap();
 }
 
 #[test]

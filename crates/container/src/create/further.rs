@@ -71,7 +71,7 @@ impl Linux {
             })) => {
                 let beside = self.confined.cgroup.attach_beside(*pid);
                 let beside = beside.map_err(Error::cgroup("enter the cgroup"))?;
-                self.spawn_in(&plan, &ends, supplies, Some(&beside), &[])
+                self.spawn_in(&plan, &ends, supplies, Some(&beside))
             }
             newborn => newborn,
         };

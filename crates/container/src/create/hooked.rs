@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::Ordering;
 
-use duet_launch::{Ask, Attach, Supplies};
+use duet_launch::{Ask, Supplies};
 use duet_plan::Facts;
 use duet_spec::{Hook, Moment};
 
@@ -87,13 +87,13 @@ impl Linux {
 
     /// Runs a helper in the container's cgroup.
     fn help(&self, plan: &duet_plan::Plan, supplies: Supplies<'_>) -> Result<Helper, Error> {
-        let (unified, tasks) = self.attach()?;
-        let attach = Attach {
-            unified: unified.as_ref().map(AsFd::as_fd),
-            tasks: &tasks,
+        let cgroup = self.confined.attach()?;
+        let supplies = Supplies {
+            cgroup: cgroup.as_ref().map(AsFd::as_fd),
+            ..supplies
         };
         let served = self.ground.served(&self.id, &self.ledger);
-        Helper::start(served, plan, supplies, attach)
+        Helper::start(served, plan, supplies)
     }
 
     /// What the plan of a hook in the container must know: all three descriptors are its own.

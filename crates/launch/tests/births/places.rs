@@ -1,10 +1,10 @@
 //! Where a process is born: its cgroup, and what of the host's mounts reaches it and back.
 
-use std::fs::{self, File, OpenOptions};
-use std::os::fd::{AsFd, OwnedFd};
+use std::fs::{self, File};
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 
-use duet_launch::{Attach, Supplies};
+use duet_launch::Supplies;
 use duet_linux::{mount, process};
 use duet_plan::{CgroupFacts, Facts, Hierarchy, Program};
 use nix::mount::MsFlags;
@@ -191,28 +191,24 @@ fn in_cgroups(stage: &Stage, name: &str, script: &str) -> Option<String> {
                 mountpoint: freezer,
                 path: own.0.clone(),
             }],
+            awaited: true,
         },
         ..duet_launch::facts(ask(&container, &container.process))
             .unwrap()
             .0
     };
     let plan = duet_plan::container(&container, &facts, Program::Native).unwrap();
-    let tasks = [own.tasks()];
     let dir = born.as_ref().map(|cgroup| File::open(&cgroup.0).unwrap());
-    let attach = Attach {
-        unified: dir.as_ref().map(AsFd::as_fd),
-        tasks: &tasks,
-    };
     let tree = duet_launch::root_tree(&stage.root()).unwrap();
     let (mut out, stdout) = std::io::pipe().unwrap();
     let supplies = Supplies {
         root: Some(tree.as_fd()),
-        cgroup_dirs: std::slice::from_ref(&own.0),
+        cgroup: dir.as_ref().map(AsFd::as_fd),
         stdout: Some(stdout.as_fd()),
         stderr: Some(stdout.as_fd()),
         ..Supplies::default()
     };
-    let newborn = duet_launch::spawn(&plan, supplies, attach).unwrap();
+    let newborn = duet_launch::spawn(&plan, supplies).unwrap();
     drop(stdout);
     newborn.gate.open().unwrap();
     let mut text = String::new();
@@ -230,11 +226,6 @@ impl Cgroup {
     fn new(path: PathBuf) -> Self {
         fs::create_dir(&path).unwrap();
         Self(path)
-    }
-
-    fn tasks(&self) -> OwnedFd {
-        let path = self.0.join("tasks");
-        OpenOptions::new().write(true).open(path).unwrap().into()
     }
 }
 

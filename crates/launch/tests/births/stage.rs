@@ -7,7 +7,7 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::sync::{PoisonError, RwLock};
 
-use duet_launch::{Ask, Attach, Error, Newborn, Supplies};
+use duet_launch::{Ask, Error, Newborn, Supplies};
 use duet_linux::process::{self, Exit};
 use duet_plan::{CgroupFacts, Plan, PodNamespaces, Program, Stdio};
 use duet_spec::{Container, Process};
@@ -261,7 +261,7 @@ pub(crate) fn create(plan: &Plan, supplies: Supplies<'_>) -> Result<(Newborn, Pi
         ..supplies
     };
     let _no_copies = COPYING.read().unwrap_or_else(PoisonError::into_inner);
-    let newborn = duet_launch::spawn(plan, supplies, Attach::default())?;
+    let newborn = duet_launch::spawn(plan, supplies)?;
     Ok((newborn, Pipes(out, err)))
 }
 

@@ -563,8 +563,7 @@ fn whoever_it_stops_for_is_told_of_the_second_process() {
             ..Supplies::default()
         };
         let mut told = 0;
-        let attach = duet_launch::Attach::default();
-        let newborn = duet_launch::spawn_with(&stage.plan(&spec), supplies, attach, |at| {
+        let newborn = duet_launch::spawn_with(&stage.plan(&spec), supplies, |at| {
             match at {
                 Stop::Pause { pid, .. } => told = stop(pid),
                 Stop::Born { .. } | Stop::Listener { .. } => {}

@@ -2,7 +2,7 @@
 
 use std::os::fd::AsFd;
 
-use duet_launch::{Attach, Error, Newborn, Stop, Supplies};
+use duet_launch::{Error, Newborn, Stop, Supplies};
 use duet_linux::process;
 use duet_plan::{Facts, Filesystem, Kinds, Program, Seen};
 use duet_spec::Process;
@@ -64,7 +64,7 @@ fn beside(stage: &Stage, kinds: Kinds, asked: &str, known: impl Fn(&Seen) -> boo
         ..Supplies::default()
     };
     let mut kernels = Vec::new();
-    let newborn = duet_launch::spawn_with(&plan, supplies, Attach::default(), |at| {
+    let newborn = duet_launch::spawn_with(&plan, supplies, |at| {
         if let Stop::Pause { pid, .. } = at {
             let tree = duet_launch::tree(pid)?.into_iter();
             let seen = tree.filter(|seen| seen.filesystem != Filesystem::Other);

@@ -28,6 +28,7 @@ fn tables(plan: &Plan) {
     let slot = |slot: Slot| assert!(usize::from(slot.0) < plan.slots.len(), "{slot:?}");
     let source = |source: Source| match source {
         Source::Tree(tree) => slot(tree),
+        Source::Host(path) => text(path),
         Source::Made(_) => {}
         Source::Filesystem {
             fstype,
@@ -48,7 +49,7 @@ fn tables(plan: &Plan) {
     }
     for step in &plan.steps {
         match *step {
-            Step::JoinCgroup(at) | Step::Setns(at, _) | Step::Dup(at, _) => slot(at),
+            Step::Setns(at, _) | Step::Dup(at, _) => slot(at),
             Step::AttachRoot { tree, at, .. } => {
                 slot(tree);
                 at.into_iter().for_each(text);
@@ -88,8 +89,10 @@ fn tables(plan: &Plan) {
             | Step::Domainname(one)
             | Step::OomScoreAdj(one)
             | Step::Keyring(one)
+            | Step::JoinCgroup(one)
             | Step::Chdir(one) => text(one),
-            Step::Unshare(_)
+            Step::Await
+            | Step::Unshare(_)
             | Step::MappedRoot
             | Step::Fork(_)
             | Step::Loopback
@@ -138,6 +141,15 @@ fn order(plan: &Plan) {
     let exec = one("exec", &|step| matches!(step, Step::Exec(_)));
     let ready = one("ready", &|step| matches!(step, Step::Ready));
     let gate = one("gate", &|step| matches!(step, Step::Gate));
+    // The parent gives its word once, and there are no paths of the host behind the pivot.
+    let waits = places(plan, |step| matches!(step, Step::Await));
+    assert!(waits.len() <= 1, "{}", plan.show());
+    let late = |step: &Step| matches!(step, Step::Pivot | Step::Pause | Step::Fork(_));
+    let joins = |step: &Step| matches!(step, Step::JoinCgroup(_));
+    for at in places(plan, joins) {
+        assert!(waits.iter().all(|wait| *wait < at), "{}", plan.show());
+        assert!(!plan.steps[..at].iter().any(late), "{}", plan.show());
+    }
     let bounding = one("bounding", &|step| matches!(step, Step::Bounding(_)));
     let groups = one("groups", &|step| matches!(step, Step::Groups { .. }));
     let user = one("user", &|step| matches!(step, Step::User { .. }));
@@ -295,7 +307,7 @@ fn registers(plan: &Plan) {
     for (number, descriptor) in plan.slots.iter().enumerate() {
         let tree = matches!(
             descriptor,
-            Descriptor::Tree { .. } | Descriptor::Given(Given::RootTree | Given::CgroupTree(_))
+            Descriptor::Tree { .. } | Descriptor::Given(Given::RootTree)
         );
         let slot = Slot(u16::try_from(number).unwrap());
         assert_eq!(

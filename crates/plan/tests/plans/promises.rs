@@ -539,7 +539,9 @@ fn a_failed_step_is_described() {
     );
     assert_eq!(
         plan.describe(0, Op::Step as u32, 4095),
-        format!("join cgroup by CgroupTasks(0): errno 4095 (step 1 of {total})")
+        format!(
+            "join cgroup by /sys/fs/cgroup/memory/default/one/tasks: errno 4095 (step 1 of {total})"
+        )
     );
     let find = number(&|step| matches!(step, Step::FindProgram(_)));
     assert_eq!(

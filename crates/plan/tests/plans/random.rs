@@ -107,7 +107,8 @@ prop_compose! {
         spec.namespaces.ipc = ipc;
         spec.namespaces.uts = uts;
         spec.namespaces.cgroup = cgroup;
-        let facts = if v2 { facts_v2(&spec) } else { facts(&spec) };
+        let mut facts = if v2 { facts_v2(&spec) } else { facts(&spec) };
+        facts.cgroup.awaited = nnp && spec.namespaces.user == Namespace::Host;
         let stdio = Stdio { stdin: supplied, stdout: !supplied, stderr: supplied };
         let pod = PodNamespaces { network: held, ipc: held, uts: held };
         (spec, Facts { stdio, pod, last_capability, ..facts })

@@ -57,6 +57,7 @@ pub(crate) fn facts(spec: &Container) -> Facts {
         cgroup: CgroupFacts {
             v2: false,
             hierarchies: hierarchies.to_vec(),
+            awaited: false,
         },
         sources: sources.collect::<BTreeMap<_, _>>(),
         tree: Vec::new(),
@@ -106,6 +107,7 @@ pub(crate) fn facts_v2(spec: &Container) -> Facts {
         cgroup: CgroupFacts {
             v2: true,
             hierarchies: Vec::new(),
+            awaited: false,
         },
         ..facts(spec)
     }

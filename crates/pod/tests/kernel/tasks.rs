@@ -1,5 +1,9 @@
 //! Limits of tasks, down to none beside the first.
 
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
 use duet_pod::Stdio;
 
 use crate::rig::{Rig, process, with};
@@ -87,5 +91,28 @@ fn an_update_to_no_task_is_a_limit_since_1_3() {
             rig.pod.kill(id, None, 9, true).await.unwrap();
             rig.finish(id).await;
         }
+    });
+}
+
+#[test]
+fn a_cgroup_that_others_live_in_is_refused_and_left_to_them() {
+    with(async |rig| {
+        let hierarchies = ["/sys/fs/cgroup/memory", "/sys/fs/cgroup"].map(Path::new);
+        let hierarchy = hierarchies.into_iter().find(|at| at.is_dir()).unwrap();
+        let place = hierarchy
+            .join(rig.parent().trim_start_matches('/'))
+            .join("web");
+        fs::create_dir_all(&place).unwrap();
+        let mut other = Command::new("sleep").arg("100").spawn().unwrap();
+        fs::write(place.join("cgroup.procs"), other.id().to_string()).unwrap();
+        let error = rig.bundle("web", &["true"]).create().await.unwrap_err();
+        let said = format!("{error:?}");
+        assert!(said.contains("create the cgroup"), "{said}");
+        assert!(said.contains("Occupied"), "{said}");
+        assert!(rig.pod.is_empty());
+        assert!(other.try_wait().unwrap().is_none());
+        other.kill().unwrap();
+        other.wait().unwrap();
+        fs::remove_dir(&place).unwrap();
     });
 }
