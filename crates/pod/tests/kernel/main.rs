@@ -9,6 +9,7 @@
 
 mod rig;
 
+mod births;
 mod budget;
 mod filters;
 mod guests;

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use duet_pod::{Config, Create, Error, Exit, Fact, Pod, Programs, RootfsMount, Stdio};
+use duet_pod::{Config, Create, Error, Exit, Fact, Given, Pod, Programs, RootfsMount, Stdio};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 /// A pod and where it lives.
@@ -223,6 +223,12 @@ impl Bundle<'_> {
 
     pub(crate) fn terminal(mut self) -> Self {
         self.stdio.terminal = true;
+        self
+    }
+
+    /// Gives it the caller's own descriptors.
+    pub(crate) fn given(mut self, given: Given) -> Self {
+        self.stdio.given = Some(given);
         self
     }
 
