@@ -1,58 +1,27 @@
 //! What a birth may cost.
 
-use std::fs;
-use std::process::Command;
-
 use duet_linux::process;
 use duet_plan::Plan;
 use serde_json::json;
 use syscalls::Sysno;
 
 use crate::stage::{Stage, stage};
+use crate::traced;
 
 /// How many system calls a birth may make, the parent's and the child's together.
 const CALLS: usize = 600;
-/// Files that are looked for to mark a place in a trace.
-const BEGIN: &str = "/the-birth-begins";
-const END: &str = "/the-birth-is-over";
-
 #[test]
 fn a_birth_makes_few_system_calls() {
-    let dir = tempfile::tempdir().unwrap();
-    let trace = dir.path().join("trace");
-    let traced = Command::new("strace")
-        .args(["-f", "-qq", "-o"])
-        .arg(&trace)
-        .arg(std::env::current_exe().unwrap())
-        .args(["--ignored", "--exact", "budget::one_life"])
-        .output();
-    let Ok(traced) = traced else {
-        eprintln!("skipped: needs strace");
-        assert!(
-            std::env::var_os("DUET_TEST_REQUIRE").is_none(),
-            "DUET_TEST_REQUIRE is set: nothing may be skipped"
-        );
-
+    let Some(calls) = traced::calls("budget::one_life") else {
         return;
     };
-    assert!(traced.status.success(), "{traced:?}");
-    let text = fs::read_to_string(trace).unwrap();
-    let lines = text.lines().skip_while(|line| !line.contains(BEGIN));
-    let calls: Vec<_> = lines
-        .take_while(|line| !line.contains(END))
-        .filter(|line| !line.contains("resumed>") && !line.contains("+++") && !line.contains("---"))
-        .collect();
     let parent = calls[0].split(' ').next().unwrap();
     let ours = calls.iter().filter(|line| line.starts_with(parent)).count();
     let theirs = calls.len() - ours;
     println!("{ours} calls of the parent, {theirs} of the child");
-    assert!(theirs > 100, "{text}");
-    assert!(
-        calls.len() <= CALLS,
-        "{}:\n{}",
-        calls.len(),
-        calls.join("\n")
-    );
+    let all = calls.join("\n");
+    assert!(theirs > 100, "{all}");
+    assert!(calls.len() <= CALLS, "{}:\n{all}", calls.len());
 }
 
 #[test]
@@ -62,9 +31,9 @@ fn one_life() {
         let plan = filtered(stage);
         // Once before, for what is done once in a process.
         live(stage, &plan);
-        assert!(fs::metadata(BEGIN).is_err());
+        traced::begin();
         live(stage, &plan);
-        assert!(fs::metadata(END).is_err());
+        traced::end();
     });
 }
 

@@ -10,5 +10,6 @@ mod locks;
 mod places;
 mod programs;
 mod stage;
+mod traced;
 mod user_namespaces;
 mod views;

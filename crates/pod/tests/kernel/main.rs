@@ -22,4 +22,6 @@ mod orphans;
 mod plain_pods;
 mod streams;
 mod tasks;
+#[path = "../../../launch/tests/births/traced.rs"]
+mod traced;
 mod workshop;
