@@ -39,6 +39,8 @@ pub(crate) struct Options {
     /// The cgroup the shim itself belongs in, below each hierarchy's root; the one it was
     /// started in if empty.
     pub(crate) shim_cgroup: String,
+    /// Whether the processes of containers keep the shim's session keyring.
+    pub(crate) no_new_keyring: bool,
     /// How many bytes the node's compiled wasm code may take, if it is said.
     pub(crate) wasm_cache: Option<u64>,
 }
@@ -104,7 +106,6 @@ struct Written {
     io_gid: u32,
     shim_cgroup: String,
     no_pivot_root: bool,
-    // Duet makes no session keyring, so this is always true.
     no_new_keyring: bool,
     // Duet's own: how much of the disk compiled wasm code may take, in MiB.
     #[serde(rename = "WasmCacheMiB")]
@@ -183,6 +184,7 @@ impl Options {
             io_gid: runc.io_gid,
             shim_cgroup: runc.shim_cgroup,
             no_pivot_root: runc.no_pivot_root,
+            no_new_keyring: runc.no_new_keyring,
             ..Written::default()
         }
         .check()
@@ -201,14 +203,15 @@ impl Options {
 // === impl Written ===
 
 impl Written {
-    /// Decodes `{no_pivot_root = 1, shim_cgroup = 9, io_uid = 10, io_gid = 11}`; what else the
-    /// message has is about checkpoints.
+    /// Decodes `{no_pivot_root = 1, no_new_keyring = 8, shim_cgroup = 9, io_uid = 10, io_gid = 11}`;
+    /// what else the message has is about checkpoints.
     fn from_linux(bytes: &[u8]) -> Result<Self, protobuf::Error> {
         let mut written = Self::default();
         let mut input = CodedInputStream::from_bytes(bytes);
         while let Some(tag) = input.read_raw_tag_or_eof()? {
             match tag {
                 0x08 => written.no_pivot_root = input.read_bool()?,
+                0x40 => written.no_new_keyring = input.read_bool()?,
                 0x4a => written.shim_cgroup = input.read_string()?,
                 0x50 => written.io_uid = input.read_uint32()?,
                 0x58 => written.io_gid = input.read_uint32()?,
@@ -233,6 +236,7 @@ impl Written {
             io_uid: self.io_uid,
             io_gid: self.io_gid,
             shim_cgroup: self.shim_cgroup,
+            no_new_keyring: self.no_new_keyring,
             wasm_cache: self.wasm_cache_mib.map(bytes).transpose()?,
         })
     }
@@ -314,6 +318,7 @@ mod tests {
             io_gid: 1001,
             shim_cgroup: "/shims".to_owned(),
             binary_name: "crun".to_owned(),
+            no_new_keyring: true,
             ..oci::Options::default()
         };
         let runc = Any {
@@ -322,12 +327,13 @@ mod tests {
             ..Any::default()
         };
         let toml = "SystemdCgroup = true\nIoUid = 1000\nIoGid = 1001\nShimCgroup = '/shims'\n\
-                    BinaryName = 'crun'";
+                    BinaryName = 'crun'\nNoNewKeyring = true";
         let expected = Options {
             systemd_cgroup: true,
             io_uid: 1000,
             io_gid: 1001,
             shim_cgroup: "/shims".to_owned(),
+            no_new_keyring: true,
             wasm_cache: None,
         };
         assert_eq!(Options::read(Some(&runc)).unwrap(), expected);
@@ -356,6 +362,7 @@ mod tests {
         let value = [0x20, 1, 0x40, 1, 0x50, 0xc0, 0x9a, 0x0c, 0x58, 7];
         let options = Options::read(Some(&linux(&value))).unwrap();
         assert_eq!((options.io_uid, options.io_gid), (200_000, 7));
+        assert!(options.no_new_keyring);
         let pivot = Options::read(Some(&linux(&[0x08, 1]))).unwrap_err();
         assert!(line(&pivot).contains("NoPivotRoot"), "{pivot}");
         assert!(Options::read(Some(&linux(&[0x50]))).is_err());

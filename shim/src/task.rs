@@ -394,6 +394,7 @@ fn creation(request: api::CreateTaskRequest) -> Result<Create, Refusal> {
         },
         // 0 is the wire's word for "not said".
         io_owner: (owner.uid != 0 || owner.gid != 0).then_some(owner),
+        no_new_keyring: options.no_new_keyring,
         cache_size: options.wasm_cache,
     })
 }

@@ -68,6 +68,8 @@ struct Linux {
     ground: Arc<Ground>,
     ledger: Arc<dyn Ledger>,
     io_owner: Option<IoOwner>,
+    /// Its processes keep the shim's session keyring.
+    no_new_keyring: bool,
     /// How much space the node's compiled code may take, if the request says so.
     cache_size: Option<u64>,
     /// The compiled code that its guests run: in the cache as long as the container is there.
@@ -167,6 +169,7 @@ impl Prepared {
             rootfs: mounts,
             mut stdio,
             io_owner,
+            no_new_keyring,
             cache_size,
         } = request;
         let uid = spec.host_uid(&spec.process);
@@ -195,6 +198,7 @@ impl Prepared {
             ground,
             ledger,
             io_owner,
+            no_new_keyring,
             cache_size,
             compiled: Mutex::default(),
             accounts: Mutex::default(),
@@ -434,7 +438,8 @@ impl Linux {
 
     fn ask<'a>(&'a self, process: &'a Process, ends: &Ends) -> Ask<'a> {
         Ask {
-            id: &self.id,
+            // The name is runc's.
+            keyring: (!self.no_new_keyring).then(|| format!("_ses.{}", self.id)),
             container: &self.spec,
             process,
             cgroup: self.confined.facts(),

@@ -106,6 +106,9 @@ pub struct Create {
     pub stdio: Stdio,
     /// Who owns the pipes.
     pub io_owner: Option<IoOwner>,
+    /// Whether its processes keep the shim's session keyring instead of one of the container's own
+    /// (`no_new_keyring` of containerd's runtime options).
+    pub no_new_keyring: bool,
     /// How many bytes the node's compiled wasm code may take; without it, what the cache says.
     pub cache_size: Option<u64>,
 }

@@ -25,8 +25,8 @@ const PASSWD_MAX: u64 = 1 << 20;
 /// What the caller knows already.
 #[derive(Debug, Clone)]
 pub struct Ask<'a> {
-    /// The container's name.
-    pub id: &'a str,
+    /// The session keyring of the container's own, if it has one.
+    pub keyring: Option<String>,
     /// The container.
     pub container: &'a Container,
     /// The process to be born: the container's own, or an exec's.
@@ -76,7 +76,7 @@ pub fn exec_facts(ask: Ask<'_>) -> Result<Facts, Error> {
         Some(_) => None,
     };
     Ok(Facts {
-        id: ask.id.to_owned(),
+        keyring: ask.keyring,
         cgroup: ask.cgroup,
         sources: BTreeMap::new(),
         tree: Vec::new(),

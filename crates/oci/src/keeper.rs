@@ -195,6 +195,7 @@ impl Keeper {
                     rootfs: Vec::new(),
                     stdio: given(terminal, files)?,
                     io_owner: None,
+                    no_new_keyring: false,
                     cache_size: None,
                 };
                 Ok(Answer::Pid(pod.create(request).await?))

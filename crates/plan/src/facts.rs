@@ -7,8 +7,9 @@ use std::{collections::BTreeMap, path::PathBuf};
 /// What a plan must know about the machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Facts {
-    /// The container's name; its session keyring is called after it.
-    pub id: String,
+    /// The session keyring of the container's own that its processes join; without it they keep
+    /// that of the parent.
+    pub keyring: Option<String>,
     /// The container's place in the cgroup hierarchies.
     pub cgroup: CgroupFacts,
     /// What each source of a bind mount is. A source that is not here does not exist.

@@ -200,9 +200,11 @@ fn kills_who_looks(profile: &LinuxSeccomp) -> bool {
 
 /// What the program finds around it, made while the process may still do everything.
 fn surroundings(writer: &mut Writer, spec: &Container, process: &Process, facts: &Facts) {
-    // The shim's session keyring must not be the container's.
-    let keyring = writer.text(&format!("_ses.{}", facts.id));
-    labels::keyring(writer, process, Step::Keyring(keyring));
+    // The shim's session keyring must not be the container's, unless that was asked for.
+    if let Some(keyring) = &facts.keyring {
+        let keyring = writer.text(keyring);
+        labels::keyring(writer, process, Step::Keyring(keyring));
+    }
     // Root of a user namespace may do none of these; there they are done before it is entered.
     if !user_namespace::has_one(spec) {
         outranking(writer, process, facts);

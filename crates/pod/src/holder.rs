@@ -158,6 +158,7 @@ impl Sandbox {
                 rootfs: vec![tmpfs],
                 stdio: Stdio::default(),
                 io_owner: None,
+                no_new_keyring: false,
                 cache_size: None,
             },
             config,

@@ -4,5 +4,6 @@
 mod gone;
 mod life;
 mod node;
+mod own;
 mod parent;
 mod protocol;

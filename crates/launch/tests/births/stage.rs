@@ -238,7 +238,7 @@ impl Stage {
 
 pub(crate) fn ask<'a>(container: &'a Container, process: &'a Process) -> Ask<'a> {
     Ask {
-        id: "stage",
+        keyring: Some("_ses.stage".to_owned()),
         container,
         process,
         cgroup: CgroupFacts::default(),

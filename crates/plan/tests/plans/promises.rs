@@ -344,6 +344,27 @@ fn an_exec_joins_what_the_container_has_of_its_own() {
 }
 
 #[test]
+fn who_keeps_the_parents_keyring_joins_none() {
+    let spec = spec("cri-default.json");
+    for keyring in [None, Some("_ses.one".to_owned())] {
+        let facts = Facts {
+            keyring: keyring.clone(),
+            ..facts(&spec)
+        };
+        let first = container(&spec, &facts, Program::Native).unwrap();
+        let further = exec(&process("exec.json"), &spec, &facts, Kinds::NATIVE).unwrap();
+        for plan in [first, further] {
+            invariants::check(&plan);
+            let joins = plan
+                .steps
+                .iter()
+                .any(|step| matches!(step, Step::Keyring(_)));
+            assert_eq!(joins, keyring.is_some());
+        }
+    }
+}
+
+#[test]
 fn a_label_is_written_before_anything_is_given_up() {
     let labelled = |kind, confined| {
         let spec = edited("cri-default.json", |document| {

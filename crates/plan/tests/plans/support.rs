@@ -53,7 +53,7 @@ pub(crate) fn facts(spec: &Container) -> Facts {
         }
     });
     Facts {
-        id: "one".to_owned(),
+        keyring: Some("_ses.one".to_owned()),
         cgroup: CgroupFacts {
             v2: false,
             hierarchies: hierarchies.to_vec(),

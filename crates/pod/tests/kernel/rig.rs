@@ -335,6 +335,7 @@ impl Bundle<'_> {
             rootfs: vec![overlay],
             stdio: self.stdio,
             io_owner: None,
+            no_new_keyring: false,
             cache_size: None,
         };
         self.rig.pod.create(request).await
