@@ -468,9 +468,11 @@ impl Actor {
             None => process.state.allow(Verb::Resize)?,
         };
         match &mut process.asked {
-            Some(asked) => asked.resize(width, height).ok_or(Error::NoTerminal),
-            None => process.io.resize(width, height),
+            // Clients that do not know whether there is a terminal ask anyway.
+            Some(asked) => drop(asked.resize(width, height)),
+            None => process.io.resize(width, height)?,
         }
+        Ok(())
     }
 
     fn status(&mut self, who: Who) -> Result<Status, Error> {

@@ -239,11 +239,11 @@ impl Container {
         self.blocking(|body| body.stats()).await
     }
 
-    /// Sets the size of a terminal.
+    /// Sets the size of a terminal, if there is one.
     ///
     /// # Errors
     ///
-    /// The process has none.
+    /// The process is unknown, or has ended.
     pub async fn resize(&self, exec: Option<&str>, width: u16, height: u16) -> Result<(), Error> {
         self.ask(|reply| Request::Resize {
             who: who(exec),

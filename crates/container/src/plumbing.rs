@@ -150,12 +150,12 @@ impl Io {
         }
     }
 
-    /// Sets the terminal's size.
+    /// Sets the terminal's size; without one there is nothing to do, as with runc's shim.
     pub(crate) fn resize(&self, width: u16, height: u16) -> Result<(), Error> {
-        self.terminal
-            .as_ref()
-            .ok_or(Error::NoTerminal)?
-            .resize(width, height)
+        match &self.terminal {
+            Some(terminal) => terminal.resize(width, height),
+            None => Ok(()),
+        }
     }
 }
 

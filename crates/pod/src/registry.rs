@@ -290,11 +290,11 @@ impl Pod {
         container.update(resources).await.map_err(of(id))
     }
 
-    /// Changes the size of a terminal, in characters.
+    /// Changes the size of a terminal, in characters, if there is one.
     ///
     /// # Errors
     ///
-    /// The process has no terminal.
+    /// The process is unknown, or has ended.
     pub async fn resize(
         &self,
         id: &str,
