@@ -121,7 +121,7 @@ fn info(options: Option<Any>) -> RuntimeInfo {
 fn features() -> Value {
     json!({
         "ociVersionMin": "1.0.0",
-        "ociVersionMax": "1.2.1",
+        "ociVersionMax": "1.3.0",
         "hooks": [
             "prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop",
         ],
