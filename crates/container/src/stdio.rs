@@ -37,7 +37,7 @@ use crate::words::{IoOwner, Stdio};
 /// Clients open their end before they ask, but in a thread that may come late. A process that
 /// has written and ended by then would have written for nobody, and the reader would wait for a
 /// writer for ever. runc's shim waits without a limit; who never reads costs us this once, and
-/// who comes later still finds it for [`LATE_LIMIT`] after the process has ended.
+/// who comes later still finds it for [`LATE_LIMIT`] after the process has ended (decision 44).
 const READER_LIMIT: Duration = Duration::from_millis(500);
 
 /// How long an output that nobody reads outlasts its process: 10 s. Nobody waits for that.
@@ -264,8 +264,13 @@ pub(crate) fn await_reader(path: &str) -> Option<OwnedFd> {
             Err(rustix::io::Errno::NXIO) if Instant::now() < deadline => {
                 thread::sleep(Duration::from_millis(1));
             }
-            // What is wrong with it, the hold will say.
-            Err(_) => return None,
+            Err(error) => {
+                // What is wrong with it otherwise, the hold will say.
+                if error == rustix::io::Errno::NXIO {
+                    tracing::warn!(path, "nobody reads this output yet");
+                }
+                return None;
+            }
         }
     }
 }
