@@ -471,6 +471,33 @@ mod tests {
         assert_eq!(heard[0].topic, "/tasks/oom");
     }
 
+    #[tokio::test]
+    async fn what_happens_while_the_connection_is_broken_arrives_after_what_happened_before() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("ttrpc");
+        let (facts, told) = mpsc::unbounded_channel();
+        let address = path.display().to_string();
+        let publisher = tokio::spawn(Publisher::new(&address, "k8s.io").run(told));
+        let sink = Arc::new(Sink::default());
+        let mut life = life("web").into_iter();
+        for generation in 1..=3 {
+            let mut server = listen(&sink, &path).await;
+            facts.send(life.next().unwrap()).unwrap();
+            // Heard, and the connection kept for the next.
+            while sink.heard.lock().unwrap().len() < generation {
+                task::yield_now().await;
+            }
+            server.shutdown().await.unwrap();
+            std::fs::remove_file(&path).unwrap();
+        }
+        drop(facts);
+        publisher.await.unwrap();
+        let heard = sink.heard.lock().unwrap();
+        let topics: Vec<&str> = heard.iter().map(|one| one.topic.as_str()).collect();
+        let expected = ["/tasks/create", "/tasks/start", "/tasks/exec-added"];
+        assert_eq!(topics, expected);
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_containerd_that_never_comes_back_costs_no_more_than_the_events() {
         let (facts, told) = mpsc::unbounded_channel();

@@ -5,12 +5,14 @@ use std::path::Path;
 
 use containerd_shim_protos::api;
 use containerd_shim_protos::shim::oci;
+use nix::errno::Errno;
+use nix::unistd::{AccessFlags, access};
 use protobuf::Message as _;
 use protobuf::well_known_types::any::Any;
 use serde_json::{Value, json};
 
 use crate::life::{Daemon, bundle, can_make_containers, creation, forget_cgroups, named};
-use crate::node::{Node, limit, task};
+use crate::node::{Node, connect, limit, task};
 
 /// Gives a bundle a procfs.
 fn with_procfs(bundle: &Path) {
@@ -60,4 +62,23 @@ fn a_container_has_a_session_keyring_of_its_own_unless_its_options_say_that_it_k
     }
     node.end("k", &socket);
     forget_cgroups();
+}
+
+#[test]
+fn nobody_writes_to_the_program_that_containers_are_born_of() {
+    // CVE-2019-5736: what is born of the shim is a copy of it until it executes its own program, and a
+    // container finds the file at `/proc/<pid>/exe`. A server that was executed as it lies on the node
+    // answers 0 here: all that then keeps root from writing to it is that it runs.
+    if !can_make_containers() {
+        return;
+    }
+    let node = Node::new();
+    let socket = node.start("x", "{}");
+    let pid = task(&socket)
+        .connect(limit(), &connect("x"))
+        .unwrap()
+        .shim_pid;
+    let exe = format!("/proc/{pid}/exe");
+    assert_eq!(access(exe.as_str(), AccessFlags::W_OK), Err(Errno::EROFS));
+    node.end("x", &socket);
 }

@@ -131,6 +131,8 @@ pub(crate) const CASES: &[Case] = &[
     case("block I/O", |s, _| {
         s["linux"]["resources"]["blockIO"] = json!({
             "throttleReadBpsDevice": [{"major": 7, "minor": 0, "rate": 1048576}],
+            "throttleWriteBpsDevice": [{"major": 7, "minor": 0, "rate": 2097152}],
+            "throttleReadIOPSDevice": [{"major": 7, "minor": 0, "rate": 200}],
             "throttleWriteIOPSDevice": [{"major": 7, "minor": 0, "rate": 100}],
         })
     }),

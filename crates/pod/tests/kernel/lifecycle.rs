@@ -331,13 +331,60 @@ fn limits_change_in_place() {
             .memory(64 << 20)
             .start()
             .await;
+        let memory = || {
+            let own = format!("{}/web", rig.parent());
+            let v1 = format!("/sys/fs/cgroup/memory{own}/memory.limit_in_bytes");
+            let v2 = format!("/sys/fs/cgroup{own}/memory.max");
+            let text = std::fs::read_to_string(v1).or_else(|_| std::fs::read_to_string(v2));
+            text.unwrap().trim().to_owned()
+        };
+        assert_eq!(memory(), "67108864");
         rig.pod
             .update("web", br#"{"memory":{"limit":33554432}}"#)
             .await
             .unwrap();
+        assert_eq!(memory(), "33554432");
         rig.pod.update("web", b"{").await.unwrap_err();
+        assert_eq!(memory(), "33554432");
         rig.pod.kill("web", None, 9, true).await.unwrap();
         rig.finish("web").await;
+    });
+}
+
+#[test]
+fn a_life_goes_by_while_another_container_is_being_created() {
+    with(async |rig| {
+        let (here, go) = (rig.fifo("here"), rig.fifo("go"));
+        let hook = rig.script("wait", "echo here >$DIR/here; read word <$DIR/go");
+        let (arrived, waits) = tokio::sync::oneshot::channel();
+        std::thread::spawn(move || arrived.send(std::fs::read_to_string(here).unwrap()));
+        let slow = rig
+            .bundle("slow", &["true"])
+            .hook("createRuntime", &[&hook], "")
+            .create();
+        let quick = async {
+            assert_eq!(waits.await.unwrap(), "here\n");
+            rig.bundle("quick", &["sleep", "100"]).start().await;
+            let exec = process(&["true"], false);
+            let stdio = Stdio::default();
+            rig.pod.exec("quick", "e", &exec, stdio).await.unwrap();
+            rig.pod.start("quick", Some("e")).await.unwrap();
+            assert_eq!(rig.pod.wait("quick", Some("e")).await.unwrap().code, 0);
+            rig.pod.stats("quick").await.unwrap();
+            rig.pod.pause("quick").await.unwrap();
+            rig.pod.resume("quick").await.unwrap();
+            rig.pod.kill("quick", None, 9, true).await.unwrap();
+            assert_eq!(rig.finish("quick").await.code, 137);
+            // Only now may the other be born. Opened for both, it waits for nobody.
+            let both = OpenOptions::new().read(true).write(true).open(go);
+            let mut go = both.unwrap();
+            go.write_all(b"go\n").unwrap();
+            go
+        };
+        let (slow, _go) = tokio::join!(slow, quick);
+        slow.unwrap();
+        rig.pod.start("slow", None).await.unwrap();
+        assert_eq!(rig.finish("slow").await.code, 0);
     });
 }
 

@@ -9,8 +9,8 @@ use tokio::sync::oneshot;
 
 use crate::rig::{process, with};
 
-/// How many blocks are sent: 128 MiB in all, two thousand times what a pipe holds.
-const BLOCKS: u32 = 2048;
+/// How many blocks are sent: 1 GiB in all, sixteen thousand times what a pipe holds.
+const BLOCKS: u32 = 16384;
 
 /// A block that no other is like: 64 KiB.
 fn block(number: u32) -> Vec<u8> {
