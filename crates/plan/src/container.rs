@@ -117,7 +117,7 @@ pub fn container(spec: &Container, facts: &Facts, kind: Program) -> Result<Plan,
     namespaces::names(&mut writer, spec)?;
 
     program::words(&mut writer, &spec.process, facts, kind);
-    let seccomp = privileges::compile(&mut writer, spec.seccomp.as_ref(), facts)?;
+    let seccomp = privileges::compile(&mut writer, spec.seccomp.as_deref(), facts)?;
     privileges::become_program(&mut writer, spec, &spec.process, facts, kind, seccomp);
     writer.finish()
 }

@@ -102,7 +102,7 @@ fn further(
     if let Some(args) = args {
         writer.plan.argv = writer.texts(args);
     }
-    let seccomp = privileges::compile(&mut writer, container.seccomp.as_ref(), facts)?;
+    let seccomp = privileges::compile(&mut writer, container.seccomp.as_deref(), facts)?;
     privileges::become_program(&mut writer, container, process, facts, kind, seccomp);
     writer.finish()
 }

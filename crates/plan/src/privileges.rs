@@ -121,7 +121,7 @@ pub(crate) fn become_program(
     };
     // As the user, for what root can execute the user perhaps cannot; but who would be killed for
     // looking looks first.
-    let first = early.is_some() && spec.seccomp.as_ref().is_some_and(kills_who_looks);
+    let first = early.is_some() && spec.seccomp.as_deref().is_some_and(kills_who_looks);
     if first && kind == Program::Native {
         find(writer, process);
     }
@@ -138,7 +138,7 @@ pub(crate) fn become_program(
     };
     writer.step(Step::Ready);
     // While the parent answers, if the filter lets the child wait for its word then.
-    let waiting = spec.seccomp.as_ref().is_some_and(lets_wait);
+    let waiting = spec.seccomp.as_deref().is_some_and(lets_wait);
     let (before, after) = if waiting { (late, None) } else { (None, late) };
     writer.plan.steps.extend(before);
     writer.step(Step::Gate);

@@ -7,12 +7,15 @@ use crate::{
     document::Document,
     fields,
     process::Lifted,
+    seccomp::{self, LAST},
     tasks,
 };
 use oci_spec::runtime::{Linux, LinuxResources, LinuxSeccomp, Spec};
+use serde_json::Value;
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 /// The root directory of a container.
@@ -59,7 +62,7 @@ pub struct Container {
     /// Device nodes beyond the usual ones.
     pub devices: Vec<Device>,
     /// Its system call filter.
-    pub seccomp: Option<LinuxSeccomp>,
+    pub seccomp: Option<Arc<LinuxSeccomp>>,
     /// Paths that are hidden.
     pub masked_paths: Vec<String>,
     /// Paths that are made read-only.
@@ -98,11 +101,20 @@ impl Container {
     pub fn parse(bundle: &Path, json: &[u8]) -> Result<Self, Error> {
         let file = bundle.join("config.json").display().to_string();
         let document = Document { name: &file };
-        let mut value = document.syntax(json)?;
-        document.offered(&value, &fields::CONFIG)?;
-        let lifted = Lifted::lift(document, "process.", value.get_mut("process"))?;
-        tasks::lift_unset(value.pointer_mut("/linux/resources"));
-        Self::read(document, bundle, document.typed(value)?, lifted)
+        let split = seccomp::split(json);
+        let text = split.as_ref().and_then(|split| split.profile);
+        let known = text.and_then(|text| LAST.find(text));
+        let value = match split {
+            Some(split) if text.is_none() || known.is_some() => split.rest,
+            Some(_) | None => document.syntax(json)?,
+        };
+        let mut container = Self::read(document, bundle, value)?;
+        if known.is_some() {
+            container.seccomp = known;
+        } else if let Some((text, profile)) = text.zip(container.seccomp.as_ref()) {
+            LAST.keep(text, profile);
+        }
+        Ok(container)
     }
 
     /// The limits of an update of this container, read as its own are: by the release of the specification
@@ -119,12 +131,11 @@ impl Container {
         self.id_mappings.host_uid(uid).unwrap_or(uid)
     }
 
-    fn read(
-        document: Document<'_>,
-        bundle: &Path,
-        spec: Spec,
-        lifted: Lifted,
-    ) -> Result<Self, Error> {
+    fn read(document: Document<'_>, bundle: &Path, mut value: Value) -> Result<Self, Error> {
+        document.offered(&value, &fields::CONFIG)?;
+        let lifted = Lifted::lift(document, "process.", value.get_mut("process"))?;
+        tasks::lift_unset(value.pointer_mut("/linux/resources"));
+        let spec: Spec = document.typed(value)?;
         let process = spec
             .process()
             .as_ref()
@@ -187,7 +198,7 @@ impl Container {
             },
             resources: resources.map(|resources| tasks::read(spec.version(), resources)),
             devices,
-            seccomp: linux.seccomp().clone(),
+            seccomp: linux.seccomp().clone().map(Arc::new),
             masked_paths: paths("maskedPaths", linux.masked_paths())?,
             readonly_paths: paths("readonlyPaths", linux.readonly_paths())?,
             sysctl: sysctl(document, linux.sysctl().iter().flatten())?,

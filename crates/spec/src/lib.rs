@@ -27,6 +27,7 @@ mod namespace;
 mod pod;
 mod process;
 mod scheduler;
+mod seccomp;
 mod tasks;
 mod time;
 
