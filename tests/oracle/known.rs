@@ -91,9 +91,46 @@ const WEIGHT_OF_THEIR_OWN: &[&str] = &[
     "limits by file",
 ];
 
+/// Those in a user namespace of their own.
+const OF_OTHER_USERS: &[&str] = &["a user namespace", "exec in a user namespace"];
+
+/// Why root of a user namespace finds other devices.
+const MADE_OR_BOUND: &str = "root of a user namespace makes no devices: Duet has them made for it before it is entered, runc binds the host's";
+
 /// Every known difference.
 pub(crate) const DIFFERENCES: &[Difference] = &[
     // --- what Duet does otherwise on purpose ---
+    Difference {
+        cases: Cases::These(OF_OTHER_USERS),
+        section: "devices",
+        duet: &["crw-rw-rw- 0:0 1:", "crw-rw-rw- 0:0 5:0 /dev/tty"],
+        runc: &[
+            "crw-rw-rw- 65534:65534 1:",
+            "crw-rw-rw- 65534:65534 5:0 /dev/tty",
+        ],
+        why: MADE_OR_BOUND,
+        shows: Shows::Everywhere,
+    },
+    Difference {
+        cases: Cases::These(OF_OTHER_USERS),
+        section: "mounts",
+        // What covers a masked file is the null device of each.
+        duet: &[" in /proc from /null rw,nosuid [] - tmpfs tmpfs"],
+        runc: &[
+            " in /dev from /",
+            " in /proc from /null rw,relatime [] - devtmpfs",
+        ],
+        why: MADE_OR_BOUND,
+        shows: Shows::Everywhere,
+    },
+    Difference {
+        cases: Cases::These(OF_OTHER_USERS),
+        section: "devices",
+        duet: &["drwxrwxrwt 0:0 0:0 /dev/mqueue"],
+        runc: &["drwxrwxrwt 0:65534 0:0 /dev/mqueue"],
+        why: "it belongs to the group that mounts it, which in this runc is still the host's",
+        shows: Shows::Everywhere,
+    },
     Difference {
         cases: Cases::All,
         section: "descriptors",

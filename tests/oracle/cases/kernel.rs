@@ -1,8 +1,8 @@
 //! Namespaces, devices, limits and filters.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
-use super::{Case, allow, case, device, filter, held, namespace};
+use super::{Case, allow, case, device, exec, filter, held, namespace};
 
 pub(crate) const CASES: &[Case] = &[
     case("the host's network", |s, _| namespace(s, "network", None)),
@@ -128,6 +128,8 @@ pub(crate) const CASES: &[Case] = &[
         s["ociVersion"] = json!("1.2.0");
         s["linux"]["resources"]["pids"] = json!({"limit": 0})
     }),
+    case("a user namespace", |s, _| user_namespace(s)),
+    exec("exec in a user namespace", |s, _| user_namespace(s), |_| {}),
     case("block I/O", |s, _| {
         s["linux"]["resources"]["blockIO"] = json!({
             "throttleReadBpsDevice": [{"major": 7, "minor": 0, "rate": 1048576}],
@@ -201,3 +203,11 @@ pub(crate) const CASES: &[Case] = &[
         s["linux"]["cgroupsPath"] = json!(path);
     }),
 ];
+
+/// One of its own, whose root is nobody outside.
+fn user_namespace(spec: &mut Value) {
+    namespace(spec, "user", Some(String::new()));
+    for ids in ["uidMappings", "gidMappings"] {
+        spec["linux"][ids] = json!([{"containerID": 0, "hostID": 200_000, "size": 65536}]);
+    }
+}
