@@ -41,6 +41,29 @@ fn refused(outcome: &Outcome, why: &str) {
 }
 
 #[test]
+fn a_token_is_where_kubernetes_mounts_it_whatever_the_images_links_are() {
+    let Some(node) = Node::enter_with_duet() else {
+        return;
+    };
+    let secret = folder(&node, "secret");
+    fs::create_dir(secret.join("..2026")).expect("our own folder");
+    file(&secret.join("..2026/token"));
+    symlink("..2026/token", secret.join("token")).expect("our own folder");
+    let place = "/var/run/secrets/kubernetes.io/serviceaccount";
+    let mounts = [bind(&secret, place, "rbind:ro")];
+    let token = format!("{place}/token");
+    // In C and in Rust, of two previews.
+    for guest in ["/probe.wasm", "/probe-p2.wasm"] {
+        let options = ["--mount", &mounts[0]];
+        let container = node.container("token").image(image::GUESTS).with(&options);
+        let outcome = container.args(&[guest, "cat", &token]).run().ok();
+        assert_eq!(outcome.stdout, "token\n", "{guest}");
+    }
+    let written = probe(&node, &mounts, &[], &["write", &token, "mine"]);
+    refused(&written, READ_ONLY);
+}
+
+#[test]
 fn a_volume_in_a_volume_and_one_in_memory_are_what_they_are() {
     let Some(node) = Node::enter_with_duet() else {
         return;

@@ -65,6 +65,9 @@ pub fn all() -> Vec<Image> {
         .link("/relative", "motd")
         .link("/etc/up", "../motd")
         .link("/absolute", "/motd")
+        // As on Debian.
+        .directory("/run", 0o755)
+        .link("/var/run", "/run")
         .entrypoint(&["/probe.wasm"]);
     let busybox = || fs::read(busybox()).expect("busybox is readable");
     let pause = Image::new(PAUSE)

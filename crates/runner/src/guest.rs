@@ -4,6 +4,9 @@
 //! by themselves, and permissions are the kernel's, for the container's user. The plan gives wasm
 //! containers no procfs, sysfs or devices, so there is nothing else to keep from it.
 
+use std::collections::BTreeSet;
+use std::path::Path;
+
 use duet_wasm::Handoff;
 use wasmtime_wasi::filesystem::WasiFilesystemCtx;
 use wasmtime_wasi::random::WasiRandomCtx;
@@ -31,19 +34,43 @@ pub(crate) struct Guest {
 
 /// The part of the world that previews 1 and 2 share.
 ///
-/// Fails only if `/` cannot be opened.
-pub(crate) fn world(handoff: &Handoff) -> wasmtime::Result<WasiCtxBuilder> {
+/// With it comes how many directories are open in it. Fails only if `/` cannot be opened.
+pub(crate) fn world(handoff: &Handoff) -> wasmtime::Result<(WasiCtxBuilder, u32)> {
     let mut world = surroundings(handoff);
+    let directories = preopen(&mut world, handoff)?;
+    Ok((world, directories))
+}
+
+/// The root; and what the image has absolute links to on the way to a volume, by the links' names.
+///
+/// To the engine an absolute link leaves the preopen `/`, although it does not, and is refused (decision 4). A volume whose
+/// place is behind one (a token's is `/var/run/secrets/kubernetes.io/serviceaccount`, and Debian's `/var/run` leads
+/// to `/run`) could not be found by the name that the spec gives it. The kernel follows the link within
+/// our root, which is all that there is to see of it.
+fn preopen(world: &mut WasiCtxBuilder, handoff: &Handoff) -> wasmtime::Result<u32> {
     world.preopened_dir("/", "/", FsPerms::ReadWrite)?;
-    Ok(world)
+    let mut count = 1;
+    for link in absolute_links(&handoff.mounts) {
+        // One that leads to no directory, or to one that this user may not read, is not there for the guest.
+        let opened = world.preopened_dir(link, link.to_string_lossy(), FsPerms::ReadWrite);
+        count += u32::from(opened.is_ok());
+    }
+    Ok(count)
+}
+
+/// Those absolute links that the kernel follows on its way to `places`, each once.
+fn absolute_links(places: &[String]) -> BTreeSet<&Path> {
+    let ways = places.iter().flat_map(|place| Path::new(place).ancestors());
+    let all: BTreeSet<_> = ways.filter(|way| way.parent().is_some()).collect();
+    let is_absolute = |way: &&Path| std::fs::read_link(way).is_ok_and(|to| to.is_absolute());
+    all.into_iter().filter(is_absolute).collect()
 }
 
 /// The files alone, for instances that share them.
-pub(crate) fn files() -> wasmtime::Result<WasiFilesystemCtx> {
+pub(crate) fn files(handoff: &Handoff) -> wasmtime::Result<WasiFilesystemCtx> {
     let mut world = WasiCtxBuilder::new();
-    world
-        .allow_blocking_current_thread(true)
-        .preopened_dir("/", "/", FsPerms::ReadWrite)?;
+    world.allow_blocking_current_thread(true);
+    preopen(&mut world, handoff)?;
     Ok(world.build().filesystem().clone())
 }
 
@@ -51,7 +78,7 @@ pub(crate) fn files() -> wasmtime::Result<WasiFilesystemCtx> {
 fn surroundings(handoff: &Handoff) -> WasiCtxBuilder {
     let mut world = WasiCtxBuilder::new();
     world
-        // One guest has this thread to itself; handing each read of a file to another thread would only cost.
+        // One guest has this thread to itself; handing each read of a file to another thread.
         .allow_blocking_current_thread(true)
         .args(&handoff.argv)
         .inherit_stdio()
@@ -71,7 +98,8 @@ fn surroundings(handoff: &Handoff) -> WasiCtxBuilder {
 impl Guest {
     /// A world of its own for one instance of a component.
     pub(crate) fn new(handoff: &Handoff) -> wasmtime::Result<Self> {
-        Ok(Self::with(world(handoff)?.build()))
+        let (mut world, _) = world(handoff)?;
+        Ok(Self::with(world.build()))
     }
 
     /// The same for one that answers requests, finds `files` and prints to `logs`.

@@ -84,7 +84,7 @@ fn prestat(mut caller: Caller<'_, Preview1>, number: i32, result: i32) -> wasmti
 impl Preview1 {
     /// The guest's world, with `listeners` at 3 and beyond, and its files after them.
     pub(crate) fn new(handoff: &Handoff, listeners: Vec<TcpListener>) -> wasmtime::Result<Self> {
-        let mut world = world(handoff)?;
+        let (mut world, directories) = world(handoff)?;
         // Preview 1 has no working directory; wasi-libc starts in /, and who wants another reads the
         // environment.
         let has = |name| handoff.variables().any(|(known, _)| known == name);
@@ -97,7 +97,7 @@ impl Preview1 {
         }
         Ok(Self {
             wasmtime: world.build_p1(),
-            descriptors: Descriptors::new(listeners),
+            descriptors: Descriptors::new(listeners, directories),
             input: Ahead::default(),
             memory: None,
             limiter: Limiter::new(),

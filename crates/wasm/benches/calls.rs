@@ -155,6 +155,7 @@ fn run(program: &Path, compiled: &Compiled, stdin: &Path) -> Duration {
         argv: vec!["calls".into()],
         env: Vec::new(),
         cwd: "/".into(),
+        mounts: Vec::new(),
         http: Http::default(),
         config: Default::default(),
         listen: Vec::new(),

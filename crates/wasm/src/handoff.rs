@@ -32,6 +32,9 @@ pub struct Handoff {
     pub env: Vec<String>,
     /// The guest's working directory, absolute.
     pub cwd: String,
+    /// Where volumes are in its root, in the words of its spec.
+    #[serde(default)]
+    pub mounts: Vec<String>,
     /// How to serve, if the guest turns out to be an http handler.
     #[serde(default)]
     pub http: Http,
@@ -170,6 +173,7 @@ mod tests {
             cwd: "/srv".into(),
             http: Http::default(),
             config: [("colour".into(), "blue".into())].into(),
+            mounts: vec!["/var/run/secrets".into()],
             listen: vec![SocketAddr::from(([127, 0, 0, 1], 7000))],
         }
     }

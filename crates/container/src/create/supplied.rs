@@ -9,8 +9,8 @@ use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
 use duet_plan::Facts;
-use duet_spec::Process;
 use duet_spec::annotations::{Options, Timeout};
+use duet_spec::{MountKind, Process};
 use duet_wasm::{Format, Handoff, Http, Preview, Tally};
 
 use super::Linux;
@@ -64,6 +64,7 @@ impl Linux {
             argv: process.args.clone(),
             env: duet_plan::guest_environment(process, facts.home.as_deref()),
             cwd: process.cwd.clone(),
+            mounts: self.volumes(),
             http: served(options),
             listen: listen.unwrap_or_default(),
             config: options.config.clone(),
@@ -93,6 +94,17 @@ impl Linux {
             account,
             way,
         })
+    }
+}
+
+impl Linux {
+    /// Where the spec has something of the host's mounted.
+    fn volumes(&self) -> Vec<String> {
+        let mounts = self.spec.mounts.iter();
+        mounts
+            .filter(|mount| matches!(mount.kind, MountKind::Bind { .. }))
+            .map(|mount| mount.destination.clone())
+            .collect()
     }
 }
 

@@ -10,7 +10,7 @@ pub(super) const STDIN: u32 = 0;
 pub(super) const STDOUT: u32 = 1;
 /// wasmtime's number of standard error.
 pub(super) const STDERR: u32 = 2;
-/// wasmtime's number of its one preopened directory.
+/// wasmtime's number of its first preopened directory. Others come after it.
 const ROOT: u32 = 3;
 
 /// What a number stands for.
@@ -40,17 +40,17 @@ pub(super) struct Descriptors(Vec<Option<Descriptor>>);
 // === impl Descriptors ===
 
 impl Descriptors {
-    /// Standard streams, listeners, and then the root: where systemd's protocol puts a socket, and where
-    /// programs that were written for wasmtime's `--tcplisten` look for one.
-    pub(super) fn new(listeners: Vec<TcpListener>) -> Self {
+    /// Standard streams, listeners, and then so many directories, the root first: where systemd's protocol puts a
+    /// socket, and where programs that were written for wasmtime's `--tcplisten` look for one.
+    pub(super) fn new(listeners: Vec<TcpListener>, directories: u32) -> Self {
         let streams = [Descriptor::Stdin, Descriptor::Stdout, Descriptor::Stderr];
         let listeners = listeners.into_iter().map(Descriptor::Listener);
-        let root = Descriptor::File(ROOT.into());
+        let directories = (ROOT..ROOT + directories).map(|number| Descriptor::File(number.into()));
         Self(
             streams
                 .into_iter()
                 .chain(listeners)
-                .chain([root])
+                .chain(directories)
                 .map(Some)
                 .collect(),
         )
@@ -136,7 +136,7 @@ mod tests {
 
     fn descriptors(listeners: usize) -> Descriptors {
         let listener = |_| TcpListener::bind("127.0.0.1:0").unwrap();
-        Descriptors::new((0..listeners).map(listener).collect())
+        Descriptors::new((0..listeners).map(listener).collect(), 1)
     }
 
     #[test]

@@ -66,7 +66,7 @@ impl Instances {
         Ok(Self {
             pre: prepare(component)?,
             handoff: handoff.clone(),
-            files: files()?,
+            files: files(handoff)?,
             clock: Clock::new(component.engine().clone()),
             idle: Mutex::default(),
         })

@@ -205,6 +205,7 @@ impl Guest {
             argv: vec!["guest".into()],
             env: Vec::new(),
             cwd: "/".into(),
+            mounts: Vec::new(),
             http: Http::default(),
             config: BTreeMap::new(),
             listen: Vec::new(),

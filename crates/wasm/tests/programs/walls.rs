@@ -80,6 +80,48 @@ fn an_image_cannot_name_a_library_for_the_process_that_runs_its_guest() {
 }
 
 #[test]
+fn a_volume_behind_an_absolute_link_of_the_image_is_where_the_spec_says() {
+    if !root() {
+        return;
+    }
+    let image = tempfile::tempdir().unwrap();
+    let token = image.path().join("run/secrets/account/token");
+    std::fs::create_dir_all(token.parent().unwrap()).unwrap();
+    std::fs::write(token, "the token").unwrap();
+    std::fs::create_dir(image.path().join("var")).unwrap();
+    let link = |to, from| std::os::unix::fs::symlink(to, image.path().join(from)).unwrap();
+    link("/run", "var/run");
+    link("../run", "var/relative");
+    // What leads to no directory, and to nothing.
+    link("/run/secrets/account/token", "file");
+    link("/nowhere", "dangling");
+    let places = [
+        "/var/run/secrets/account",
+        "/var/relative",
+        "/file",
+        "/dangling/place",
+    ];
+    for guest in ["probe-p1.wasm", "probe-p2.wasm"] {
+        let cat = |path: &str| {
+            let mut guest = Guest::named(guest).args(["cat", path]).within(image.path());
+            guest.handoff.mounts = places.map(str::to_owned).to_vec();
+            guest.run()
+        };
+        for way in ["/var/run", "/run", "/var/relative"] {
+            let ended = cat(&format!("{way}/secrets/account/token"));
+            assert_eq!(
+                (ended.code, ended.stdout.as_str()),
+                (0, "the token"),
+                "{guest}: {way}: {ended:?}"
+            );
+        }
+        // Nothing of the host's is behind it.
+        assert_ne!(cat("/var/run/../../../etc/passwd").code, 0);
+        assert_ne!(cat("/var/run/../etc/passwd").code, 0);
+    }
+}
+
+#[test]
 fn when_a_guest_begins_no_memory_can_become_code_any_more() {
     if !root() {
         return;
