@@ -19,6 +19,7 @@ use wasmtime::component::ResourceTable;
 use crate::limits::Limiter;
 use crate::outgoing::Outgoing;
 use crate::serve::Logs;
+use crate::threads::to_be_had;
 
 /// How much native stack the fiber of a guest has: its own 1 MiB and as much for host calls below.
 pub(crate) const STACK: usize = 2 << 20;
@@ -67,9 +68,13 @@ fn absolute_links(places: &[String]) -> BTreeSet<&Path> {
 }
 
 /// The files alone, for instances that share them.
+///
+/// What is done with them is done by other threads: those of a server have its requests' time to keep, and its
+/// signals to hear, however long a file takes. A FIFO that somebody put on a volume may take for ever.
 pub(crate) fn files(handoff: &Handoff) -> wasmtime::Result<WasiFilesystemCtx> {
     let mut world = WasiCtxBuilder::new();
-    world.allow_blocking_current_thread(true);
+    // Where there is no thread for it they have to do it themselves: one is the clock's.
+    world.allow_blocking_current_thread(to_be_had(2) < 2);
     preopen(&mut world, handoff)?;
     Ok(world.build().filesystem().clone())
 }
@@ -78,7 +83,8 @@ pub(crate) fn files(handoff: &Handoff) -> wasmtime::Result<WasiFilesystemCtx> {
 fn surroundings(handoff: &Handoff) -> WasiCtxBuilder {
     let mut world = WasiCtxBuilder::new();
     world
-        // One guest has this thread to itself; handing each read of a file to another thread.
+        // One guest has this thread to itself; handing each read of a file to another thread would only cost. (Not so
+        // for servers: `files`.)
         .allow_blocking_current_thread(true)
         .args(&handoff.argv)
         .inherit_stdio()

@@ -80,7 +80,7 @@ pub(crate) fn run(
     signals: Signals,
     listeners: Option<OwnedFd>,
 ) -> End {
-    let requests = match Requests::prepare(component, handoff) {
+    let requests = match Requests::prepare(component, handoff, signals.came()) {
         Ok(requests) => Arc::new(requests),
         Err(error) => return End::Unstarted(format!("{error:#}")),
     };

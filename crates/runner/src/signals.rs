@@ -21,6 +21,7 @@ const ENDING: [(i32, i32); 3] = [(SIGTERM, 143), (SIGINT, 130), (SIGQUIT, 131)];
 #[derive(Debug)]
 pub(crate) struct Signals {
     at_once: Arc<AtomicBool>,
+    came: Arc<AtomicBool>,
 }
 
 // === impl Signals ===
@@ -33,7 +34,8 @@ impl Signals {
             flag::register_conditional_shutdown(signal, code, Arc::clone(&at_once))?;
         }
         flag::register(SIGXFSZ, Arc::default())?;
-        Ok(Self { at_once })
+        let came = Arc::default();
+        Ok(Self { at_once, came })
     }
 
     /// From now on a signal is a byte in the returned pipe.
@@ -41,9 +43,15 @@ impl Signals {
         let (ours, theirs) = UnixStream::pair()?;
         for (signal, _) in ENDING {
             low_level::pipe::register(signal, theirs.try_clone()?)?;
+            flag::register(signal, Arc::clone(&self.came))?;
         }
         self.at_once.store(false, Ordering::Relaxed);
         Ok(ours)
+    }
+
+    /// What is true when one came after [`Self::as_bytes`], for who cannot read.
+    pub(crate) fn came(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.came)
     }
 
     /// From now on a signal ends the process at once again.

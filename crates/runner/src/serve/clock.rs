@@ -2,23 +2,38 @@
 //!
 //! Code of servers asks at each loop and call whether an epoch is over. At a tick, a guest that is computing
 //! lets the others of its thread go first, and whoever watches its time can end it.
+//!
+//! It is also who ends a server that was told to stop and does not hear it, for all of its threads wait in calls
+//! that nobody can end: for room in a log that nobody reads.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, Thread};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use wasmtime::Engine;
+
+use signal_hook::low_level;
 
 use crate::end::say;
 
 /// How long a guest may compute before others of its thread go first: 10 ms.
 const TICK: Duration = Duration::from_millis(10);
 
+/// How much longer than its patience a server may take that was told to stop: a second, for its last words.
+const GRACE: Duration = Duration::from_secs(1);
+
+/// The exit code of one that takes longer, as of one that ends by itself with requests in flight.
+const IMPATIENT: i32 = 143;
+
 /// Ticks while requests are inside the guest: a server that waits has no clock that wakes it.
 #[derive(Debug)]
 pub(crate) struct Clock {
     engine: Engine,
+    /// Whether the server was told to stop.
+    told: Arc<AtomicBool>,
+    /// How long it may take then.
+    patience: Duration,
     inside: AtomicU32,
     /// `None`: there was none to be had yet.
     thread: Mutex<Option<Thread>>,
@@ -34,9 +49,11 @@ pub(crate) struct Inside(Arc<Clock>);
 // === impl Clock ===
 
 impl Clock {
-    pub(crate) fn new(engine: Engine) -> Arc<Self> {
+    pub(crate) fn new(engine: Engine, told: Arc<AtomicBool>, patience: Duration) -> Arc<Self> {
         Arc::new(Self {
             engine,
+            told,
+            patience: patience.saturating_add(GRACE),
             inside: AtomicU32::new(0),
             thread: Mutex::default(),
             ticking: AtomicBool::new(false),
@@ -82,12 +99,20 @@ impl Clock {
     }
 
     fn tick(&self) {
+        let mut since = None;
         loop {
             while self.inside.load(Ordering::Acquire) == 0 {
                 thread::park();
             }
             thread::sleep(TICK);
             self.engine.increment_epoch();
+            if self.told.load(Ordering::Relaxed) {
+                let since: &mut Instant = since.get_or_insert_with(Instant::now);
+                if since.elapsed() > self.patience {
+                    // Without a word, for which there may be no room either.
+                    low_level::exit(IMPATIENT);
+                }
+            }
         }
     }
 }

@@ -1,5 +1,6 @@
 //! The instances of a server: made for a request, and kept for others if they may be used again.
 
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use duet_wasm::{Handoff, Inherited, Preview, server_config};
@@ -62,12 +63,19 @@ struct Instance {
 
 impl Instances {
     /// Resolves the component's imports, once for all requests.
-    pub(crate) fn prepare(component: &Component, handoff: &Handoff) -> wasmtime::Result<Self> {
+    ///
+    /// `told` says when the server was told to stop.
+    pub(crate) fn prepare(
+        component: &Component,
+        handoff: &Handoff,
+        told: Arc<AtomicBool>,
+    ) -> wasmtime::Result<Self> {
+        let engine = component.engine().clone();
         Ok(Self {
             pre: prepare(component)?,
             handoff: handoff.clone(),
             files: files(handoff)?,
-            clock: Clock::new(component.engine().clone()),
+            clock: Clock::new(engine, told, handoff.http.drain),
             idle: Mutex::default(),
         })
     }

@@ -77,10 +77,14 @@ pub(crate) enum Answered {
 // === impl Requests ===
 
 impl Requests {
-    pub(crate) fn prepare(component: &Component, handoff: &Handoff) -> wasmtime::Result<Self> {
+    pub(crate) fn prepare(
+        component: &Component,
+        handoff: &Handoff,
+        told: Arc<AtomicBool>,
+    ) -> wasmtime::Result<Self> {
         let places = usize::try_from(handoff.http.concurrency.max(1)).unwrap_or(usize::MAX);
         Ok(Self {
-            instances: Instances::prepare(component, handoff)?,
+            instances: Instances::prepare(component, handoff, told)?,
             name: handoff.name.clone(),
             http: handoff.http.clone(),
             places: Arc::new(Semaphore::new(places)),

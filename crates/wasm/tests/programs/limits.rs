@@ -185,3 +185,5 @@ fn a_guest_that_may_have_no_thread_is_told_so_and_a_server_serves_without() {
         assert!(has_none == (threads == 1), "{threads}: {stderr}");
     }
 }
+        // Files are the business of threads of their own, where there are any.
+        assert_eq!(server.get("/file/nowhere").0, 200);

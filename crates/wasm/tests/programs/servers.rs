@@ -5,6 +5,7 @@ use std::net::{TcpListener, TcpStream};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use duet_wasm::Http;
 use rustix::process::Signal;
 
 use crate::harness::{Guest, PATIENCE, Running, eventually, free_port, root};
@@ -218,6 +219,66 @@ fn a_request_has_its_time_and_no_more() {
     let ended = |path| format!("/guest.wasm: GET {path}: ended after 5s, the time it may take");
     assert!(stderr.contains(&ended("/sleep/60000")), "{stderr}");
     assert!(stderr.contains(&ended("/drip/x")), "{stderr}");
+}
+
+#[test]
+fn a_file_that_takes_for_ever_keeps_neither_the_other_requests_nor_a_signal() {
+    if !root() {
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let fifo = directory.path().join("fifo");
+    let made = Command::new("mkfifo").arg(&fifo).status().unwrap();
+    assert!(made.success(), "{made}");
+    let path = format!("/file{}", fifo.display());
+    for guest in [server(), Guest::named("server-p3.wasm").preview3()] {
+        let set = |http: &mut Http| {
+            http.timeout = Some(Duration::from_secs(5));
+            http.drain = Duration::from_secs(1);
+        };
+        let server = Server::start(guest.http(set));
+        let ask_all = || {
+            // More than there are threads to serve.
+            let mut all: Vec<_> = (0..12).map(|_| server.connect()).collect();
+            for stream in &mut all {
+                ask(stream, &path, "connection: close\r\n");
+            }
+            all
+        };
+        let mut waiting = ask_all();
+        assert_eq!(server.get("/"), (200, "hello\n".into()));
+        for stream in &mut waiting {
+            assert_eq!(read(stream).0, 504);
+        }
+        let _waiting = ask_all();
+        assert_eq!(server.get("/env/NOTHING"), (200, String::new()));
+        assert_eq!(server.end().0, 143);
+    }
+}
+
+#[test]
+fn a_server_ends_when_told_although_nobody_reads_what_it_says() {
+    if !root() {
+        return;
+    }
+    for plain in [false, true] {
+        let set = |http: &mut Http| {
+            http.plain_log = plain;
+            http.drain = Duration::from_secs(1);
+        };
+        let mut server = Server::start(server().http(set));
+        // Twice what the pipe of its standard output takes.
+        let path = format!("/say/{}", "x".repeat(8 << 10));
+        let mut all: Vec<_> = (0..16).map(|_| server.connect()).collect();
+        for stream in &mut all {
+            ask(stream, &path, "connection: close\r\n");
+        }
+        server.guest.signal(Signal::TERM);
+        eventually("the server to end", || {
+            (!server.guest.is_running()).then_some(())
+        });
+        assert_eq!(server.guest.wait().code, 143);
+    }
 }
 
 #[test]
