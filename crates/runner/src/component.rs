@@ -8,7 +8,7 @@ use wasmtime_wasi::p2::bindings::CommandPre;
 use crate::config;
 use crate::end::End;
 use crate::guest::{Guest, STACK};
-use crate::imports::{exports, imports, linker};
+use crate::imports::{exports, imports, linker, unlinked};
 use crate::limits;
 use crate::module::unfit;
 use crate::outgoing::roots;
@@ -39,7 +39,7 @@ pub(crate) fn run(inherited: Inherited, handoff: &Handoff, signals: Signals) -> 
     tell(&component, handoff);
     let pre = match prepare(&component) {
         Ok(pre) => pre,
-        Err(error) => return End::Unstarted(format!("{error:#}")),
+        Err(error) => return unlinked(&error),
     };
     let mut runtime = tokio::runtime::Builder::new_current_thread();
     runtime

@@ -14,6 +14,7 @@ use wasmtime_wasi_http::p2::bindings::{LinkOptions, http};
 use wasmtime_wasi_http::{WasiHttp, WasiHttpView as _};
 
 use crate::config;
+use crate::end::End;
 use crate::guest::Guest;
 use crate::keyvalue;
 use crate::preview3;
@@ -35,6 +36,25 @@ pub(crate) fn linker(component: &Component) -> wasmtime::Result<Linker<Guest>> {
         }
     }
     Ok(linker)
+}
+
+/// Why a component cannot be linked. The compiler knows interfaces; what they have, only a linker does.
+pub(crate) fn unlinked(error: &wasmtime::Error) -> End {
+    let words = format!("{error:#}");
+    let quoted = |after: &str| {
+        let (_, rest) = words.split_once(after)?;
+        rest.split_once('`').map(|(name, _)| name)
+    };
+    let missing = quoted("imports instance `").zip(quoted("instance export `"));
+    End::Unstarted(match missing {
+        Some((interface, name)) if words.ends_with("implementation is missing") => {
+            let package = interface.split('/').next().unwrap_or(interface);
+            format!(
+                "imports {name:?} from {interface:?}, which nothing provides: it is not in world {package}/imports"
+            )
+        }
+        Some(_) | None => words,
+    })
 }
 
 /// Does `component` import something that begins like this?

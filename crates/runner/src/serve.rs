@@ -39,6 +39,7 @@ use tokio::time::timeout;
 use wasmtime::component::Component;
 
 use crate::end::{End, say};
+use crate::imports::unlinked;
 use crate::rest;
 use crate::serve::connections::{Connections, QUIET};
 pub(crate) use crate::serve::instances::load;
@@ -82,7 +83,7 @@ pub(crate) fn run(
 ) -> End {
     let requests = match Requests::prepare(component, handoff, signals.came()) {
         Ok(requests) => Arc::new(requests),
-        Err(error) => return End::Unstarted(format!("{error:#}")),
+        Err(error) => return unlinked(&error),
     };
     let runtime = match runtime() {
         Ok(runtime) => runtime,

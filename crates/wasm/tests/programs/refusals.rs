@@ -2,9 +2,11 @@
 
 use std::process::{Command, Stdio};
 
-use duet_wasm::Error;
+use std::time::Instant;
 
-use crate::harness::{compile, root, runner};
+use duet_wasm::{Error, Preview};
+
+use crate::harness::{Guest, PATIENCE, cache, compile, root, runner};
 
 fn refusal(wasm: &[u8]) -> String {
     compile(wasm).unwrap_err().to_string()
@@ -99,6 +101,23 @@ fn an_import_that_nothing_provides_is_named_with_its_world() {
 }
 
 #[test]
+fn a_function_that_an_interface_does_not_have_is_named_with_its_world() {
+    if !root() {
+        return;
+    }
+    for export in ["wasi:cli/run@0.2.0", "wasi:http/incoming-handler@0.2.0"] {
+        let ended = Guest::wat(&format!(
+            r#"(component (import "wasi:cli/environment@0.2.3" (instance (export "teleport" (func))))
+                (instance $r) (export "{export}" (instance $r)))"#
+        ))
+        .run();
+        let words = "/guest.wasm: imports \"teleport\" from \"wasi:cli/environment@0.2.3\", which nothing provides: \
+                     it is not in world wasi:cli/imports\n";
+        assert_eq!((ended.code, ended.stderr.as_str()), (126, words));
+    }
+}
+
+#[test]
 fn a_library_is_not_a_program() {
     if !root() {
         return;
@@ -128,6 +147,19 @@ fn a_library_is_not_a_program() {
     assert!(
         text.contains("whose descriptors are not the same"),
         "{text}"
+    );
+}
+
+#[test]
+fn a_file_that_is_too_large_is_not_read() {
+    // All of it a hole: to read it would take minutes, and the room that it does not have.
+    let file = tempfile::tempfile().unwrap();
+    file.set_len(1 << 40).unwrap();
+    let deadline = Instant::now() + PATIENCE;
+    let refused = cache().compiled(&file, "/guest.wasm", Preview::Two, deadline);
+    assert_eq!(
+        refused.unwrap_err().to_string(),
+        "/guest.wasm: 1099511627776 bytes of WebAssembly, and at most 268435456 are compiled"
     );
 }
 
