@@ -298,4 +298,23 @@ fn every_wasm_guest_is_tested_and_has_its_source_beside_it() {
     {
         assert!(known(file), "{} is in no list", file.display());
     }
+    // Those of programs outside of containers.
+    let theirs = workspace().join("crates/wasm/tests");
+    let text: String = files(&[".rs"])
+        .into_iter()
+        .filter(|file| file.starts_with(theirs.join("programs")))
+        .map(|file| fs::read_to_string(file).expect("text"))
+        .collect();
+    let folder = theirs.join("guests");
+    for file in committed
+        .iter()
+        .filter(|file| file.parent() == Some(&folder))
+    {
+        let name = file.file_name().expect("a file").to_string_lossy();
+        assert!(text.contains(&format!("\"{name}\"")), "no test runs {name}");
+        let name = name.trim_end_matches(".wasm");
+        // One source is compiled for two previews.
+        let source = name.trim_end_matches("-p1").trim_end_matches("-p2");
+        assert!(folder.join(source).join("src").is_dir(), "{name}");
+    }
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use duet_tests::cri::Wish;
 use duet_tests::{Node, wait};
+use k8s_cri::v1::LinuxContainerResources;
 
 const FOREVER: &str = "echo ready; exec sleep 1000";
 
@@ -138,6 +139,32 @@ fn stats_and_the_reason_of_an_oom_kill_are_told() {
 
     let hungry = Wish::native("hungry", "exec tail /dev/zero").memory(32 << 20);
     assert_eq!(pod.start(&hungry).wait(), (137, "OOMKilled".to_owned()));
+    pod.remove();
+}
+
+#[test]
+fn a_guest_that_takes_memory_without_asking_is_killed_with_its_reason() {
+    let Some(node) = Node::enter_with_duet() else {
+        return;
+    };
+    let cri = node.cri();
+    let pod = cri.pod("greedy");
+    // The pod's memory for files is no part of a guest's own, and nobody can refuse it.
+    let fill = Wish::wasm("fill", &["fill", "/dev/shm/file", "48"]).memory(32 << 20);
+    assert_eq!(pod.start(&fill).wait(), (137, "OOMKilled".to_owned()));
+
+    // What one may have is what its limit is by then.
+    let idle = pod.start(&Wish::wasm("idle", &["idle"]).memory(16 << 20));
+    idle.says("idle");
+    let grow = || idle.exec(&["/probe.wasm", "grow", "24"]);
+    let (code, _, words) = grow();
+    assert_eq!(code, 1, "{words}");
+    let limits = LinuxContainerResources {
+        memory_limit_in_bytes: 64 << 20,
+        ..Default::default()
+    };
+    idle.update(limits).expect("CRI takes it");
+    assert_eq!(grow(), (0, "grown\n".to_owned(), String::new()));
     pod.remove();
 }
 

@@ -65,8 +65,26 @@ fn kill_is_137_and_a_paused_guest_stands_still() {
     task.says("spinning");
     let _paused = task.ctr("pause", &[]).ok();
     assert_eq!(task.status().as_deref(), Some("PAUSED"));
+    // In the time of another's whole life it would have computed.
+    let before = processor_time(task.pid());
+    let _meanwhile = node.container("meanwhile").probe(&[]).run().ok();
+    assert_eq!(processor_time(task.pid()), before);
     let _resumed = task.ctr("resume", &[]).ok();
+    duet_tests::wait::until("it to compute again", || {
+        (processor_time(task.pid()) > before).then_some(())
+    });
     task.end();
+}
+
+/// What a process has computed, in ticks of the kernel's clock.
+fn processor_time(pid: i32) -> u64 {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).expect("it is there");
+    let (_, fields) = stat.rsplit_once(')').expect("its name ends");
+    // Both are behind the state and ten numbers.
+    let fields = fields.split_ascii_whitespace().skip(11).take(2);
+    fields
+        .map(|ticks| ticks.parse::<u64>().expect("a number"))
+        .sum()
 }
 
 #[test]
@@ -96,6 +114,26 @@ fn arguments_and_environment_are_those_of_the_spec() {
             .any(|k| line.starts_with(k))
     };
     assert_eq!(variables.iter().find(foreign), None);
+}
+
+#[test]
+fn wasi_config_tells_a_container_what_its_annotations_say() {
+    let Some(node) = Node::enter_with_duet() else {
+        return;
+    };
+    let text = include_str!("../../crates/wasm/tests/guests/config.wat");
+    let path = node.scratch().join("config.wasm");
+    fs::write(&path, wat::parse_str(text).expect("a component")).expect("our own folder");
+    let path = path.display();
+    let mount = format!("type=bind,src={path},dst=/config.wasm,options=rbind:ro");
+    let length = |options: &[&str]| {
+        let with = [&["--mount", &mount, "--env", "colour=blue"], options].concat();
+        let container = node.container("config").with(&with);
+        container.args(&["/config.wasm"]).run().code
+    };
+    assert_eq!(length(&[]), 4);
+    let annotation = "io.containerd.duet.v1.config.colour=green";
+    assert_eq!(length(&["--annotation", annotation]), 5);
 }
 
 #[test]

@@ -171,9 +171,9 @@ mod tests {
             argv: vec!["app".into(), "ä b".into()],
             env: vec!["A=1=2".into(), "B".into()],
             cwd: "/srv".into(),
+            mounts: vec!["/var/run/secrets".into()],
             http: Http::default(),
             config: [("colour".into(), "blue".into())].into(),
-            mounts: vec!["/var/run/secrets".into()],
             listen: vec![SocketAddr::from(([127, 0, 0, 1], 7000))],
         }
     }

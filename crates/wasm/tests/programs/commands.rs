@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use rustix::process::Signal;
 
-use crate::harness::{Guest, descriptors, root};
+use crate::harness::{Guest, descriptors, eventually, root};
 
 const HELLO: &str = r#"(module
     (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
@@ -31,6 +31,30 @@ fn exits_with(code: u8) -> Guest {
 
 fn probes() -> [Guest; 2] {
     [Guest::named("probe-p1.wasm"), Guest::named("probe-p2.wasm")]
+}
+
+#[test]
+fn a_start_section_without_an_end_is_ended_by_a_signal() {
+    if !root() {
+        return;
+    }
+    let spins = r#"(module (func $spin (loop (br 0))) (start $spin) (func (export "_start")))"#;
+    let running = Guest::wat(spins).start();
+    let stat = format!("/proc/{}/stat", running.pid());
+    // In clock ticks: more than any start takes, so it is in the loop.
+    eventually("it to spin", || {
+        let stat = std::fs::read_to_string(&stat).unwrap();
+        let (_, fields) = stat.rsplit_once(')').unwrap();
+        let used: u64 = fields
+            .split_ascii_whitespace()
+            .nth(11)
+            .unwrap()
+            .parse()
+            .unwrap();
+        (used >= 20).then_some(())
+    });
+    running.signal(Signal::TERM);
+    assert_eq!(running.wait().code, 143);
 }
 
 #[test]

@@ -157,6 +157,19 @@ fn a_guest_that_opens_all_it_can_is_told_when_there_is_no_more() {
 }
 
 #[test]
+fn a_component_that_opens_all_it_can_is_told_when_there_is_no_more() {
+    if !root() {
+        return;
+    }
+    let guest = Guest::named("probe-p2.wasm").args(["hoard", "/etc/passwd"]);
+    let ended = guest.ulimit("ulimit -n 64").run();
+    assert_eq!(ended.code, 0, "{ended:?}");
+    assert!(ended.stdout.ends_with(" after some\n"), "{ended:?}");
+    // A library knows the error by its number: EMFILE has no other name in preview 2.
+    assert!(ended.stdout.starts_with("I/O error"), "{ended:?}");
+}
+
+#[test]
 fn a_guest_that_may_have_no_thread_is_told_so_and_a_server_serves_without() {
     if !root() {
         return;
@@ -178,6 +191,8 @@ fn a_guest_that_may_have_no_thread_is_told_so_and_a_server_serves_without() {
         let server = Server::start(Guest::named("server.wasm").of_threads(threads));
         assert_eq!(server.get("/"), (200, "hello\n".into()), "{threads}");
         assert_eq!(server.get("/env/NOTHING"), (200, String::new()));
+        // Files are the business of threads of their own, where there are any.
+        assert_eq!(server.get("/file/nowhere").0, 200);
         let (code, stderr) = server.end();
         assert_eq!(code, 0, "{threads}: {stderr}");
         // Workers leave one for the clock.
@@ -185,5 +200,3 @@ fn a_guest_that_may_have_no_thread_is_told_so_and_a_server_serves_without() {
         assert!(has_none == (threads == 1), "{threads}: {stderr}");
     }
 }
-        // Files are the business of threads of their own, where there are any.
-        assert_eq!(server.get("/file/nowhere").0, 200);

@@ -12,6 +12,7 @@ mod jail;
 mod keyvalue;
 mod limits;
 mod memory;
+mod network;
 mod preview3;
 mod refusals;
 mod servers;

@@ -59,6 +59,28 @@ fn main() {
             let read = stream.read(&mut heard).unwrap();
             stream.write_all(&heard[..read].to_ascii_uppercase()).unwrap();
         }
+        "datagram" => {
+            let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+            let mut answer = [0; 64];
+            // To whoever, and to one who was chosen before.
+            socket.send_to(rest[1].as_bytes(), &rest[0]).unwrap();
+            let (read, from) = socket.recv_from(&mut answer).unwrap();
+            println!("{} from {from}", String::from_utf8_lossy(&answer[..read]));
+            socket.connect(&rest[0]).unwrap();
+            socket.send(b"again").unwrap();
+            let read = socket.recv(&mut answer).unwrap();
+            println!("{}", String::from_utf8_lossy(&answer[..read]));
+        }
+        "hoard" => {
+            let mut all = Vec::new();
+            let error = loop {
+                match std::fs::File::open(&rest[0]) {
+                    Ok(file) => all.push(file),
+                    Err(error) => break error,
+                }
+            };
+            println!("{error} after {}", if all.is_empty() { "none" } else { "some" });
+        }
         other => {
             eprintln!("probe: no verb {other:?}");
             std::process::exit(2);
