@@ -3,7 +3,8 @@
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 
-use duet_tests::{Node, image, machine};
+use duet_tests::machine::{self, Cgroups};
+use duet_tests::{Node, image};
 
 #[test]
 fn a_module_says_hello_without_an_annotation() {
@@ -378,10 +379,12 @@ fn a_guest_is_an_ordinary_process_of_its_own() {
         assert_ne!(own(kind), ours(kind), "{kind}");
     }
     let cgroup = fs::read_to_string(format!("/proc/{pid}/cgroup")).expect("it runs");
-    assert!(
-        cgroup.contains(&format!("/{}/guest", node.namespace())),
-        "{cgroup}"
-    );
+    let namespace = node.namespace();
+    let place = match Cgroups::chosen() {
+        Cgroups::Cgroupfs => format!("/{namespace}/guest"),
+        Cgroups::Systemd => format!("/{namespace}.slice/ctr-guest.scope"),
+    };
+    assert!(cgroup.contains(&place), "{cgroup}");
     task.end();
 }
 
