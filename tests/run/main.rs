@@ -80,6 +80,28 @@ fn duet(node: &Node, name: &str, manifest: &str) -> Command {
     duet
 }
 
+/// `duet run` of a pod on the test's own containerd.
+fn attached(node: &Node, name: &str, spec: &str) -> Command {
+    let mut duet = duet(node, name, &pod(name, spec));
+    duet.arg("--address").arg(node.daemon().socket());
+    duet
+}
+
+/// The slices of such pods, where systemd makes the cgroups, and what systemd calls their state.
+fn slices() -> Vec<(String, String)> {
+    let mut list = Command::new("systemctl");
+    list.args(["list-units", "--all", "--full", "--plain", "--no-legend"]);
+    let listed = command::run(list.arg("duet-*.slice")).ok().stdout;
+    let words = listed.lines().map(|line| line.split_whitespace());
+    words
+        .map(|mut words| {
+            let (name, state) = (words.next(), words.nth(1));
+            let word = |word: Option<&str>| word.expect("systemctl has four columns").to_owned();
+            (word(name), word(state))
+        })
+        .collect()
+}
+
 /// Runs a pod to its end.
 fn run(node: &Node, spec: &str) -> Outcome {
     let outcome = command::run(&mut duet(node, "pod", &pod("pod", spec)));
@@ -381,9 +403,7 @@ fn the_pod_of_one_that_was_killed_is_removed_by_the_next() {
     let attached = |name: &str, line: &str| {
         let main = shell("main", line, "");
         let spec = format!("restartPolicy: Never, containers: [{main}]");
-        let mut duet = duet(&node, name, &pod(name, &spec));
-        duet.arg("--address").arg(node.daemon().socket());
-        duet
+        attached(&node, name, &spec)
     };
     let mut first = command::start(&mut attached("first", POLITE));
     first.says("main | here");
@@ -406,4 +426,46 @@ fn the_pod_of_one_that_was_killed_is_removed_by_the_next() {
     assert!(!beside.has_ended());
     beside.terminate();
     assert_eq!(beside.wait().code, 143);
+}
+
+#[test]
+fn a_pod_is_in_a_slice_of_systemds_that_goes_with_it() {
+    let Some(node) = Node::enter_with_systemd() else {
+        return;
+    };
+    // Its namespace has the images that the leak check knows of.
+    drop(node.cri());
+    let main = shell("main", POLITE, "");
+    let spec = format!("containers: [{main}]");
+    let mut running = command::start(&mut attached(&node, "pod", &spec));
+    running.says("main | here");
+    let [(slice, state)] = &slices()[..] else {
+        panic!("{:?}", slices());
+    };
+    assert_eq!(state, "active");
+    // The pause container's and main's.
+    let mut list = Command::new("systemctl");
+    list.args([
+        "show",
+        "--property=Slice",
+        "--value",
+        "cri-containerd-*.scope",
+    ]);
+    let scopes = command::run(&mut list).ok().stdout;
+    let within = scopes.lines().filter(|line| line == slice).count();
+    assert_eq!(within, 2, "{scopes}");
+    running.terminate();
+    let outcome = running.wait();
+    assert_eq!(outcome.code, 143, "{outcome:#?}");
+    assert!(!outcome.stderr.contains("left behind"), "{outcome:#?}");
+    wait::until(&format!("{slice} to be forgotten"), || {
+        let stays = slices().iter().any(|(name, _)| name == slice);
+        (!stays).then_some(())
+    });
+
+    // One that nothing was ever made in is not stopped.
+    let missing = "containers: [{name: a, image: 'localhost/missing:1', imagePullPolicy: Never}]";
+    let outcome = command::run(&mut attached(&node, "none", missing));
+    assert_eq!(outcome.code, FAILED, "{outcome:#?}");
+    assert!(!outcome.stderr.contains("left behind"), "{outcome:#?}");
 }

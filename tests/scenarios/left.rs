@@ -3,6 +3,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
+use duet_tests::machine::Cgroups;
 use duet_tests::{Node, command};
 
 #[test]
@@ -19,7 +20,12 @@ fn a_container_that_is_left_running_fails_its_test() {
     let message = failure
         .downcast_ref::<String>()
         .expect("a panic with a text");
-    for word in ["process ", "sleep 1000", "mount ", "cgroup ", "state "] {
+    let words = ["process ", "sleep 1000", "mount ", "cgroup ", "state "];
+    let unit = match Cgroups::chosen() {
+        Cgroups::Cgroupfs => None,
+        Cgroups::Systemd => Some("unit ctr-left.scope"),
+    };
+    for word in words.into_iter().chain(unit) {
         assert!(message.contains(word), "no {word:?} in {message}");
     }
 }

@@ -13,6 +13,8 @@ use crate::machine::{self, Cgroups, Runtime};
 const SOCKET_DIR: &str = "/run/containerd/s";
 /// The folders in which network namespaces get names.
 const NETNS_DIRS: [&str; 2] = ["/run/netns", "/var/run/netns"];
+/// Where systemd has the files of units that somebody made while it ran, until it forgets them.
+const UNIT_DIR: &str = "/run/systemd/transient";
 /// Where Duet may keep records outside of bundles.
 const RECORD_DIR: &str = "/run/duet";
 
@@ -51,6 +53,7 @@ impl Snapshot {
         sentences.extend(state_files(scope));
         sentences.extend(scope.daemon.network.leftovers());
         sentences.extend(of_duet_run());
+        sentences.extend(units(scope));
         Self { sentences }
     }
 
@@ -303,6 +306,20 @@ fn of_duet_run() -> Vec<String> {
     let interfaces = entries(Path::new("/sys/class/net")).filter(bridge);
     found.extend(interfaces.map(|name| format!("interface {name}")));
     found
+}
+
+/// Units that systemd still knows in a slice of the test's own, also if they have failed: by their files, since
+/// other tests may have units of such names at the same time.
+fn units(scope: &Scope<'_>) -> Vec<String> {
+    let of_ours = |name: &String| {
+        let text = fs::read_to_string(Path::new(UNIT_DIR).join(name)).unwrap_or_default();
+        let mut slices = text.lines().filter_map(|line| line.strip_prefix("Slice="));
+        slices.any(|slice| names_a_namespace(slice, scope))
+    };
+    entries(Path::new(UNIT_DIR))
+        .filter(of_ours)
+        .map(|name| format!("unit {name}"))
+        .collect()
 }
 
 /// What containerd keeps of tasks and sandboxes.

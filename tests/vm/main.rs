@@ -65,6 +65,8 @@ const UNDER_SYSTEMD: &[&str] = &[
     "all of podsandbox",
     "all of shim",
     "all of kills",
+    "a_pod_is_in_a_slice_of_systemds_that_goes_with_it",
+    "all of run",
 ];
 
 /// Those that it runs where systemd keeps cgroup v1, with a v2 tree beside it.

@@ -12,11 +12,13 @@ if only_what_was_asked_for; then
 elif [ -e /sys/fs/cgroup/cgroup.controllers ]; then
     # Side by side, for each processor one.
     column podsandbox scenarios '' systemd:: apparmor:: tasks:: events:: births::limits pods::a_native \
-        pods::a_shot pods::containers &
-    column shim scenarios "$SHIM" sandboxes::a_ user_namespaces::ctr cri::stats cri::both
+        pods::a_shot pods::containers left:: volumes::what cri::exec_streams cri::stop &
+    column shim scenarios "$SHIM" sandboxes::a_ user_namespaces::ctr cri::stats cri::both cri::exec_streams
     column kills scenarios '' kills::pods::a_pod_whose_holder
     wait
-    tell podsandbox shim kills
+    # By itself: it looks at all slices of its kind.
+    column run run '' a_pod_is_in_a_slice
+    tell podsandbox shim kills run
 else
     column hybrid scenarios '' systemd::limits systemd::running systemd::what events:: tasks::a_shim pods::a_shot
     tell hybrid
