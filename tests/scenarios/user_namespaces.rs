@@ -100,4 +100,16 @@ fn ctr_gives_a_container_ids_of_its_own() {
     let said = outcome.ok().stdout;
     let words: Vec<_> = said.split_whitespace().collect();
     assert_eq!(words, ["0", "300000", "65536", "0", "0"], "{said}");
+
+    // Not even with the right to mount does its root take away what was mounted for it (decision 40).
+    let script = "mount -t tmpfs x /tmp && umount /tmp && echo mounts; umount /proc/sys && echo bare; \
+        mount -o remount,bind,rw /sys && echo writable; umount /sys; ls /sys | head -n 1";
+    let outcome = node
+        .container("powerful")
+        .with(&["--uidmap", &ids, "--gidmap", &ids])
+        .with(&["--cap-add", "CAP_SYS_ADMIN"])
+        .args(&["/bin/sh", "-c", script])
+        .run();
+    let said = outcome.ok().stdout;
+    assert_eq!(said, "mounts\nblock\n", "{said}");
 }
