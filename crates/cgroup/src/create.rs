@@ -22,7 +22,7 @@ pub struct Cgroup {
     unified: Option<PathBuf>,
 }
 
-/// A cgroup that is there as far as a process must be born in it. The rest can be made beside the birth.
+/// A cgroup of a hybrid host that is there in the v2 tree. The rest can be made beside the birth.
 #[derive(Debug)]
 pub struct Begun {
     cgroup: Cgroup,
@@ -82,19 +82,20 @@ impl Cgroup {
         Ok(cgroup)
     }
 
-    /// Makes no more of the cgroup `path` than a process must be born in: all of it where v2 alone
-    /// limits, else its directory in the v2 tree of a hybrid host, if there is one.
+    /// Makes no more of the cgroup `path` than the directory in the v2 tree of a hybrid host, which says
+    /// whose it is from the moment that a process is born there. Nothing on other hosts: there
+    /// is no part of a cgroup that could wait.
     ///
     /// # Errors
     ///
     /// As [`Cgroup::create`].
-    pub fn begin(host: &Host, path: &Path) -> Result<Begun, Error> {
+    pub fn begin(host: &Host, path: &Path) -> Result<Option<Begun>, Error> {
         let cgroup = Self::name(host, path)?;
-        let made = undone_if_failed(|made| match cgroup.mode {
-            Mode::V1 | Mode::Hybrid => cgroup.make_unified(made, vacant),
-            Mode::V2 => cgroup.make(host, made, vacant),
-        })?;
-        Ok(Begun { cgroup, made })
+        if cgroup.unified.is_none() {
+            return Ok(None);
+        }
+        let made = undone_if_failed(|made| cgroup.make_unified(made, vacant))?;
+        Ok(Some(Begun { cgroup, made }))
     }
 
     /// Opens a cgroup that exists.
@@ -260,20 +261,15 @@ impl Begun {
     ///
     /// As [`Cgroup::create`]; what it was begun with is there still.
     pub fn complete(&self) -> Result<(), Error> {
-        match self.cgroup.mode {
-            Mode::V1 | Mode::Hybrid => {
-                undone_if_failed(|made| self.cgroup.make_places(made, vacant)).map(drop)
-            }
-            Mode::V2 => Ok(()),
-        }
+        undone_if_failed(|made| self.cgroup.make_places(made, vacant)).map(drop)
     }
 
-    /// Removes what it was begun with. Whoever was born there has ended.
+    /// Removes what it was begun with. Whoever was born there has ended. May be called again.
     ///
     /// # Errors
     ///
     /// As [`Cgroup::remove`].
-    pub fn abandon(self) -> Result<(), Error> {
+    pub fn abandon(&self) -> Result<(), Error> {
         let mut made = self.made.iter().rev();
         let own = made.next().map_or(Ok(()), |own| remove_dir(own));
         // Others may be in those above by now.

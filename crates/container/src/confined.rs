@@ -136,11 +136,12 @@ impl Confined {
     ) -> Result<Self, Error> {
         match place {
             Place::Path(path)
-                if ground.host().mode() != Mode::V2
-                    && [&namespaces.user, &namespaces.cgroup] == [&Namespace::Host; 2] =>
+                if [&namespaces.user, &namespaces.cgroup] == [&Namespace::Host; 2] =>
             {
                 let begun = Cgroup::begin(ground.host(), &path);
-                let begun = begun.map_err(Error::cgroup(CREATE))?;
+                let Some(begun) = begun.map_err(Error::cgroup(CREATE))? else {
+                    return Self::create(ground, Place::Path(path), resources, namespaces);
+                };
                 let confined = Self::of(begun.cgroup().clone());
                 let limits = resources.clone();
                 *confined.pending() = Some(Pending { begun, limits });
@@ -150,7 +151,7 @@ impl Confined {
         }
     }
 
-    /// Makes and limits what was only begun. On an error that is as it was.
+    /// Makes and limits what was only begun.
     pub(crate) fn complete(&self) -> Result<(), Error> {
         let mut pending = self.pending();
         let Some(Pending { begun, .. }) = &*pending else {
@@ -247,10 +248,11 @@ impl Confined {
             return Ok(());
         }
         self.leave();
-        if let Some(Pending { begun, .. }) = self.pending().take() {
+        if let Some(Pending { begun, .. }) = &*self.pending() {
             // The rest, if there is one of that name, is somebody else's.
+            begun.abandon()?;
             self.removed.store(true, Ordering::Release);
-            return begun.abandon();
+            return Ok(());
         }
         self.cgroup.remove().or_else(|_| {
             // Something was still in it that nobody knows: it dies with its container.

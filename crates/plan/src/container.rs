@@ -2,7 +2,8 @@
 //!
 //! The order follows from what each part needs and what the next one takes away:
 //!
-//! 1. cgroup, namespaces, session: where everything after happens;
+//! 1. cgroup, namespaces, session: where everything after happens; a cgroup that is made meanwhile is
+//!    entered when it is needed;
 //! 2. the root, attached where `pivot_root` finds it, and every mount below it, made through
 //!    descriptors while the host's tree is still there; then a pause, in which the parent runs
 //!    the hooks that see both;

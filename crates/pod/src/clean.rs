@@ -156,6 +156,11 @@ fn member_or_warn(
     patience: Instant,
     for_units: &mut Duration,
 ) -> bool {
+    // It may have come no further than a part of its cgroup, and be kept from hearing that nobody
+    // waits for it.
+    if let Some(init) = member.init {
+        end(init, Instant::now());
+    }
     let mut clean = cgroup_or_warn(host, &member.cgroup);
     if let Some(unit) = &member.unit {
         let begun = Instant::now();
@@ -165,9 +170,6 @@ fn member_or_warn(
             tracing::warn!(unit, %error, "unit left behind");
             clean = false;
         }
-    }
-    if let Some(init) = member.init {
-        end(init, Instant::now());
     }
     for helper in &member.helpers {
         end(*helper, patience);
@@ -200,7 +202,6 @@ fn cgroup_or_warn(host: &Host, path: &Path) -> bool {
 }
 
 /// Kills a process that was recorded, if it is still that one and has not ended by `patience`.
-/// The container's cgroup was killed: this is for one that was never in it.
 fn end(init: Init, patience: Instant) {
     let Ok(pidfd) = duet_linux::process::pidfd_open(init.pid) else {
         return;

@@ -46,23 +46,28 @@ fn a_cgroup_is_made_in_every_hierarchy_and_removed_from_each() {
 }
 
 #[test]
-fn a_cgroup_that_is_begun_is_what_a_process_is_born_in_and_can_be_given_up() {
+fn a_cgroup_that_is_begun_is_its_place_in_the_v2_tree_and_can_be_given_up() {
     let own = own!("begun");
     own.cgroup.remove().unwrap();
     let dirs = own.cgroup.own_dirs();
-    let unified = own.host().unified().map(|tree| tree.dir(own.cgroup.path()));
     let path = own.cgroup.path();
+    let begin = || Cgroup::begin(own.host(), path).unwrap();
+    let Some(tree) = own.host().unified() else {
+        assert!(begin().is_none());
+        return;
+    };
+    let unified = tree.dir(path);
 
-    let begun = Cgroup::begin(own.host(), path).unwrap();
+    let begun = begin().unwrap();
     assert!(dirs.iter().all(|dir| !dir.path.exists()));
-    assert!(unified.iter().all(|dir| dir.is_dir()));
+    assert!(unified.is_dir());
     // As whoever cleans up after a killed shim finds it.
-    assert_eq!(Cgroup::open(own.host(), path).is_ok(), unified.is_some());
+    Cgroup::open(own.host(), path).unwrap();
     begun.complete().unwrap();
     assert!(dirs.iter().all(|dir| dir.path.is_dir()));
     own.cgroup.remove().unwrap();
 
-    let begun = Cgroup::begin(own.host(), path).unwrap();
+    let begun = begin().unwrap();
     let (last, others) = dirs.split_last().unwrap();
     std::fs::create_dir(&last.path).unwrap();
     let mut child = std::process::Command::new("sleep")
@@ -74,11 +79,25 @@ fn a_cgroup_that_is_begun_is_what_a_process_is_born_in_and_can_be_given_up() {
     assert!(matches!(error, Error::Occupied { count: 1, .. }), "{error}");
     assert!(others.iter().all(|dir| !dir.path.exists()));
     begun.abandon().unwrap();
-    assert!(unified.iter().all(|dir| !dir.exists()));
+    begun.abandon().unwrap();
+    assert!(!unified.exists());
     // What was somebody else's lives.
     assert!(last.path.is_dir());
     child.kill().unwrap();
     child.wait().unwrap();
+
+    // Whoever was born there keeps others out, though no hierarchy of v1 knows of it.
+    let begun = begin().unwrap();
+    let mut child = std::process::Command::new("sleep")
+        .arg("100")
+        .spawn()
+        .unwrap();
+    std::fs::write(unified.join("cgroup.procs"), child.id().to_string()).unwrap();
+    let error = Cgroup::create(own.host(), path).unwrap_err();
+    assert!(matches!(error, Error::Occupied { count: 1, .. }), "{error}");
+    child.kill().unwrap();
+    child.wait().unwrap();
+    begun.abandon().unwrap();
 }
 
 #[test]
