@@ -277,18 +277,27 @@ fn a_guest_is_typed_to_and_interrupted_on_its_terminal() {
         return;
     };
     let cri = node.cri();
-    let pod = cri.pod("typed");
+    let pod = cri.pod_with("typed", |config| {
+        let name = "io.containerd.duet.v1.preview3".to_owned();
+        config.annotations.insert(name, "true".to_owned());
+    });
     let member = pod.start(&Wish::wasm("idle", &["idle"]));
     member.says("idle");
-    // Previews 1 and 2; the end of input is typed too.
-    for program in [&["/probe.wasm", "copy"][..], &["cat"]] {
-        let ended = member.exec_streaming(program, "a line\n\u{4}", true);
+    // Previews 1, 2 and 3; the end of input is typed too.
+    for program in [
+        &["/probe.wasm", "copy"][..],
+        &["cat"],
+        &["/probe-p3.wasm", "upper"],
+    ] {
+        let ended = member.exec_streaming(program, "A LINE\n\u{4}", true);
         // Once the terminal's echo, once the guest's.
-        let lines = ended.stdout.matches("a line\r\n").count();
+        let lines = ended.stdout.matches("A LINE\r\n").count();
         assert_eq!((lines, ended.code), (2, 0), "{program:?}: {ended:?}");
     }
-    let ended = member.exec_streaming(&["/probe.wasm", "spin"], "\u{3}", true);
-    assert_eq!(ended.code, 130, "{ended:?}");
+    for program in ["/probe.wasm", "/probe-p3.wasm"] {
+        let ended = member.exec_streaming(&[program, "spin"], "\u{3}", true);
+        assert_eq!(ended.code, 130, "{program}: {ended:?}");
+    }
     pod.remove();
 }
 

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread;
 
-use duet_tests::Node;
+use duet_tests::{Node, image};
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, date_time_ymd};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{NoClientAuth, WebPkiClientVerifier};
@@ -256,6 +256,31 @@ fn https_believes_the_roots_of_the_image_and_says_whom_it_does_not_believe() {
         "received corrupt message",
     ] {
         assert!(said.contains(words), "{words}: {said}");
+    }
+
+    // The client of preview 3 is told no less, but this probe says only whether it had an answer.
+    for (server, port, _) in ports {
+        let (answer, words) = match server {
+            Server::Good => ("200 first", ""),
+            // Over HTTP/2 it is not asked here.
+            Server::Second => continue,
+            Server::Expired => ("no answer\n", "certificate expired"),
+            Server::Curious | Server::CuriousSecond => ("no answer\n", "CertificateRequired"),
+            Server::Misnamed => ("no answer\n", "not valid for name \"localhost\""),
+            Server::Strange => ("no answer\n", "NoApplicationProtocol"),
+            Server::Plain => ("no answer\n", "received corrupt message"),
+        };
+        let url = format!("https://localhost:{port}");
+        let outcome = node
+            .container("third")
+            .image(image::GUESTS)
+            .with(&["--net-host", "--mount", &mount])
+            .with(&["--annotation", "io.containerd.duet.v1.preview3=true"])
+            .args(&["/probe-p3.wasm", "get", &url, "/"])
+            .run()
+            .ok();
+        assert_eq!(outcome.stdout, answer, "{server:?}: {outcome:?}");
+        assert!(outcome.stderr.contains(words), "{server:?}: {outcome:?}");
     }
 
     // Where the environment says, and nowhere else.

@@ -6,6 +6,8 @@ use std::process::Command;
 
 use duet_tests::{Node, command, image};
 
+const PREVIEW3: &str = "io.containerd.duet.v1.preview3=true";
+
 /// A terminal for `ctr`, which needs one of its own: `script` gives it.
 fn on_a_terminal(ctr: &Command, args: &[&str]) -> command::Outcome {
     let words: Vec<_> = std::iter::once(ctr.get_program())
@@ -211,6 +213,13 @@ fn a_guest_reads_a_terminal() {
     let container = node.container("console").with(&["--tty"]).probe(&["tty"]);
     let outcome = on_a_terminal(&container.command("--rm"), &[]);
     assert!(outcome.stdout.contains("1 1 1\r"), "{outcome:?}");
+    let container = node
+        .container("third")
+        .image(image::GUESTS)
+        .with(&["--tty", "--annotation", PREVIEW3])
+        .args(&["/probe-p3.wasm", "terminal"]);
+    let outcome = on_a_terminal(&container.command("--rm"), &[]);
+    assert!(outcome.stdout.contains("true true\r"), "{outcome:?}");
     let mut task = node.container("first").probe(&["idle"]).start();
     task.says("idle");
     let mut ctr = node.daemon().ctr(node.namespace());

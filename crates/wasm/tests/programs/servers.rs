@@ -101,6 +101,11 @@ fn server() -> Guest {
     Guest::named("server.wasm")
 }
 
+/// The same for either preview, for what must hold for both.
+pub(crate) fn of_both_previews() -> [Guest; 2] {
+    [server(), Guest::named("server-p3.wasm").preview3()]
+}
+
 #[test]
 fn a_handler_has_the_whole_of_its_container() {
     if !root() {
@@ -157,15 +162,18 @@ fn http_2_without_tls_is_spoken_on_the_same_port() {
     if !root() {
         return;
     }
-    let server = Server::start(server());
-    let url = format!("http://127.0.0.1:{}/count", server.port);
-    let curl = |version: &str| {
-        let mut curl = Command::new("curl");
-        let told = curl.args(["-sS", version, "-w", " %{http_version}", &url]);
-        String::from_utf8(told.output().unwrap().stdout).unwrap()
-    };
-    assert_eq!(curl("--http2-prior-knowledge"), "1 2");
-    assert_eq!(curl("--http1.1"), "1 1.1");
+    for guest in of_both_previews() {
+        let server = Server::start(guest);
+        let curl = |version: &str, path: &str| {
+            let mut curl = Command::new("curl");
+            let url = format!("http://127.0.0.1:{}/{path}", server.port);
+            let told = curl.args(["-sS", version, "-w", " %{http_version}", &url]);
+            String::from_utf8(told.output().unwrap().stdout).unwrap()
+        };
+        assert_eq!(curl("--http2-prior-knowledge", "count"), "1 2");
+        assert_eq!(curl("--http2-prior-knowledge", "drip/3"), "dripdripdrip 2");
+        assert_eq!(curl("--http1.1", "count"), "1 1.1");
+    }
 }
 
 #[test]
@@ -201,24 +209,27 @@ fn a_request_has_its_time_and_no_more() {
     if !root() {
         return;
     }
-    let server = Server::start(server().http(|http| http.timeout = Some(Duration::from_secs(5))));
-    let (mut late, mut endless) = (server.connect(), server.connect());
-    ask(&mut late, "/sleep/60000", "connection: close\r\n");
-    ask(&mut endless, "/drip/x", "");
-    assert_eq!(server.get("/drip/2"), (200, "dripdrip".into()));
-    assert_eq!(read(&mut late).0, 504);
-    // What had begun cannot be taken back, but its end is missing.
-    let text = whole(&mut endless);
-    assert!(
-        text.starts_with("HTTP/1.1 200 ") && text.contains("drip"),
-        "{text}"
-    );
-    assert!(!text.contains("\r\n0\r\n"), "{text}");
-    server.guest.signal(Signal::TERM);
-    let stderr = server.guest.wait().stderr;
-    let ended = |path| format!("/guest.wasm: GET {path}: ended after 5s, the time it may take");
-    assert!(stderr.contains(&ended("/sleep/60000")), "{stderr}");
-    assert!(stderr.contains(&ended("/drip/x")), "{stderr}");
+    for guest in of_both_previews() {
+        let limit = Some(Duration::from_secs(5));
+        let server = Server::start(guest.http(|http| http.timeout = limit));
+        let (mut late, mut endless) = (server.connect(), server.connect());
+        ask(&mut late, "/sleep/60000", "connection: close\r\n");
+        ask(&mut endless, "/drip/x", "");
+        assert_eq!(server.get("/drip/2"), (200, "dripdrip".into()));
+        assert_eq!(read(&mut late).0, 504);
+        // What had begun cannot be taken back, but its end is missing.
+        let text = whole(&mut endless);
+        assert!(
+            text.starts_with("HTTP/1.1 200 ") && text.contains("drip"),
+            "{text}"
+        );
+        assert!(!text.contains("\r\n0\r\n"), "{text}");
+        server.guest.signal(Signal::TERM);
+        let stderr = server.guest.wait().stderr;
+        let ended = |path| format!("/guest.wasm: GET {path}: ended after 5s, the time it may take");
+        assert!(stderr.contains(&ended("/sleep/60000")), "{stderr}");
+        assert!(stderr.contains(&ended("/drip/x")), "{stderr}");
+    }
 }
 
 #[test]
@@ -286,20 +297,23 @@ fn those_who_spin_are_ended_and_nobody_waits_for_them() {
     if !root() {
         return;
     }
-    let server = Server::start(server().http(|http| http.timeout = Some(Duration::from_secs(5))));
-    // More than there are threads to serve.
-    let mut spinning: Vec<_> = (0..9)
-        .map(|_| {
-            let mut stream = server.connect();
-            ask(&mut stream, "/spin", "connection: close\r\n");
-            stream
-        })
-        .collect();
-    assert_eq!(server.get("/count"), (200, "1".into()));
-    for stream in &mut spinning {
-        assert_eq!(read(stream).0, 504);
+    for guest in of_both_previews() {
+        let limit = Some(Duration::from_secs(5));
+        let server = Server::start(guest.http(|http| http.timeout = limit));
+        // More than there are threads to serve.
+        let mut spinning: Vec<_> = (0..9)
+            .map(|_| {
+                let mut stream = server.connect();
+                ask(&mut stream, "/spin", "connection: close\r\n");
+                stream
+            })
+            .collect();
+        assert_eq!(server.get("/count"), (200, "1".into()));
+        for stream in &mut spinning {
+            assert_eq!(read(stream).0, 504);
+        }
+        assert_eq!(server.get("/count"), (200, "1".into()));
     }
-    assert_eq!(server.get("/count"), (200, "1".into()));
 }
 
 #[test]
@@ -351,30 +365,32 @@ fn a_client_of_http_2_that_never_pauses_is_told_to_go() {
     if !root() {
         return;
     }
-    let server = Server::start(server().http(|http| http.drain = Duration::from_secs(60)));
-    // More requests than it could ever make in that time, one after the other over one connection.
-    let url = format!("http://127.0.0.1:{}/count?[1-9999999]", server.port);
-    let mut curl = Command::new("curl");
-    curl.args([
-        "-sS",
-        "--http2-prior-knowledge",
-        "--fail-early",
-        "-o",
-        "/dev/null",
-    ])
-    .args(["-w", "%{http_code}\n", &url])
-    .stdout(Stdio::piped());
-    let mut curl = curl.spawn().unwrap();
-    let mut codes = BufReader::new(curl.stdout.take().unwrap()).lines();
-    assert_eq!(codes.next().unwrap().unwrap(), "200");
-    server.guest.signal(Signal::TERM);
-    let codes: Vec<_> = codes.map(Result::unwrap).collect();
-    curl.wait().unwrap();
-    // The last one found nobody to connect to.
-    let (last, answered) = codes.split_last().unwrap();
-    assert_eq!(last, "000");
-    assert!(answered.iter().all(|code| code == "200"), "{answered:?}");
-    assert_eq!(server.guest.wait().code, 0);
+    for guest in of_both_previews() {
+        let server = Server::start(guest.http(|http| http.drain = Duration::from_secs(60)));
+        // More requests than it could ever make in that time, one after the other over one connection.
+        let url = format!("http://127.0.0.1:{}/count?[1-9999999]", server.port);
+        let mut curl = Command::new("curl");
+        curl.args([
+            "-sS",
+            "--http2-prior-knowledge",
+            "--fail-early",
+            "-o",
+            "/dev/null",
+        ])
+        .args(["-w", "%{http_code}\n", &url])
+        .stdout(Stdio::piped());
+        let mut curl = curl.spawn().unwrap();
+        let mut codes = BufReader::new(curl.stdout.take().unwrap()).lines();
+        assert_eq!(codes.next().unwrap().unwrap(), "200");
+        server.guest.signal(Signal::TERM);
+        let codes: Vec<_> = codes.map(Result::unwrap).collect();
+        curl.wait().unwrap();
+        // The last one found nobody to connect to.
+        let (last, answered) = codes.split_last().unwrap();
+        assert_eq!(last, "000");
+        assert!(answered.iter().all(|code| code == "200"), "{answered:?}");
+        assert_eq!(server.guest.wait().code, 0);
+    }
 }
 
 #[test]
@@ -415,16 +431,18 @@ fn more_requests_than_places_wait_their_turn() {
     if !root() {
         return;
     }
-    let server = Server::start(server().http(|http| http.concurrency = 2));
-    let mut streams: Vec<_> = (0..8)
-        .map(|_| {
-            let mut stream = server.connect();
-            ask(&mut stream, "/sleep/50", "connection: close\r\n");
-            stream
-        })
-        .collect();
-    for stream in &mut streams {
-        assert_eq!(read(stream), (200, "awake".into()));
+    for guest in of_both_previews() {
+        let server = Server::start(guest.http(|http| http.concurrency = 2));
+        let mut streams: Vec<_> = (0..8)
+            .map(|_| {
+                let mut stream = server.connect();
+                ask(&mut stream, "/sleep/50", "connection: close\r\n");
+                stream
+            })
+            .collect();
+        for stream in &mut streams {
+            assert_eq!(read(stream), (200, "awake".into()));
+        }
     }
 }
 

@@ -195,11 +195,15 @@ async fn udp(port: u16, text: &str) {
     print(&answer).await;
 }
 
-/// One http request of its own.
+/// One http request of its own, or https.
 async fn get(authority: &str, path: &str) {
+    let (scheme, authority) = match authority.strip_prefix("https://") {
+        Some(authority) => (Scheme::Https, authority),
+        None => (Scheme::Http, authority),
+    };
     let (_, trailers) = wit_future::new(|| Ok(None));
     let (request, _) = Request::new(Fields::new(), None, trailers, None);
-    request.set_scheme(Some(&Scheme::Http)).unwrap();
+    request.set_scheme(Some(&scheme)).unwrap();
     request.set_authority(Some(authority)).unwrap();
     request.set_path_with_query(Some(path)).unwrap();
     match client::send(request).await {
