@@ -153,6 +153,19 @@ bench-calls: build ## a call of WASI preview 1 beside plain wasmtime's
 	$(SUDO) env DUET_RUNNER=$(bin)/duet-runner DUET_COMPILER=$(bin)/duet-compiler \
 	    DUET_PLAIN=$(bin)/examples/plain $(CARGO) bench -q -p duet-wasm --bench calls
 
+# A seed that was printed plays the same again: as its first round, which is enough for a find.
+FUZZ_SECONDS ?= 600
+fuzz-seed := $(or $(FUZZ_SEED),$(shell date +%s))
+
+.PHONY: fuzz
+fuzz: build test-needs ## nonsense at the compiler, the runner, servers and config.json, for FUZZ_SECONDS, from FUZZ_SEED
+	@echo 'FUZZ_SEED=$(fuzz-seed)'
+	$(SUDO) env DUET_TEST_REQUIRE=all DUET_RUNNER=$(bin)/duet-runner DUET_COMPILER=$(bin)/duet-compiler \
+	    DUET_FUZZ_SECONDS=$(FUZZ_SECONDS) DUET_FUZZ_SEED=$(fuzz-seed) \
+	    $(CARGO) test -p duet-wasm --test programs -- --nocapture fuzz::
+	PROPTEST_CASES=100000 PROPTEST_RNG_SEED=$(fuzz-seed) $(CARGO) test -p duet-spec --test mutations
+	PROPTEST_CASES=20000 PROPTEST_RNG_SEED=$(fuzz-seed) $(CARGO) test -p duet-plan --test plans random::
+
 # The peer is the command of the same release as the library that Duet is built with.
 wasmtime-version := $(shell sed -n '/^name = "wasmtime"$$/{n;s/^version = "\(.*\)"/\1/p;}' Cargo.lock)
 wasmtime := $(abspath $(target))/wasmtime-cli-$(wasmtime-version)/bin/wasmtime

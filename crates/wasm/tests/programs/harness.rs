@@ -197,7 +197,7 @@ impl Guest {
         Self::wasm(&std::fs::read(path).unwrap())
     }
 
-    fn wasm(wasm: &[u8]) -> Self {
+    pub(crate) fn wasm(wasm: &[u8]) -> Self {
         let handoff = Handoff {
             name: "/guest.wasm".into(),
             format: detect(wasm).unwrap(),

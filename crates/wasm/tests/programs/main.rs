@@ -7,6 +7,7 @@
 mod calls;
 mod commands;
 mod config;
+mod fuzz;
 mod harness;
 mod jail;
 mod keyvalue;

@@ -4,7 +4,7 @@ use std::process::{Command, Stdio};
 
 use std::time::Instant;
 
-use duet_wasm::{Error, Preview};
+use duet_wasm::Preview;
 
 use crate::harness::{Guest, PATIENCE, cache, compile, root, runner};
 
@@ -196,59 +196,7 @@ fn a_module_with_too_much_in_it_is_refused_with_a_number() {
     assert!(text.contains("cut off after "), "{text}");
 }
 
-#[test]
-fn nonsense_is_refused_by_the_compiler_and_does_not_break_it() {
-    if !root() {
-        return;
-    }
-    let whole = std::fs::read(concat!(
-        env!("CARGO_MANIFEST_DIR"),
-        "/tests/guests/server.wasm"
-    ));
-    let module = wat::parse_str(
-        r#"(module (memory 1) (table 4 funcref) (elem (i32.const 0) $f) (data (i32.const 8) "data")
-            (func $f (param i32) (result i32) (i32.add (local.get 0) (i32.load (i32.const 8))))
-            (func (export "_start") (drop (call_indirect (param i32) (result i32) (i32.const 1) (i32.const 0)))))"#,
-    );
-    let mut chance = Chance(0x5eed);
-    for wasm in [module.unwrap(), whole.unwrap()] {
-        for round in 0..48 {
-            let mut wasm = wasm.clone();
-            if round % 4 == 0 {
-                wasm.truncate(chance.below(wasm.len()));
-            } else if round % 4 == 1 {
-                // Random bytes behind a good beginning.
-                let from = 8 + chance.below(wasm.len() - 8);
-                wasm.truncate(wasm.len().min(from + 4096));
-                for byte in wasm.iter_mut().skip(from) {
-                    *byte = chance.below(256).to_le_bytes()[0];
-                }
-            } else {
-                let at = chance.below(wasm.len());
-                wasm[at] ^= 1 << chance.below(8);
-            }
-            // It may still be a module, and is then compiled; the compiler itself never fails.
-            match compile(&wasm) {
-                Ok(_) | Err(Error::Refused { .. }) => {}
-                Err(other) => panic!("round {round}: {other}"),
-            }
-        }
-    }
-}
-
-/// The same numbers each time: xorshift.
-struct Chance(u64);
-
-impl Chance {
-    fn below(&mut self, limit: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        usize::try_from(self.0 >> 8).unwrap() % limit
-    }
-}
-
-fn leb128(mut number: usize) -> Vec<u8> {
+pub(crate) fn leb128(mut number: usize) -> Vec<u8> {
     let mut bytes = Vec::new();
     loop {
         let [low, ..] = number.to_le_bytes();
