@@ -80,7 +80,7 @@ pub(crate) enum Done {
     Thawed(Result<(), Error>, Reply<()>),
     /// What init left behind is killed.
     Swept(Result<(), Error>),
-    /// A kill for want of memory was passed on: the end that waited for that may be known.
+    /// Kills for want of memory were passed on: the end that waited for that may be known.
     Passed(Who, Exit),
     /// Everything is removed.
     Destroyed(Result<(), Error>, Reply<Deleted>),
@@ -292,8 +292,7 @@ impl Actor {
                     // Its exit must become known all the same; Delete will find them again.
                     tracing::warn!(%error, "processes of the container left behind");
                 }
-                self.sweep = Sweep::Done;
-                self.tell_ooms();
+                self.swept();
             }
             Done::Passed(who, exit) => self.conclude(who, exit),
             Done::Destroyed(Ok(()), reply) => {

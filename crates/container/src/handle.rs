@@ -46,52 +46,15 @@ impl Container {
         born: Born,
         facts: mpsc::UnboundedSender<Fact>,
     ) -> Result<(Self, impl Future<Output = ()> + Send + 'static), Error> {
+        let actor = owner(&label, Arc::clone(&body), born, facts)?;
+        let pid = actor.init.pid;
+        let (inbox, requests) = mpsc::unbounded_channel();
         let Label {
             id,
             bundle,
             rootfs,
             stdio,
         } = label;
-        let Born {
-            pid,
-            pidfd,
-            console,
-            plumbing,
-            gate,
-        } = born;
-        let pidfd = Arc::new(pidfd);
-        let connected = plumbing
-            .connect(console)
-            .and_then(|(io, drain)| Ok((io, Watch::new(Arc::clone(&pidfd), drain)?)));
-        let (io, watch) = match connected {
-            Ok(connected) => connected,
-            Err(error) => {
-                drop(gate);
-                bury(&pidfd);
-                return Err(error);
-            }
-        };
-        let init = Owned {
-            state: State::Created,
-            stdio: stdio.clone(),
-            asked: None,
-            pid,
-            pidfd: Some(pidfd),
-            gate: Some(gate),
-            io,
-            input: crate::process::Input::Open,
-            ended: None,
-            waiters: Vec::new(),
-        };
-        let (inbox, requests) = mpsc::unbounded_channel();
-        let actor = Actor::new(
-            id.clone(),
-            bundle.clone(),
-            Arc::clone(&body),
-            facts,
-            init,
-            watch,
-        );
         actor.tell(Fact::Created {
             id,
             bundle,
@@ -293,4 +256,52 @@ impl std::fmt::Debug for Container {
 
 fn who(exec: Option<&str>) -> Who {
     exec.map(str::to_owned)
+}
+
+/// The owner of an init that stands at the gate; nobody has heard of it yet.
+pub(crate) fn owner(
+    label: &Label,
+    body: Arc<dyn Body>,
+    born: Born,
+    facts: mpsc::UnboundedSender<Fact>,
+) -> Result<Actor, Error> {
+    let Born {
+        pid,
+        pidfd,
+        console,
+        plumbing,
+        gate,
+    } = born;
+    let pidfd = Arc::new(pidfd);
+    let connected = plumbing
+        .connect(console)
+        .and_then(|(io, drain)| Ok((io, Watch::new(Arc::clone(&pidfd), drain)?)));
+    let (io, watch) = match connected {
+        Ok(connected) => connected,
+        Err(error) => {
+            drop(gate);
+            bury(&pidfd);
+            return Err(error);
+        }
+    };
+    let init = Owned {
+        state: State::Created,
+        stdio: label.stdio.clone(),
+        asked: None,
+        pid,
+        pidfd: Some(pidfd),
+        gate: Some(gate),
+        io,
+        input: crate::process::Input::Open,
+        ended: None,
+        waiters: Vec::new(),
+    };
+    Ok(Actor::new(
+        label.id.clone(),
+        label.bundle.clone(),
+        body,
+        facts,
+        init,
+        watch,
+    ))
 }

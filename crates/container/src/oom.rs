@@ -110,6 +110,13 @@ impl Ooms {
         untold
     }
 
+    /// Has a kill on its way for as long as what is returned is there.
+    pub(crate) fn pass(&mut self) -> Awaited {
+        let (awaited, passing) = watch::channel(());
+        self.passing = Some(Passing(passing));
+        Awaited::new(awaited)
+    }
+
     /// The last kill that was told, as long as it is on its way: facts are passed on in order.
     pub(crate) fn passing(&self) -> Option<Passing> {
         let passing = self.passing.as_ref()?;
@@ -153,11 +160,10 @@ impl Actor {
     pub(crate) fn tell_ooms(&mut self) {
         let untold = self.ooms.untold();
         for _ in 0..untold {
-            let (awaited, passing) = watch::channel(());
-            self.ooms.passing = Some(Passing(passing));
+            let awaited = self.ooms.pass();
             self.tell(Fact::Oom {
                 id: self.id.clone(),
-                awaited: Awaited::new(awaited),
+                awaited,
             });
         }
         if untold > 0 {
@@ -179,11 +185,9 @@ mod tests {
             passing: None,
         };
         assert!(ooms.passing().is_none(), "there was none");
-        let (awaited, passing) = watch::channel(());
-        ooms.passing = Some(Passing(passing));
         let fact = Fact::Oom {
             id: "web".to_owned(),
-            awaited: Awaited::new(awaited),
+            awaited: ooms.pass(),
         };
         // The clock stands still but for who waits: it is the limit that ends this one.
         ooms.passing().expect("it is on its way").over().await;

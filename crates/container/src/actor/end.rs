@@ -20,7 +20,22 @@ impl Actor {
             self.init.io.release();
             self.body.keep_counters();
         }
-        // Kills come first, also for who waits instead of listening.
+        self.pass_kills(who, exit);
+        self.settle();
+    }
+
+    /// Nothing is left of what init left behind.
+    pub(super) fn swept(&mut self) {
+        self.sweep = Sweep::Done;
+        if let Some(exit) = self.init.ended {
+            // What was killed since init's end comes before it is known, too.
+            self.concluded = false;
+            self.pass_kills(None, exit);
+        }
+    }
+
+    /// Kills come first, also for who waits instead of listening: the end is known when they were passed on.
+    fn pass_kills(&mut self, who: Who, exit: Exit) {
         self.tell_ooms();
         match self.ooms.passing() {
             None => self.conclude(who, exit),
@@ -31,7 +46,6 @@ impl Actor {
                 });
             }
         }
-        self.settle();
     }
 
     /// Everything that comes before the end of a process is told.

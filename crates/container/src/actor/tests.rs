@@ -15,7 +15,7 @@ use tokio::sync::mpsc::unbounded_channel;
 use super::*;
 use crate::body::{Born, Gate};
 use crate::children::Children;
-use crate::handle::{Container, Label};
+use crate::handle::{Container, Label, owner};
 use crate::plumbing::Plumbing;
 use crate::stdio::Pipes;
 
@@ -340,6 +340,40 @@ fn what_is_killed_while_it_freezes_does_not_stay_frozen() {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         panic!("it stays frozen");
+    });
+}
+
+#[test]
+fn an_end_waits_for_a_kill_that_the_sweep_brings_to_light() {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let (sender, mut facts) = unbounded_channel();
+        let body = Arc::new(Sleepers::default());
+        let born = body.process("0");
+        let label = Label {
+            id: "web".to_owned(),
+            bundle: PathBuf::new(),
+            rootfs: Vec::new(),
+            stdio: Stdio::default(),
+        };
+        let mut actor = owner(&label, body, born, sender).unwrap();
+        let (who, exit) = actor.exits.join_next().await.unwrap().unwrap();
+        actor.ended(who, exit);
+        let swept = actor.jobs.join_next().await.unwrap().unwrap();
+        assert!(matches!(swept, Done::Swept(Ok(()))));
+        // One of those that init has left behind.
+        let kill = actor.ooms.pass();
+        assert!(actor.finish(swept).is_continue());
+        assert!(facts.try_recv().is_err(), "the kill is on its way");
+        assert_eq!(actor.init.exit(), None);
+        drop(kill);
+        let passed = actor.jobs.join_next().await.unwrap().unwrap();
+        assert!(actor.finish(passed).is_continue());
+        assert!(matches!(facts.try_recv(), Ok(Fact::Exited { .. })));
+        assert_eq!(actor.init.exit(), Some(exit));
     });
 }
 
