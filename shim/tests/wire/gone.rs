@@ -2,7 +2,6 @@
 //! last process has left.
 
 use std::fs;
-use std::path::PathBuf;
 
 use containerd_shim_protos::api;
 use containerd_shim_protos::cgroups::metrics as v1;
@@ -12,18 +11,14 @@ use protobuf::Message as _;
 use protobuf::well_known_types::any::Any;
 use serde_json::json;
 
-use crate::life::{Daemon, bundle, can_make_containers, creation, forget_cgroups, limited, named};
+use crate::life::{
+    Daemon, bundle, can_make_containers, cgroups, creation, forget_cgroups, limited, named,
+};
 use crate::node::{Node, limit, task, until};
 
 /// Removes the cgroups of a container of which no process is left.
 fn sweep(id: &str) {
-    let own = format!("duet-wire-{}/{id}", std::process::id());
-    let hierarchies = fs::read_dir("/sys/fs/cgroup").unwrap().flatten();
-    let dirs = hierarchies.map(|hierarchy| hierarchy.path().join(&own));
-    let dirs: Vec<PathBuf> = dirs
-        .chain([PathBuf::from("/sys/fs/cgroup").join(&own)])
-        .filter(|dir| dir.is_dir())
-        .collect();
+    let dirs = cgroups(id);
     assert!(!dirs.is_empty(), "the cgroups of {id} are elsewhere");
     for dir in dirs {
         // The dead leave it a moment after they are dead.

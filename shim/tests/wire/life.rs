@@ -15,7 +15,7 @@ use tokio::runtime::Runtime;
 use ttrpc::asynchronous::{Server, TtrpcContext};
 use ttrpc::{Code, context};
 
-use crate::node::{Node, code, connect, limit, shim, task, text, until, zombie};
+use crate::node::{Node, code, connect, gone, limit, shim, task, text, until};
 
 /// A static program that is a whole userland; the package `busybox-static` or `busybox`.
 const BUSYBOX: &str = "/bin/busybox";
@@ -130,11 +130,21 @@ pub(crate) fn limited(
 
 /// Removes the parent of the containers' cgroups, which nobody else would.
 pub(crate) fn forget_cgroups() {
-    for hierarchy in fs::read_dir("/sys/fs/cgroup").unwrap().flatten() {
-        let dir = format!("duet-wire-{}", std::process::id());
-        // Most of these exist only where a controller is mounted.
-        drop(fs::remove_dir(hierarchy.path().join(&dir)));
+    for dir in cgroups("") {
+        // Another test's may be in there; the last one removes it.
+        drop(fs::remove_dir(dir));
     }
+}
+
+/// The cgroups of a container, one for each hierarchy that has it; without a name their parents.
+pub(crate) fn cgroups(id: &str) -> Vec<PathBuf> {
+    let root = PathBuf::from("/sys/fs/cgroup");
+    let entries = fs::read_dir(&root).into_iter().flatten().flatten();
+    let hierarchies = entries.map(|entry| entry.path()).chain([root]);
+    hierarchies
+        .map(|hierarchy| hierarchy.join(format!("duet-wire-{}/{id}", std::process::id())))
+        .filter(|dir| dir.is_dir())
+        .collect()
 }
 
 pub(crate) fn creation(id: &str, bundle: &Path) -> api::CreateTaskRequest {
@@ -232,9 +242,7 @@ fn an_early_shutdown_is_remembered_until_the_last_task_is_gone() {
         "the last answer arrives"
     );
 
-    until("the shim is gone", || {
-        !Path::new(&format!("/proc/{pid}")).exists() || zombie(pid)
-    });
+    until("the shim is gone", || gone(pid));
     assert!(!socket.exists());
     assert_eq!(
         daemon.heard().last().unwrap(),
@@ -268,9 +276,7 @@ fn a_create_whose_caller_gives_up_is_undone() {
     });
     // The shim may be gone before its answer is read.
     drop(task.shutdown(limit(), &shutdown));
-    until("the shim is gone", || {
-        !Path::new(&format!("/proc/{pid}")).exists() || zombie(pid)
-    });
+    until("the shim is gone", || gone(pid));
     assert!(!socket.exists());
     assert!(!bundle.join("duet.json").exists(), "it is still on record");
     let heard = daemon.heard();
@@ -301,7 +307,6 @@ fn delete_of_the_sandbox_cleans_every_member_twice_and_waits_for_nobody() {
         task.start(limit(), &start).unwrap();
         bundles.push(bundle);
     }
-    let gone = |pid: u32| !Path::new(&format!("/proc/{pid}")).exists() || zombie(pid);
     kill(pids[0]);
     until("the shim is gone", || gone(pids[0]));
     for bundle in &bundles {
@@ -328,4 +333,32 @@ fn delete_of_the_sandbox_cleans_every_member_twice_and_waits_for_nobody() {
 fn kill(pid: u32) {
     let pid = nix::unistd::Pid::from_raw(i32::try_from(pid).unwrap());
     nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).unwrap();
+}
+
+#[test]
+fn a_test_that_fails_leaves_nothing_running() {
+    if !can_make_containers() {
+        return;
+    }
+    let failed = std::thread::spawn(|| {
+        let node = Node::new();
+        let _daemon = Daemon::listen(&node);
+        let socket = node.start("f", "{}");
+        let bundle = bundle(&node, "f", "busybox sleep 60");
+        let task = task(&socket);
+        let shim = task.connect(limit(), &connect("f")).unwrap().shim_pid;
+        let init = task.create(limit(), &creation("f", &bundle)).unwrap().pid;
+        assert!(!cgroups("f").is_empty());
+        // A panic, without its words.
+        std::panic::resume_unwind(Box::new(([shim, init], node.dir.path().to_owned())))
+    });
+    let failed = failed.join().unwrap_err();
+    let Ok(left) = failed.downcast::<([u32; 2], PathBuf)>() else {
+        panic!("it failed too early");
+    };
+    let (pids, dir) = *left;
+    until("they are gone", || pids.iter().all(|pid| gone(*pid)));
+    assert!(!dir.exists(), "{} is left", dir.display());
+    assert_eq!(cgroups("f"), [] as [PathBuf; 0]);
+    forget_cgroups();
 }

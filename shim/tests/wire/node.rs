@@ -13,6 +13,8 @@ use containerd_shim_protos::shim_sync::{Client, TaskClient};
 use protobuf::Message as _;
 use ttrpc::{Code, Error, context};
 
+use crate::life::forget_cgroups;
+
 /// How long anything here may take before the test fails.
 pub(crate) const LIMIT: Duration = Duration::from_secs(10);
 
@@ -85,10 +87,44 @@ impl Node {
         };
         // The shim may be gone before its answer is read.
         drop(task.shutdown(limit(), &request));
-        until("the shim is gone", || {
-            !Path::new(&format!("/proc/{pid}")).exists() || zombie(pid)
-        });
+        until("the shim is gone", || gone(pid));
         assert!(!socket.exists(), "the socket is left behind");
+    }
+
+    /// The shim that `start` has left for a bundle, if it lives.
+    fn served(&self, bundle: &Path) -> Option<u32> {
+        let pid = fs::read_to_string(bundle.join("shim.pid")).ok()?;
+        let line = fs::read_to_string(format!("/proc/{pid}/cmdline")).ok()?;
+        // It may be another's by now.
+        let ours = line.contains(self.dir.path().to_str()?);
+        pid.parse().ok().filter(|_| ours)
+    }
+}
+
+impl Drop for Node {
+    /// A test that fails leaves nothing running either: as containerd does after a shim that it has lost.
+    fn drop(&mut self) {
+        if !thread::panicking() {
+            return;
+        }
+        let entries = fs::read_dir(self.dir.path()).into_iter().flatten();
+        let bundles: Vec<PathBuf> = entries
+            .filter_map(|entry| Some(entry.ok()?.path()))
+            .filter(|dir| dir.join("config.json").exists())
+            .collect();
+        for pid in bundles.iter().filter_map(|bundle| self.served(bundle)) {
+            drop(Command::new("kill").args(["-9", &pid.to_string()]).status());
+            // Nothing may panic here.
+            soon(|| gone(pid));
+        }
+        for bundle in &bundles {
+            let program = env!("CARGO_BIN_EXE_containerd-shim-duet-v1");
+            let mut delete = Command::new(program);
+            delete.args(["-namespace", "test", "-id"]);
+            delete.args(bundle.file_name()).arg("delete");
+            drop(delete.current_dir(bundle).output());
+        }
+        forget_cgroups();
     }
 }
 
@@ -138,16 +174,29 @@ pub(crate) fn text(bytes: &[u8]) -> String {
     String::from_utf8(bytes.to_vec()).unwrap()
 }
 
-pub(crate) fn zombie(pid: u32) -> bool {
+fn zombie(pid: u32) -> bool {
     fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| stat.contains(") Z "))
 }
 
+/// Whether a process has ended.
+pub(crate) fn gone(pid: u32) -> bool {
+    !Path::new(&format!("/proc/{pid}")).exists() || zombie(pid)
+}
+
 pub(crate) fn until(what: &str, done: impl Fn() -> bool) {
+    assert!(soon(done), "not in time: {what}");
+}
+
+/// Waits until it is so; returns whether that was in time.
+fn soon(done: impl Fn() -> bool) -> bool {
     let start = Instant::now();
     while !done() {
-        assert!(start.elapsed() < LIMIT, "not in time: {what}");
+        if start.elapsed() >= LIMIT {
+            return false;
+        }
         thread::sleep(Duration::from_millis(2));
     }
+    true
 }
 
 pub(crate) fn code<T: std::fmt::Debug>(answer: ttrpc::Result<T>) -> (Code, String) {

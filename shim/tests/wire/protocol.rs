@@ -12,7 +12,7 @@ use containerd_shim_protos::types::introspection::RuntimeInfo;
 use protobuf::Message as _;
 use ttrpc::Code;
 
-use crate::node::{LIMIT, Node, code, connect, limit, shim, task, text, until, zombie};
+use crate::node::{LIMIT, Node, code, connect, gone, limit, shim, task, text, until};
 
 #[test]
 fn a_shim_starts_answers_and_ends_when_told() {
@@ -164,9 +164,7 @@ fn the_socket_of_a_killed_shim_is_replaced_or_removed() {
                 .unwrap()
                 .success()
         );
-        until("the shim is gone", || {
-            !Path::new(&format!("/proc/{pid}")).exists() || zombie(pid)
-        });
+        until("the shim is gone", || gone(pid));
     };
     kill();
     assert!(socket.exists());
@@ -211,9 +209,7 @@ fn a_shim_that_hangs_is_ended_by_delete() {
     let bundle = node.dir.path().join("a");
     let output = shim(&bundle, &["-namespace", "test", "-id", "a", "delete"], b"");
     assert!(output.status.success(), "{}", text(&output.stderr));
-    until("the shim is gone", || {
-        !Path::new(&format!("/proc/{pid}")).exists() || zombie(pid)
-    });
+    until("the shim is gone", || gone(pid));
     assert!(!socket.exists());
 }
 
