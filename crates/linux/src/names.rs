@@ -13,8 +13,8 @@ unsafe extern "C" {
 ///
 /// Otherwise `/etc/nsswitch.conf` says who is asked, and each that it names but these two is a library of the root
 /// folder's, which glibc loads: also into a program that is linked statically. A process in a root folder that
-/// is not to be trusted must therefore say this before it looks up its first name. That file is read once
-/// more here, and never again.
+/// is not to be trusted must therefore say this before it looks up its first name, best while it has one thread. That
+/// file is read once more here, and never again.
 ///
 /// # Errors
 ///
@@ -24,8 +24,9 @@ unsafe extern "C" {
 ///
 /// [nsswitch.conf(5)](https://man7.org/linux/man-pages/man5/nsswitch.conf.5.html); glibc 2.36, `nss/nss_database.c`.
 pub fn of_files_and_dns() -> io::Result<()> {
-    // SAFETY: both are strings that end with a zero and are only read, while the call lasts. It takes the lock of
-    // the table that it changes, as lookups do: a thread that is in the midst of one keeps the list that it has.
+    // SAFETY: both are strings that end with a zero and are only read, while the call lasts. What it changes is one
+    // aligned pointer, to a list that is never freed; it takes no lock for that. A lookup of another thread, if there is
+    // one, finds the old list or the new one, and may go on with either.
     let result = unsafe { __nss_configure_lookup(c"hosts".as_ptr(), c"files dns".as_ptr()) };
     if result == 0 {
         Ok(())
