@@ -5,9 +5,11 @@
 //! containers no procfs, sysfs or devices, so there is nothing else to keep from it.
 
 use std::collections::BTreeSet;
+use std::io;
 use std::path::Path;
 
 use duet_wasm::Handoff;
+use rustix::fs::{Mode, OFlags, ResolveFlags, open, openat2};
 use wasmtime_wasi::filesystem::WasiFilesystemCtx;
 use wasmtime_wasi::random::WasiRandomCtx;
 use wasmtime_wasi::{FsPerms, WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
@@ -42,7 +44,7 @@ pub(crate) fn world(handoff: &Handoff) -> wasmtime::Result<(WasiCtxBuilder, u32)
     Ok((world, directories))
 }
 
-/// The root; and what the image has absolute links to on the way to a volume, by the links' names.
+/// The root; and what the image has links to on the way to a volume, by the links' names, if one of them is absolute.
 ///
 /// To the engine an absolute link leaves the preopen `/`, although it does not, and is refused (decision 4). A volume whose
 /// place is behind one (a token's is `/var/run/secrets/kubernetes.io/serviceaccount`, and Debian's `/var/run` leads
@@ -51,7 +53,7 @@ pub(crate) fn world(handoff: &Handoff) -> wasmtime::Result<(WasiCtxBuilder, u32)
 fn preopen(world: &mut WasiCtxBuilder, handoff: &Handoff) -> wasmtime::Result<u32> {
     world.preopened_dir("/", "/", FsPerms::ReadWrite)?;
     let mut count = 1;
-    for link in absolute_links(&handoff.mounts) {
+    for link in refused_links(&handoff.mounts)? {
         // One that leads to no directory, or to one that this user may not read, is not there for the guest.
         let opened = world.preopened_dir(link, link.to_string_lossy(), FsPerms::ReadWrite);
         count += u32::from(opened.is_ok());
@@ -59,12 +61,23 @@ fn preopen(world: &mut WasiCtxBuilder, handoff: &Handoff) -> wasmtime::Result<u3
     Ok(count)
 }
 
-/// Those absolute links that the kernel follows on its way to `places`, each once.
-fn absolute_links(places: &[String]) -> BTreeSet<&Path> {
+/// Those links on the way to `places`, each once, that the engine would not follow: absolute ones, and relative ones
+/// that lead to such.
+fn refused_links(places: &[String]) -> io::Result<BTreeSet<&Path>> {
     let ways = places.iter().flat_map(|place| Path::new(place).ancestors());
-    let all: BTreeSet<_> = ways.filter(|way| way.parent().is_some()).collect();
-    let is_absolute = |way: &&Path| std::fs::read_link(way).is_ok_and(|to| to.is_absolute());
-    all.into_iter().filter(is_absolute).collect()
+    let mut all: BTreeSet<_> = ways.filter(|way| way.parent().is_some()).collect();
+    all.retain(|way| way.is_symlink());
+    if all.is_empty() {
+        return Ok(all);
+    }
+    let path = OFlags::PATH | OFlags::CLOEXEC;
+    let root = open("/", path, Mode::empty())?;
+    all.retain(|way| {
+        // As the engine does. Where it fails for another reason, opening the link will too.
+        let beneath = way.strip_prefix("/").unwrap_or(way);
+        openat2(&root, beneath, path, Mode::empty(), ResolveFlags::BENEATH).is_err()
+    });
+    Ok(all)
 }
 
 /// The files alone, for instances that share them.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs::Permissions;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::ExitStatusExt as _;
@@ -154,7 +154,7 @@ pub(crate) fn compile_for(preview: Preview, wasm: &[u8]) -> Result<Compiled, Err
 
 /// A port that nobody listens on just now.
 pub(crate) fn free_port() -> u16 {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     listener.local_addr().unwrap().port()
 }
 
@@ -398,6 +398,24 @@ impl Running {
 
     pub(crate) fn is_running(&mut self) -> bool {
         self.child.try_wait().unwrap().is_none()
+    }
+
+    /// Waits for its end, and answers what it asks of `listener`, if it comes to that.
+    pub(crate) fn answered_at(self, listener: &TcpListener) -> Ended {
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let (mut stream, _) = listener.accept().unwrap();
+                if stream.read_exact(&mut [0; 10]).is_ok() {
+                    stream.write_all(b"an answer").unwrap();
+                }
+            });
+            let ended = self.wait();
+            if ended.code != 0 {
+                // It may never have come; then nobody else will.
+                drop(TcpStream::connect(listener.local_addr().unwrap()));
+            }
+            ended
+        })
     }
 
     pub(crate) fn wait(mut self) -> Ended {

@@ -1,6 +1,5 @@
 //! The network of preview 2: datagrams, and names.
 
-use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 
 use crate::harness::{Guest, PATIENCE, root};
@@ -56,10 +55,7 @@ fn a_name_is_asked_of_the_server_that_resolv_conf_names() {
         let (length, from) = server.recv_from(&mut asked).unwrap();
         server.send_to(&answer(&asked[..length]), from).unwrap();
     }
-    let (mut stream, _) = listener.accept().unwrap();
-    stream.read_exact(&mut [0; 10]).unwrap();
-    stream.write_all(b"an answer").unwrap();
-    let ended = running.wait();
+    let ended = running.answered_at(&listener);
     assert_eq!(
         (ended.code, ended.stdout.as_str()),
         (0, "an answer\n"),
