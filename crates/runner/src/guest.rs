@@ -21,7 +21,6 @@ use wasmtime::component::ResourceTable;
 use crate::limits::Limiter;
 use crate::outgoing::Outgoing;
 use crate::serve::Logs;
-use crate::threads::to_be_had;
 
 /// How much native stack the fiber of a guest has: its own 1 MiB and as much for host calls below.
 pub(crate) const STACK: usize = 2 << 20;
@@ -83,11 +82,11 @@ fn refused_links(places: &[String]) -> io::Result<BTreeSet<&Path>> {
 /// The files alone, for instances that share them.
 ///
 /// What is done with them is done by other threads: those of a server have its requests' time to keep, and its
-/// signals to hear, however long a file takes. A FIFO that somebody put on a volume may take for ever.
-pub(crate) fn files(handoff: &Handoff) -> wasmtime::Result<WasiFilesystemCtx> {
+/// signals to hear, however long a file takes. A FIFO that somebody put on a volume may take for ever. Where there is
+/// no thread for it (`has_threads`) they have to do it themselves.
+pub(crate) fn files(handoff: &Handoff, has_threads: bool) -> wasmtime::Result<WasiFilesystemCtx> {
     let mut world = WasiCtxBuilder::new();
-    // Where there is no thread for it they have to do it themselves: one is the clock's.
-    world.allow_blocking_current_thread(to_be_had(2) < 2);
+    world.allow_blocking_current_thread(!has_threads);
     preopen(&mut world, handoff)?;
     Ok(world.build().filesystem().clone())
 }

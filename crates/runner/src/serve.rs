@@ -53,6 +53,10 @@ use crate::threads::{MOST, to_be_had};
 /// better case for more containers.
 const THREADS: usize = 8;
 
+/// How long a thread that has read a file waits for the next one: for ever. Where there is one, tokio lets files wait
+/// for it when the container may have no more; where there is none, it panics.
+const KEPT: Duration = Duration::MAX;
+
 /// Drops the segments that ask for a new connection, and no others: those of a handshake that has begun
 /// must arrive. Whoever was not heard asks again after a second, and is refused or finds our successor.
 const NOBODY_NEW: [SockFilter; 5] = [
@@ -81,14 +85,19 @@ pub(crate) fn run(
     signals: Signals,
     listeners: Option<OwnedFd>,
 ) -> End {
-    let requests = match Requests::prepare(component, handoff, signals.came()) {
+    let (threads, has_threads) = shares();
+    let requests = match Requests::prepare(component, handoff, signals.came(), has_threads) {
         Ok(requests) => Arc::new(requests),
         Err(error) => return unlinked(&error),
     };
-    let runtime = match runtime() {
+    let runtime = match runtime(threads) {
         Ok(runtime) => runtime,
         Err(error) => return End::Unfit(error.to_string()),
     };
+    if has_threads {
+        // From now on there is one, whatever becomes of the others.
+        drop(runtime.spawn_blocking(|| ()));
+    }
     more_descriptors();
     let end = runtime.block_on(async {
         match Listener::open(handoff, listeners) {
@@ -117,15 +126,19 @@ fn threads() -> usize {
         .min(THREADS)
 }
 
-fn runtime() -> io::Result<Runtime> {
+/// How many threads there are to serve, and whether there is one that reads files.
+///
+/// tokio panics if it cannot have one of those that it is told to take. Two are left: one for the clock, and one that
+/// reads files.
+fn shares() -> (usize, bool) {
     let wanted = threads();
-    // tokio panics if it cannot have one of those that it is told to take. Two are left: one for the clock, and one
-    // that reads files.
-    let threads = if wanted < 2 {
-        wanted
-    } else {
-        to_be_had(wanted + 2).saturating_sub(2).min(wanted)
-    };
+    // With one processor it is this thread that serves.
+    let others = if wanted < 2 { 0 } else { wanted };
+    let free = to_be_had(others + 2);
+    (free.saturating_sub(2).min(others), free >= 2)
+}
+
+fn runtime(threads: usize) -> io::Result<Runtime> {
     let mut builder = if threads < 2 {
         tokio::runtime::Builder::new_current_thread()
     } else {
@@ -138,6 +151,7 @@ fn runtime() -> io::Result<Runtime> {
         // for others after a few, not after the 61 turns of those who take microseconds.
         .event_interval(4)
         .max_blocking_threads(MOST)
+        .thread_keep_alive(KEPT)
         .enable_all()
         .build()
 }

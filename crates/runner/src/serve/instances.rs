@@ -64,17 +64,18 @@ struct Instance {
 impl Instances {
     /// Resolves the component's imports, once for all requests.
     ///
-    /// `told` says when the server was told to stop.
+    /// `told` says when the server was told to stop, `has_threads` whether there are any for its files.
     pub(crate) fn prepare(
         component: &Component,
         handoff: &Handoff,
         told: Arc<AtomicBool>,
+        has_threads: bool,
     ) -> wasmtime::Result<Self> {
         let engine = component.engine().clone();
         Ok(Self {
             pre: prepare(component)?,
             handoff: handoff.clone(),
-            files: files(handoff)?,
+            files: files(handoff, has_threads)?,
             clock: Clock::new(engine, told, handoff.http.drain),
             idle: Mutex::default(),
         })

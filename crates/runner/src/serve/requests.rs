@@ -81,10 +81,11 @@ impl Requests {
         component: &Component,
         handoff: &Handoff,
         told: Arc<AtomicBool>,
+        has_threads: bool,
     ) -> wasmtime::Result<Self> {
         let places = usize::try_from(handoff.http.concurrency.max(1)).unwrap_or(usize::MAX);
         Ok(Self {
-            instances: Instances::prepare(component, handoff, told)?,
+            instances: Instances::prepare(component, handoff, told, has_threads)?,
             name: handoff.name.clone(),
             http: handoff.http.clone(),
             places: Arc::new(Semaphore::new(places)),

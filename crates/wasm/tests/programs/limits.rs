@@ -199,4 +199,14 @@ fn a_guest_that_may_have_no_thread_is_told_so_and_a_server_serves_without() {
         let has_none = stderr.contains("no thread for a clock");
         assert!(has_none == (threads == 1), "{threads}: {stderr}");
     }
+
+    // Nor does it end when others have taken what there was when it began: there is one that reads files.
+    let server = Server::start(Guest::named("server.wasm").of_threads(6));
+    assert_eq!(server.get("/"), (200, "hello\n".into()));
+    let other = Server::start(Guest::named("server.wasm").of_threads(64));
+    assert_eq!(other.get("/"), (200, "hello\n".into()));
+    for _ in 0..2 {
+        assert_eq!(server.get("/file/nowhere").0, 200);
+    }
+    assert_eq!(server.end().0, 0);
 }
