@@ -38,7 +38,7 @@ use tokio::runtime::Runtime;
 use tokio::time::timeout;
 use wasmtime::component::Component;
 
-use crate::end::{End, say};
+use crate::end::End;
 use crate::imports::unlinked;
 use crate::rest;
 use crate::serve::connections::{Connections, QUIET};
@@ -169,7 +169,7 @@ async fn serve(
     rest::end_of_start();
     let connections = Connections::new(Arc::clone(&requests), handoff.http.timeout);
     tokio::select! {
-        never = accept(&listener.socket, &connections, handoff) => match never {},
+        never = accept(&listener.socket, &connections, &requests, handoff) => match never {},
         ready = told.readable() => if let Err(error) = ready {
             return End::Unfit(error.to_string());
         }
@@ -180,7 +180,7 @@ async fn serve(
     let drained = async {
         connections.leave();
         match listener.then {
-            Then::Close => close(listener.socket, &connections, handoff).await,
+            Then::Close => close(listener.socket, &connections, &requests, handoff).await,
             // Those at the door are its successor's, whenever that comes.
             Then::Leave => drop(listener.socket),
         }
@@ -190,7 +190,7 @@ async fn serve(
     match timeout(patience, drained).await {
         Ok(()) => End::Exit(0),
         Err(_) => {
-            say(&format!(
+            requests.say(&format!(
                 "{}: requests were still in flight after {patience:?}",
                 handoff.name
             ));
@@ -203,6 +203,7 @@ async fn serve(
 async fn accept(
     listener: &TcpListener,
     connections: &Connections,
+    requests: &Requests,
     handoff: &Handoff,
 ) -> Infallible {
     let mut is_said = false;
@@ -215,7 +216,7 @@ async fn accept(
             Err(error) => {
                 // Out of descriptors or memory, or a client that is gone already: the next may be luckier.
                 if !std::mem::replace(&mut is_said, true) {
-                    say(&format!("{}: cannot accept: {error}", handoff.name));
+                    requests.say(&format!("{}: cannot accept: {error}", handoff.name));
                 }
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
@@ -225,10 +226,15 @@ async fn accept(
 
 /// Lets nobody else in, but attends to all who are at the door already: closing a listener resets the
 /// connections that nobody has accepted, and what was sent over them.
-async fn close(listener: TcpListener, connections: &Connections, handoff: &Handoff) {
+async fn close(
+    listener: TcpListener,
+    connections: &Connections,
+    requests: &Requests,
+    handoff: &Handoff,
+) {
     // Without a filter some may be turned away whom the kernel had let in.
     drop(SockRef::from(&listener).attach_filter(&NOBODY_NEW));
-    let moment = accept(&listener, connections, handoff);
+    let moment = accept(&listener, connections, requests, handoff);
     timeout(QUIET, moment).await.ok();
     // The last of them need no second turn of the runtime to be seen.
     let Ok(listener) = listener.into_std() else {

@@ -4,7 +4,8 @@
 //! lets the others of its thread go first, and whoever watches its time can end it.
 //!
 //! It is also who ends a server that was told to stop and does not hear it, for all of its threads wait in calls
-//! that nobody can end: for room in a log that nobody reads.
+//! that nobody can end: for room in a log that nobody reads. So it ticks as well while the server itself
+//! says something.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -26,7 +27,7 @@ const GRACE: Duration = Duration::from_secs(1);
 /// The exit code of one that takes longer, as of one that ends by itself with requests in flight.
 const IMPATIENT: i32 = 143;
 
-/// Ticks while requests are inside the guest: a server that waits has no clock that wakes it.
+/// Ticks while requests are inside the guest, or words on their way: a server that waits has no clock that wakes it.
 #[derive(Debug)]
 pub(crate) struct Clock {
     engine: Engine,

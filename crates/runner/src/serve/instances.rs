@@ -16,7 +16,7 @@ use wasmtime_wasi_http::p2::bindings::{Proxy, ProxyPre};
 use crate::guest::{Guest, STACK, files};
 use crate::imports::{exports, linker};
 use crate::preview3::{self, Service, ServicePre};
-use crate::serve::clock::Clock;
+use crate::serve::clock::{Clock, Inside};
 use crate::serve::log::Logs;
 use crate::serve::requests::{About, Sender};
 use crate::serve::threads;
@@ -81,6 +81,11 @@ impl Instances {
         })
     }
 
+    /// Has the clock tick until what is returned is dropped.
+    pub(crate) fn ticking(&self) -> Inside {
+        self.clock.enter()
+    }
+
     /// Has a guest answer a request. It may go on after it gave its answer to `sender`.
     pub(crate) async fn call(
         &self,
@@ -88,7 +93,7 @@ impl Instances {
         request: Request<Incoming>,
         sender: Sender,
     ) -> wasmtime::Result<()> {
-        let _ticking = self.clock.enter();
+        let _ticking = self.ticking();
         let mut instance = match self.take_idle() {
             Some(instance) => instance,
             None => self.make(about.id).await?,

@@ -234,11 +234,18 @@ impl Requests {
         } = about;
         let text = format!("{}: {method} {}: {why}", self.name, uri.path());
         if self.http.plain_log {
-            say(&text);
+            self.say(&text);
         } else {
             let lines: Vec<_> = text.lines().map(|line| format!("[{id}] {line}")).collect();
-            say(&lines.join("\n"));
+            self.say(&lines.join("\n"));
         }
+    }
+
+    /// On the container's stderr. That may have no room, and nobody who reads it: the clock goes on, which hears a
+    /// signal all the same.
+    pub(crate) fn say(&self, text: &str) {
+        let _ticking = self.instances.ticking();
+        say(text);
     }
 }
 

@@ -272,14 +272,20 @@ fn a_server_ends_when_told_although_nobody_reads_what_it_says() {
     if !root() {
         return;
     }
-    for plain in [false, true] {
+    // The guest on stdout; and on stderr the server about a guest that is gone, and no other is inside.
+    for (plain, what, concurrency) in [
+        (false, "say", 16),
+        (true, "say", 16),
+        (false, "silence", 1),
+        (true, "trap", 1),
+    ] {
         let set = |http: &mut Http| {
-            http.plain_log = plain;
+            (http.plain_log, http.concurrency) = (plain, concurrency);
             http.drain = Duration::from_secs(1);
         };
         let mut server = Server::start(server().http(set));
-        // Twice what the pipe of its standard output takes.
-        let path = format!("/say/{}", "x".repeat(8 << 10));
+        // Twice what the pipe takes.
+        let path = format!("/{what}/{}", "x".repeat(8 << 10));
         let mut all: Vec<_> = (0..16).map(|_| server.connect()).collect();
         for stream in &mut all {
             ask(stream, &path, "connection: close\r\n");
