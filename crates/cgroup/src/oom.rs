@@ -63,8 +63,10 @@ struct Seen {
     above: u64,
     /// How often the eventfd of v1 has rung since.
     rings: u64,
-    /// When it last rang for something that was not counted then.
+    /// When it last rang for something that was not counted then, nor just before.
     rang: Option<Instant>,
+    /// When the count was last found to have risen.
+    counted: Option<Instant>,
     gone: bool,
 }
 
@@ -177,6 +179,11 @@ fn watch(error: RawErrno) -> Error {
     }
 }
 
+/// Whether what happened then may have to do with what is found now.
+fn is_recent(moment: Option<Instant>) -> bool {
+    moment.is_some_and(|moment| moment.elapsed() < AFTERMATH)
+}
+
 /// Whether an eventfd has rung; it stays as it is.
 fn has_rung(event: BorrowedFd<'_>) -> bool {
     let mut fds = [PollFd::from_borrowed_fd(event, PollFlags::IN)];
@@ -208,7 +215,8 @@ impl OomWatch {
             if kills > seen.kills {
                 seen.kills = kills;
                 seen.rang = None;
-            } else if seen.rings > 0 {
+                seen.counted = Some(Instant::now());
+            } else if seen.rings > 0 && !is_recent(seen.counted) {
                 seen.rang = Some(Instant::now());
             }
             seen.above = above;
@@ -239,12 +247,12 @@ impl OomWatch {
                 // Asked for first, because it is told of last.
                 let removed = self.removal().is_some_and(has_rung);
                 seen.rings += self.rings();
-                let rang = seen.rang.is_some_and(|rang| rang.elapsed() < AFTERMATH);
                 match seen.rings {
-                    _ if rang => Some(true),
+                    _ if is_recent(seen.rang) => Some(true),
                     0 => Some(false),
                     1 => removed.then_some(false),
-                    2.. => Some(true),
+                    // Who allocates while a victim dies makes it ring again for the same kill.
+                    2.. => Some(!is_recent(seen.counted)),
                 }
             }
             Traces::Above(_) => Some(self.killed_above() > seen.above),
@@ -437,6 +445,30 @@ mod tests {
                 ..Seen::default()
             };
             assert_eq!(gone(rings(true), seen).kills(), expected);
+        }
+    }
+
+    #[test]
+    fn a_ring_soon_after_a_kill_was_counted_is_for_that_kill() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("memory.oom_control");
+        std::fs::write(&path, "under_oom 0\noom_kill 1\n").unwrap();
+        // How often it rings when the kill is counted already, while the cgroup is there and afterwards.
+        for (there, afterwards) in [(1, 1), (0, 2), (2, 3)] {
+            let mut watch = gone(rings(true), Seen::default());
+            let missing = std::mem::replace(&mut watch.counter, File::open(&path).unwrap());
+            ring(&watch.events, 1);
+            watch.drain();
+            assert_eq!(watch.kills(), 1);
+            if there > 0 {
+                ring(&watch.events, there);
+                watch.drain();
+            }
+            assert_eq!(watch.kills(), 1, "{there}, {afterwards}: it is there");
+            watch.counter = missing;
+            ring(&watch.events, afterwards);
+            assert!(watch.is_settled());
+            assert_eq!(watch.kills(), 1, "{there}, {afterwards}: it is gone");
         }
     }
 

@@ -413,6 +413,49 @@ fn a_kill_is_known_though_the_cgroup_went_before_anyone_looked() {
 }
 
 #[test]
+fn a_kill_that_was_counted_is_not_told_again_when_the_cgroup_goes() {
+    let own = own!("many");
+    let limit = r#"{"memory": {"limit": 16777216, "swap": 16777216}}"#;
+    own.cgroup.limit(&resources(limit)).unwrap();
+    let watch = own.cgroup.oom_of_scope().unwrap();
+    watch.announce_removal().unwrap();
+    // They run out of memory while others of them are dying of it.
+    let hungry = "(echo 1000 > /proc/self/oom_score_adj; exec tail /dev/zero) &";
+    let script = format!("for i in 1 2 3 4 5 6 7 8; do {hungry} done; wait");
+    let mut children = own.spawn(&script);
+    let timeout = Timespec {
+        tv_sec: 0,
+        tv_nsec: 10_000_000,
+    };
+    // As the shim does: it looks whenever it rings.
+    while children.try_wait().unwrap().is_none() {
+        let mut fds = [PollFd::from_borrowed_fd(watch.as_fd(), PollFlags::IN)];
+        if poll(&mut fds, Some(&timeout)).unwrap() == 1 {
+            watch.drain();
+            watch.kills();
+        }
+    }
+    let control = own.file("memory", "memory.oom_control");
+    let counted = control
+        .lines()
+        .find_map(|line| line.strip_prefix("oom_kill "));
+    let counted: u64 = counted.unwrap().parse().unwrap();
+    assert!(counted > 0, "{control}");
+    assert_eq!(watch.kills(), counted);
+    own.cgroup.remove().unwrap();
+    let mut fds = [PollFd::from_borrowed_fd(
+        watch.removal().unwrap(),
+        PollFlags::IN,
+    )];
+    let timeout = Timespec {
+        tv_sec: 10,
+        tv_nsec: 0,
+    };
+    assert_eq!(poll(&mut fds, Some(&timeout)).unwrap(), 1);
+    assert_eq!(watch.kills(), counted);
+}
+
+#[test]
 fn devices_are_confined() {
     let own = own!("devices");
     own.cgroup.limit(&resources("{}")).unwrap();
