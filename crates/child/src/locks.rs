@@ -40,12 +40,11 @@ impl Child<'_> {
         // The number that it will have.
         let place = syscalls::dup_above(self.code.channel, Code::FIRST_OWN)?;
         let number = u32::try_from(place.number()).map_err(|_| Fault::check(libc::EBADF))?;
-        // Where the node lets no user namespace make another (`kernel.unprivileged_userns_clone`
-        // of Debian's kernels) the tree stays as it is, which is as runc leaves it. Nobody in the
-        // container can bring that about.
-        let cloned = syscalls::clone_for_descriptors(NEWUSER | NEWNS);
-        let Some(cloned) = unless(libc::EPERM, cloned)? else {
-            return Ok(None);
+        let cloned = match syscalls::clone_for_descriptors(NEWUSER | NEWNS) {
+            Err(fault) if fault.errno == libc::EPERM && self.none_may_make_another()? => {
+                return Ok(None);
+            }
+            cloned => cloned?,
         };
         let Some(pid) = cloned else {
             let own = self.own_namespace(c"mnt");
@@ -59,6 +58,17 @@ impl Child<'_> {
                 op: Op::Openat2,
                 errno,
             }),
+        }
+    }
+
+    /// Whether the node lets no user namespace make another, by a setting of Debian's kernels. Then the
+    /// tree stays as it is, which is as runc leaves it. Any other refusal ends the birth: an image or a
+    /// neighbour may have brought it about.
+    fn none_may_make_another(&self) -> Result<bool, Fault> {
+        let knob = self.proc(c"sys/kernel/unprivileged_userns_clone", libc::O_RDONLY);
+        match unless(libc::ENOENT, knob)? {
+            Some(knob) => Ok(syscalls::read_byte(knob.number())? == Some(b'0')),
+            None => Ok(false),
         }
     }
 

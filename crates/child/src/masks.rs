@@ -125,7 +125,7 @@ impl Child<'_> {
         syscalls::openat2(namespaces.number(), name, libc::O_RDONLY, 0)
     }
 
-    fn proc(&self, path: &CStr, flags: c_int) -> Result<Fd, Fault> {
+    pub(crate) fn proc(&self, path: &CStr, flags: c_int) -> Result<Fd, Fault> {
         syscalls::openat2(self.register(Reg::Proc)?, path, flags, syscalls::PROCFS)
     }
 }

@@ -112,6 +112,11 @@ impl Child<'_> {
             copy_up(root, target, tree)?;
         }
         let place = ensure(root, target, mount.kind, Owner::ROOT)?;
+        // A link of the image may lead back to the root. What is stacked on that nobody sees, and
+        // whose root lies below another mount may make no user namespace (`current_chrooted`).
+        if syscalls::identity(place.number())? == syscalls::identity(root)? {
+            return Err(Fault::check(libc::EBUSY));
+        }
         syscalls::attach(tree, place.number())?;
         if let Some(register) = of_kernel(target) {
             self.keep(register, tree)?;

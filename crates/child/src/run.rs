@@ -271,7 +271,7 @@ impl Child<'_> {
     }
 
     fn wait(&self) -> Result<(), Fault> {
-        if syscalls::read_byte(self.code.channel)? {
+        if syscalls::read_byte(self.code.channel)?.is_some() {
             return Ok(());
         }
         // The parent has dropped its end, or is no more.

@@ -98,6 +98,10 @@ impl Plan {
                     "exec: {name:?}: executable file not found in $PATH ({code}, {place}, PATH={path})"
                 )
             }
+            Some(Step::Mount(mount)) if error == Errno::EBUSY && op == Op::Check as u32 => format!(
+                "mounts.destination: {}: leads to the root of the container ({code}, {place})",
+                self.text(mount.target)
+            ),
             Some(step @ Step::OomScoreAdj(_)) if error == Errno::EACCES => format!(
                 "{}: the shim lacks CAP_SYS_RESOURCE, which a score below its own needs ({code}, {place})",
                 self.subject(step)

@@ -56,6 +56,10 @@ fn further(
     privileges::check(container, process, facts)?;
     user_namespace::check(&process.user, facts)?;
     let view = View::of(container, process, kinds);
+    if view.is_some() {
+        // Its mounts may be locked, which takes a fork.
+        user_namespace::check_scheduler(container, process)?;
+    }
     let kind = kinds.process;
     let mut writer = Writer::new();
     if let Some(initial) = &process.exec_affinity.initial {

@@ -22,6 +22,7 @@ use crate::{
 };
 use duet_spec::{Container, Namespace, Process, Scheduler, User};
 use duet_step::{Slot, Step};
+use std::path::Path;
 
 /// Whether a container has a user namespace that is not the host's.
 pub(crate) fn has_one(spec: &Container) -> bool {
@@ -40,8 +41,8 @@ pub(crate) fn check(user: &User, facts: &Facts) -> Result<(), Error> {
     })
 }
 
-/// Refuses what the first of the two processes could not hand on to the second: the kernel lets
-/// nobody fork under a deadline, and the other flag says that a fork begins anew.
+/// Refuses what a process could not hand on to one that it forks: the kernel lets nobody fork under a
+/// deadline, and the other flag says that a fork begins anew.
 pub(crate) fn check_scheduler(spec: &Container, process: &Process) -> Result<(), Error> {
     let Some(scheduler) = process.scheduler.filter(|_| has_one(spec)) else {
         return Ok(());
@@ -104,8 +105,12 @@ pub(crate) fn lock(writer: &mut Writer, spec: &Container, process: &Process) {
         return;
     }
     writer.step(Step::LockMounts);
-    for mount in &spec.mounts {
-        if let Some(asked) = mount.propagation {
+    for (number, mount) in spec.mounts.iter().enumerate() {
+        let at = Path::new(&mount.destination);
+        let mut later = spec.mounts.iter().skip(number + 1);
+        // What a later one covers nobody sees, and its path leads elsewhere.
+        let covered = later.any(|later| at.starts_with(&later.destination));
+        if let Some(asked) = mount.propagation.filter(|_| !covered) {
             mounts::announce(writer, &mount.destination, asked.kind, asked.recursive);
         }
     }

@@ -197,8 +197,8 @@ pub(crate) fn write(file: c_int, bytes: &[u8]) -> Result<(), Fault> {
     }
 }
 
-/// `read` of one byte: whether there was one.
-pub(crate) fn read_byte(file: c_int) -> Result<bool, Fault> {
+/// `read` of one byte, if there is one.
+pub(crate) fn read_byte(file: c_int) -> Result<Option<u8>, Fault> {
     let mut byte = 0_u8;
     loop {
         // SAFETY: the kernel writes at most one byte to `byte`, which is borrowed mutably.
@@ -207,7 +207,7 @@ pub(crate) fn read_byte(file: c_int) -> Result<bool, Fault> {
         }) {
             Err(fault) if fault.errno == libc::EINTR => {}
             Err(fault) => return Err(fault),
-            Ok(count) => return Ok(count == 1),
+            Ok(count) => return Ok((count == 1).then_some(byte)),
         }
     }
 }

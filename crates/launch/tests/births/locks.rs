@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::os::fd::AsFd;
+use std::os::unix::fs::symlink;
 
 use duet_launch::Supplies;
 use duet_linux::process;
@@ -171,7 +172,46 @@ fn locked_mounts_are_shared_and_listen_as_they_were_asked_to() {
 }
 
 #[test]
-fn where_no_user_namespace_may_make_another_nothing_is_locked() {
+fn a_destination_that_leads_to_the_root_is_refused_by_its_name() {
+    // Whose root lies below another mount may make no user namespace: nothing would be locked.
+    stage(|stage| {
+        let mut plain = besieged(stage, ["umount", "/host"]);
+        let confined = plain.clone();
+        let namespaces = plain["linux"]["namespaces"].as_array_mut().unwrap();
+        namespaces.retain(|namespace| namespace["type"] != "user");
+        plain["linux"]["uidMappings"] = json!([]);
+        plain["linux"]["gidMappings"] = json!([]);
+        for target in ["/", ".", "../.."] {
+            symlink(target, stage.root().join("v")).unwrap();
+            for spec in [&plain, &confined] {
+                let error = stage.live(&stage.plan(spec)).unwrap_err().to_string();
+                let start = "mounts.destination: /v: leads to the root of the container (EBUSY";
+                assert!(error.starts_with(start), "{error}");
+            }
+            fs::remove_file(stage.root().join("v")).unwrap();
+        }
+    });
+}
+
+#[test]
+fn what_a_later_mount_covers_is_announced_to_nobody() {
+    stage(|stage| {
+        let mut spec = besieged(stage, ["sh", "-c", "grep -c ' /[xy]' /proc/self/mounts"]);
+        let shared = |at: &str| {
+            json!({"destination": at, "type": "bind", "source": stage.bundle.join("volume"),
+                "options": ["rbind", "rshared"]})
+        };
+        let tmpfs = json!({"destination": "/x", "type": "tmpfs", "source": "tmpfs"});
+        let mounts = spec["mounts"].as_array_mut().unwrap();
+        mounts.extend([shared("/x/below"), tmpfs, shared("/y"), shared("/y")]);
+        spec["root"]["readonly"] = json!(false);
+        let outcome = stage.run(&spec);
+        assert_eq!(outcome.out, "4\n", "{outcome:?}");
+    });
+}
+
+#[test]
+fn where_no_user_namespace_may_make_another_nothing_is_locked_and_else_nothing_is_born() {
     stage(|stage| {
         let mut plan = stage.plan(&besieged(stage, ["umount", "/v"]));
         let lock = plan.steps.iter().position(|step| *step == Step::LockMounts);
@@ -184,8 +224,14 @@ fn where_no_user_namespace_may_make_another_nothing_is_locked() {
             (6, 0, 0x7fff_0000),
         ];
         filter_at(&mut plan, lock.unwrap(), &filter);
-        let outcome = stage.live(&plan).unwrap();
-        assert_eq!(outcome.code, 0, "{outcome:?}");
+        // Of Debian's kernels, and 1 by default.
+        let knob = fs::read("/proc/sys/kernel/unprivileged_userns_clone");
+        if knob.is_ok_and(|knob| knob.starts_with(b"0")) {
+            assert_eq!(stage.live(&plan).unwrap().code, 0);
+        } else {
+            let error = stage.live(&plan).unwrap_err().to_string();
+            assert!(error.starts_with("lock mounts: EPERM (clone3"), "{error}");
+        }
     });
 }
 

@@ -5,6 +5,7 @@ use crate::{
     support::{facts, process},
 };
 use duet_plan::{Facts, Kinds, Plan, Program, container, exec};
+use duet_spec::Scheduler;
 
 /// Gives a container a user namespace of its own.
 pub(crate) fn given(document: &mut serde_json::Value) {
@@ -67,4 +68,27 @@ fn mounts_are_locked_against_those_alone_who_could_change_them() {
         assert!(locked(Some(set), true), "{set}");
         assert!(!locked(Some(set), false), "{set}");
     }
+}
+
+#[test]
+fn an_exec_may_have_a_deadline_unless_it_forks() {
+    let spec = edited("cri-default.json", given);
+    let facts = facts(&spec);
+    let mut process = process("exec.json");
+    process.scheduler = Some(Scheduler {
+        policy: Scheduler::DEADLINE,
+        ..Scheduler::default()
+    });
+    exec(&process, &spec, &facts, Kinds::NATIVE).unwrap();
+    let beside = Kinds {
+        container: Program::Wasm,
+        process: Program::Native,
+    };
+    let error = exec(&process, &spec, &facts, beside)
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.starts_with("process.scheduler.policy: SCHED_DEADLINE"),
+        "{error}"
+    );
 }
