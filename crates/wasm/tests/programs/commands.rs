@@ -338,3 +338,32 @@ fn the_runner_keeps_nothing_of_the_host_open() {
         assert!(status.contains("Threads:\t1\n"), "{status}");
     }
 }
+
+#[test]
+fn every_byte_of_standard_input_arrives_once_and_in_order_however_it_is_asked_for() {
+    if !root() {
+        return;
+    }
+    // Says what it reads, a byte at first and then from 3 to 8191: less and more than is read ahead.
+    let guest = Guest::wat(
+        r#"(module
+            (import "wasi_snapshot_preview1" "fd_read" (func $read (param i32 i32 i32 i32) (result i32)))
+            (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
+            (memory (export "memory") 1)
+            ;; Where the bytes are.
+            (data (i32.const 0) "\00\40\00\00")
+            (func (export "_start") (local $size i32)
+                (local.set $size (i32.const 1))
+                (loop $next
+                    (i32.store (i32.const 4) (local.get $size))
+                    (if (call $read (i32.const 0) (i32.const 0) (i32.const 1) (i32.const 8)) (then unreachable))
+                    (i32.store (i32.const 4) (i32.load (i32.const 8)))
+                    (if (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 12)) (then unreachable))
+                    (local.set $size (i32.and (i32.mul (local.get $size) (i32.const 3)) (i32.const 8191)))
+                    (br_if $next (i32.load (i32.const 8))))))"#,
+    );
+    let text: String = (0..8_000).map(|number| format!("{number} ")).collect();
+    let ended = guest.stdin(text.as_bytes()).run();
+    assert_eq!((ended.code, ended.stderr.as_str()), (0, ""));
+    assert!(ended.stdout == text);
+}

@@ -88,6 +88,31 @@ fn what_is_born_empty_is_held_to_the_limit_from_its_first_growth_on() {
 }
 
 #[test]
+fn what_a_memory_or_a_table_cannot_have_is_not_counted() {
+    if !root() {
+        return;
+    }
+    for (what, grow) in [
+        ("(memory 1 2)", "memory.grow (i32.const 512)"),
+        (
+            "(memory 1 2) (table 1 2 funcref)",
+            "table.grow (ref.null func) (i32.const 4000000)",
+        ),
+    ] {
+        let guest = Guest::wat(&format!(
+            r#"(module {what}
+                (func (export "_start")
+                    (if (i32.ne ({grow}) (i32.const -1)) (then unreachable))
+                    (if (i32.eq (memory.grow (i32.const 1)) (i32.const -1)) (then unreachable))))"#
+        ));
+        let ended = guest.run();
+        assert_eq!(ended.code, 0, "{ended:?}");
+        // Two pages, and less than a page of whatever else there is.
+        assert!((2 << 16..3 << 16).contains(&ended.told.memory), "{ended:?}");
+    }
+}
+
+#[test]
 fn a_file_past_its_size_limit_is_an_error_and_not_the_end() {
     if !root() {
         return;

@@ -158,6 +158,21 @@ fn what_handlers_print_has_the_number_of_the_request_in_whole_lines() {
 }
 
 #[test]
+fn a_line_is_cut_where_container_runtimes_cut_theirs() {
+    if !root() {
+        return;
+    }
+    let mut server = Server::start(server());
+    let whole = "x".repeat(16 << 10);
+    for (number, more, parts) in [(1, "", 1), (2, "yz", 2)] {
+        assert_eq!(server.get(&format!("/say/{whole}{more}")).0, 200);
+        for part in [whole.as_str(), more].iter().take(parts) {
+            assert!(server.guest.line() == format!("[{number}] {part}"));
+        }
+    }
+}
+
+#[test]
 fn http_2_without_tls_is_spoken_on_the_same_port() {
     if !root() {
         return;
