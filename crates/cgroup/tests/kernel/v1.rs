@@ -419,9 +419,12 @@ fn a_kill_that_was_counted_is_not_told_again_when_the_cgroup_goes() {
     own.cgroup.limit(&resources(limit)).unwrap();
     let watch = own.cgroup.oom_of_scope().unwrap();
     watch.announce_removal().unwrap();
-    // They run out of memory while others of them are dying of it.
-    let hungry = "(echo 1000 > /proc/self/oom_score_adj; exec tail /dev/zero) &";
-    let script = format!("for i in 1 2 3 4 5 6 7 8; do {hungry} done; wait");
+    // The neighbours ask for memory while the victim is dying, and get it when it is gone.
+    let neighbours = "for i in 1 2 3 4 5 6; do
+        (while :; do dd if=/dev/zero of=/dev/null bs=1M count=1 2>/dev/null; done) &
+    done";
+    let victim = "(echo 1000 > /proc/self/oom_score_adj; exec tail /dev/zero) || true";
+    let script = format!("{neighbours}; {victim}");
     let mut children = own.spawn(&script);
     let timeout = Timespec {
         tv_sec: 0,
@@ -435,6 +438,8 @@ fn a_kill_that_was_counted_is_not_told_again_when_the_cgroup_goes() {
             watch.kills();
         }
     }
+    own.cgroup.kill().unwrap();
+    watch.drain();
     let control = own.file("memory", "memory.oom_control");
     let counted = control
         .lines()
