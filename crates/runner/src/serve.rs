@@ -100,8 +100,13 @@ pub(crate) fn run(
     }
     more_descriptors();
     let end = runtime.block_on(async {
+        // Before anybody can connect: whoever does is answered, also by a server that is told to stop at once.
+        let told = match signals.as_bytes().and_then(told) {
+            Ok(told) => told,
+            Err(error) => return End::Unfit(error.to_string()),
+        };
         match Listener::open(handoff, listeners) {
-            Ok(listener) => serve(listener, requests, handoff, signals).await,
+            Ok(listener) => serve(listener, requests, handoff, signals, told).await,
             Err(end) => end,
         }
     });
@@ -161,11 +166,8 @@ async fn serve(
     requests: Arc<Requests>,
     handoff: &Handoff,
     signals: Signals,
+    told: tokio::net::UnixStream,
 ) -> End {
-    let told = match signals.as_bytes().and_then(told) {
-        Ok(told) => told,
-        Err(error) => return End::Unfit(error.to_string()),
-    };
     rest::end_of_start();
     let connections = Connections::new(Arc::clone(&requests), handoff.http.timeout);
     tokio::select! {
