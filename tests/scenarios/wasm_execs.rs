@@ -4,7 +4,7 @@
 use std::fs;
 use std::process::Command;
 
-use duet_tests::{Node, command, image};
+use duet_tests::{Node, command, image, wait};
 
 const PREVIEW3: &str = "io.containerd.duet.v1.preview3=true";
 
@@ -315,6 +315,32 @@ fn the_programs_that_an_image_lacks_are_there() {
     // Its own come first, and a native container has its own or none.
     let absent = server.exec(&[], &["/usr/local/bin/cat", "/etc/passwd"]);
     assert_ne!(absent.code, 0, "{absent:?}");
+    // Compiled once, whatever else its container may use.
+    let third = node
+        .container("third")
+        .with(&["--annotation", PREVIEW3])
+        .probe(&["idle"])
+        .start();
+    let _done = third.exec(&[], &["true"]).ok();
+    assert_eq!(key_of_tool(&node, "third"), key_of_tool(&node, "bare"));
+    third.end();
     task.end();
     server.end();
+}
+
+/// Which compiled code the last exec of a container was, from the log.
+fn key_of_tool(node: &Node, container: &str) -> String {
+    let container = format!("\"container\":\"{container}\"");
+    // containerd copies the log of its shims when it comes to it.
+    wait::until("the line in the log", || {
+        let log = node.daemon().log();
+        let ended = |line: &&str| {
+            ["guest ended", "\"exec\":", &container]
+                .iter()
+                .all(|word| line.contains(word))
+        };
+        let line = log.lines().rev().find(ended)?;
+        let (_, rest) = line.split_once("\"key\":\"")?;
+        rest.split_once('"').map(|(key, _)| key.to_owned())
+    })
 }

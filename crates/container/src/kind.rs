@@ -49,6 +49,20 @@ pub(crate) struct Guest {
     pub(crate) file: File,
     /// Module or component.
     pub(crate) format: Format,
+    /// Whether it is Duet's own, which is of preview 2 whatever its container may use.
+    pub(crate) is_tool: bool,
+}
+
+impl Guest {
+    fn of(name: String, file: File, format: Format) -> Self {
+        let is_tool = false;
+        Self {
+            name,
+            file,
+            format,
+            is_tool,
+        }
+    }
 }
 
 /// Whether this is what keeps a pod of CRI: while it is there, the pod is.
@@ -84,7 +98,7 @@ pub(crate) fn decide(
     }
     match found {
         Ok((name, file)) => match format(&file) {
-            Some(format) => Ok((Kind::Wasm(Guest { name, file, format }), rule)),
+            Some(format) => Ok((Kind::Wasm(Guest::of(name, file, format)), rule)),
             None if required => Err(WasmError::NotWasm {
                 annotation: rule,
                 file: name,
@@ -122,7 +136,7 @@ pub(crate) fn of_exec(
         .and_then(|root| entrypoint(process, |path| file::open_in_root(&root, path)));
     match found {
         Ok((name, file)) => Ok(Some(match format(&file) {
-            Some(format) => Kind::Wasm(Guest { name, file, format }),
+            Some(format) => Kind::Wasm(Guest::of(name, file, format)),
             None => native(name, &file)?,
         })),
         Err(error) if kernel::is_absent(&error) => Ok(None),

@@ -45,6 +45,7 @@ pub(crate) fn open(path: &Path, name: &str) -> Result<Guest, WasmError> {
         file,
         // What is none, the compiler refuses with a sentence.
         format: detect(&head[..read]).unwrap_or(Format::Component),
+        is_tool: true,
     })
 }
 

@@ -44,9 +44,14 @@ impl Linux {
         facts: &Facts,
     ) -> Result<Supplied, Error> {
         let options = &self.spec.options;
-        let Guest { name, file, format } = guest;
+        let Guest {
+            name,
+            file,
+            format,
+            is_tool,
+        } = guest;
         let preview = match format {
-            Format::Component if options.preview3 => Preview::Three,
+            Format::Component if options.preview3 && !is_tool => Preview::Three,
             Format::Component | Format::Module => Preview::Two,
         };
         let deadline = Instant::now() + COMPILE_LIMIT;
