@@ -22,7 +22,7 @@ use rustix::net::sockopt::{
 };
 use rustix::net::{AddressFamily, SocketType, getsockname, ipproto};
 
-use crate::error::WasmError;
+use crate::error::{Error, WasmError};
 
 /// How many listeners a pod keeps at most: 8. Each is an address, and whoever waits there.
 const MOST: usize = 8;
@@ -77,11 +77,19 @@ impl Way {
     ///
     /// # Errors
     ///
-    /// When there is no descriptor left.
-    pub(crate) fn open(handoff: &Handoff) -> Result<Option<Self>, WasmError> {
+    /// When there is no descriptor left, or no port is named.
+    pub(crate) fn open(handoff: &Handoff) -> Result<Option<Self>, Error> {
         let (address, _) = handoff.serves_at();
-        let Ok(address) = address.parse() else {
-            return Ok(None);
+        let address = match address.parse::<SocketAddr>() {
+            Ok(address) if address.port() == 0 => {
+                return Err(Error::Invalid {
+                    field: "annotations.io.containerd.duet.v1.http.listener",
+                    value: "pod".to_owned(),
+                    why: "is for a port that a successor can have, and 0 is another one each time",
+                });
+            }
+            Ok(address) => address,
+            Err(_) => return Ok(None),
         };
         let (ours, theirs) = pair().map_err(|source| WasmError::File {
             step: "open the way to the listeners of the pod for",
@@ -328,10 +336,18 @@ mod tests {
         second.end().unwrap();
         // With the pod its listeners end, and it takes none any more.
         listeners.close();
-        TcpStream::connect(address).unwrap_err();
+        // Programs that other tests start have a copy of it for a moment.
+        while TcpStream::connect(address).is_ok() {
+            thread::yield_now();
+        }
         let late = Server::of(&listeners, address);
         assert!(late.find().is_none());
-        let again = TcpListener::bind(address).unwrap();
+        let again = loop {
+            match TcpListener::bind(address) {
+                Ok(again) => break again,
+                Err(_) => thread::yield_now(),
+            }
+        };
         assert_eq!(late.keep(&again), Some(false));
     }
 
@@ -400,5 +416,32 @@ mod tests {
         server.end().unwrap();
         let next = Server::of(&listeners, address);
         assert_ne!(next.find().unwrap().as_raw_fd(), listener.as_raw_fd());
+    }
+
+    #[test]
+    fn a_port_that_is_another_each_time_has_no_successor() {
+        let way = |address: &str| {
+            let handoff = Handoff {
+                name: "/app.wasm".into(),
+                format: duet_wasm::Format::Component,
+                preview: duet_wasm::Preview::Two,
+                argv: Vec::new(),
+                env: vec![format!("DUET_HTTP_ADDR={address}")],
+                cwd: "/".into(),
+                http: duet_wasm::Http::default(),
+                config: std::collections::BTreeMap::new(),
+                listen: Vec::new(),
+                mounts: Vec::new(),
+            };
+            Way::open(&handoff)
+        };
+        assert!(way("[::]:80").unwrap().is_some());
+        // The runner says what is wrong with it.
+        assert!(way("nowhere").unwrap().is_none());
+        let refused = way("127.0.0.1:0").unwrap_err().to_string();
+        assert!(
+            refused.contains("io.containerd.duet.v1.http.listener"),
+            "{refused}"
+        );
     }
 }

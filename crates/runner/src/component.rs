@@ -21,7 +21,7 @@ use crate::walls;
 
 /// Runs the component to its end.
 pub(crate) fn run(inherited: Inherited, handoff: &Handoff, signals: Signals) -> End {
-    let listeners = inherited.listeners(handoff);
+    let listeners = inherited.listeners();
     let loaded = match load(&inherited, handoff.http.concurrency, handoff.preview) {
         Ok(loaded) => loaded,
         Err(error) => return unfit(&error),

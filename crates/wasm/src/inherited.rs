@@ -21,6 +21,8 @@ pub struct Inherited {
     entry: OwnedFd,
     /// Not there if there is no guest.
     handoff: Option<File>,
+    /// Whether it said that descriptor 7 is there.
+    has_listeners: AtomicBool,
 }
 
 // === impl Inherited ===
@@ -48,6 +50,7 @@ impl Inherited {
         let inherited = Self {
             entry,
             handoff: Some(handoff),
+            has_listeners: AtomicBool::new(false),
         };
         Some((inherited, limit, Tally::of(tally)))
     }
@@ -63,6 +66,7 @@ impl Inherited {
         Ok(Self {
             entry: io::stdin().as_fd().try_clone_to_owned()?,
             handoff: None,
+            has_listeners: AtomicBool::new(false),
         })
     }
 
@@ -84,18 +88,22 @@ impl Inherited {
     /// When descriptor 4 is not what [`Handoff::seal`] made.
     pub fn handoff(&self) -> io::Result<Handoff> {
         let handoff = self.handoff.as_ref();
-        Handoff::read(handoff.ok_or(io::ErrorKind::NotFound)?)
+        let handoff = Handoff::read(handoff.ok_or(io::ErrorKind::NotFound)?)?;
+        let has_listeners = handoff.http.pod_listener;
+        self.has_listeners.store(has_listeners, Ordering::Relaxed);
+        Ok(handoff)
     }
 
-    /// Takes descriptor 7, the way to the pod's [listeners](crate::listeners), once, if the handoff says that it is there.
+    /// Takes descriptor 7, the way to the pod's [listeners](crate::listeners), once, if the handoff that was
+    /// read says that it is there.
     #[must_use]
-    pub fn listeners(&self, handoff: &Handoff) -> Option<OwnedFd> {
+    pub fn listeners(&self) -> Option<OwnedFd> {
         static TAKEN: AtomicBool = AtomicBool::new(false);
-        if !handoff.http.pod_listener || TAKEN.swap(true, Ordering::Relaxed) {
+        if !self.has_listeners.load(Ordering::Relaxed) || TAKEN.swap(true, Ordering::Relaxed) {
             return None;
         }
-        // SAFETY: nobody in this process owns 7: the handoff, which only the shim can write, says that it was
-        // inherited, and `TAKEN` lets only one caller here.
+        // SAFETY: nobody in this process owns 7: descriptor 4 said that it was inherited, which only the shim can
+        // have written, and `TAKEN` lets only one caller here.
         Some(unsafe { OwnedFd::from_raw_fd(7) })
     }
 

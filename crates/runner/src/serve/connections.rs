@@ -61,7 +61,7 @@ struct Line {
     stream: Mutex<TcpStream>,
     /// Whether something was read since somebody last looked.
     heard: AtomicBool,
-    /// Whether nothing was said since something was read.
+    /// Whether nothing was said since something was read, or at all.
     unanswered: AtomicBool,
     /// Whether the client speaks HTTP/2.
     second: AtomicBool,
@@ -105,7 +105,8 @@ impl Connections {
         let line = Arc::new(Line {
             stream: Mutex::new(stream),
             heard: AtomicBool::new(false),
-            unanswered: AtomicBool::new(false),
+            // Who was let in and has said nothing yet is about to.
+            unanswered: AtomicBool::new(true),
             second: AtomicBool::new(false),
             known: AtomicBool::new(false),
         });

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use duet_linux::channel::{Heard, Received, pass, receive};
 use duet_wasm::listeners::{FIND, KEEP, YES};
 use duet_wasm::{Handoff, Http};
+use socket2::SockRef;
 use tokio::net::{TcpListener, TcpSocket};
 
 use crate::end::{End, say};
@@ -110,7 +111,7 @@ impl Pod {
     fn keep(&self, socket: &TcpListener, address: &str, name: &str) -> Then {
         let why = match self.ask(KEEP, Some(socket)) {
             Ok((YES, _)) => return Then::Leave,
-            Ok(_) => "it does not take it".to_owned(),
+            Ok(_) => "it has as many as a pod may have, or has ended".to_owned(),
             Err(error) => error.to_string(),
         };
         say(&format!(
@@ -125,6 +126,8 @@ impl Pod {
             return Ok(None);
         };
         let socket = std::net::TcpListener::from(socket);
+        // A server that was not answered in time took it for its own, and let nobody else in when it left.
+        SockRef::from(&socket).detach_filter().ok();
         // As whoever made it has it, for it is one: but nobody needs to believe that.
         socket.set_nonblocking(true)?;
         TcpListener::from_std(socket).map(Some)
