@@ -20,6 +20,9 @@ use crate::servers::{Server, of_both_previews};
 /// How long a guest may do what it likes before it is told to stop.
 const LIFE: Duration = Duration::from_millis(200);
 
+/// How the harness tells of an end by TERM.
+const OURS: i32 = 1000 + 15;
+
 /// The numbers of a round: xorshift.
 struct Chance(u64);
 
@@ -80,7 +83,8 @@ fn lived(guest: Guest, seed: u64) -> Ended {
         sleep(Duration::from_millis(2));
     }
     let ended = running.wait();
-    let at_fault = ended.code >= 1000 || ended.code == 125;
+    // Ours may come before it listens to any: on a busy machine 200 ms are not for ever.
+    let at_fault = ended.code >= 1000 && ended.code != OURS || ended.code == 125;
     assert!(!at_fault, "seed {seed}: {ended:?}");
     ended
 }
