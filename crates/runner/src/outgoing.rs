@@ -26,6 +26,7 @@ use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
+use tokio::task::yield_now;
 use tokio::time::{Instant, Sleep, sleep, timeout};
 use wasmtime_wasi::runtime::{AbortOnDropJoinHandle, spawn};
 use wasmtime_wasi_http::io::TokioIo;
@@ -245,7 +246,14 @@ async fn send(request: Request<WasiBody>, options: RequestOptions) -> Result<Sen
         .map_err(|error| line.said.behind(error))?;
     let limit = options.between_bytes_timeout.unwrap_or(PATIENCE);
     let response = response.map(|body| Patient::new(body, limit, line.said).boxed_unsync());
-    Ok((response, Box::new(line.driver)))
+    let driver = line.driver;
+    let end = async move {
+        // wasmtime asks once whether the connection has ended, and takes an error of its end for
+        // want of the answer that is there. What the answer lacks, its body says.
+        yield_now().await;
+        driver.await
+    };
+    Ok((response, Box::new(end)))
 }
 
 /// A failed lookup comes out of `connect` as an error without a number.
