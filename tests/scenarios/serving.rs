@@ -24,19 +24,27 @@ pub(crate) struct Server<'n> {
 impl<'n> Server<'n> {
     /// Starts it with options of `ctr run`, at a port that nobody listens on just now.
     pub(crate) fn start(node: &'n Node, name: &str, options: &[&str]) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let port = listener.local_addr().expect("it is bound").port();
-        drop(listener);
-        Self::at(node, port, name, options)
+        Self::at(node, free_port(), name, options)
+    }
+
+    /// As [`Server::start`], but for the host's `/etc/resolv.conf`, which `ctr --net-host` mounts over any other.
+    pub(crate) fn start_without_names(node: &'n Node, name: &str, options: &[&str]) -> Self {
+        let network = format!("network:/proc/{}/ns/net", std::process::id());
+        Self::within(node, free_port(), name, &["--with-ns", &network], options)
     }
 
     /// As [`Server::start`], at this port.
     fn at(node: &'n Node, port: u16, name: &str, options: &[&str]) -> Self {
+        Self::within(node, port, name, &["--net-host"], options)
+    }
+
+    fn within(node: &'n Node, port: u16, name: &str, network: &[&str], options: &[&str]) -> Self {
         let address = format!("io.containerd.duet.v1.http.listen=127.0.0.1:{port}");
         let task = node
             .container(name)
             .image(image::GUESTS)
-            .with(&["--net-host", "--annotation", &address])
+            .with(network)
+            .with(&["--annotation", &address])
             .with(options)
             .args(&["/server.wasm"])
             .start();
@@ -58,6 +66,12 @@ impl<'n> Server<'n> {
         assert_eq!(ended.code, 0, "{ended:?}");
         ended.stderr
     }
+}
+
+/// A port that nobody listens on just now.
+fn free_port() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    listener.local_addr().expect("it is bound").port()
 }
 
 /// A request that is sent over a connection of its own.
