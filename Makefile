@@ -158,13 +158,14 @@ FUZZ_SECONDS ?= 600
 fuzz-seed := $(or $(FUZZ_SEED),$(shell date +%s))
 
 .PHONY: fuzz
-fuzz: build test-needs ## nonsense at the compiler, the runner, servers and config.json, for FUZZ_SECONDS, from FUZZ_SEED
+fuzz: build test-needs ## nonsense at the compiler, the runner, servers and config.json, about FUZZ_SECONDS for each part, from FUZZ_SEED
 	@echo 'FUZZ_SEED=$(fuzz-seed)'
 	$(SUDO) env DUET_TEST_REQUIRE=all DUET_RUNNER=$(bin)/duet-runner DUET_COMPILER=$(bin)/duet-compiler \
 	    DUET_FUZZ_SECONDS=$(FUZZ_SECONDS) DUET_FUZZ_SEED=$(fuzz-seed) \
 	    $(CARGO) test -p duet-wasm --test programs -- --nocapture fuzz::
-	PROPTEST_CASES=100000 PROPTEST_RNG_SEED=$(fuzz-seed) $(CARGO) test -p duet-spec --test mutations
-	PROPTEST_CASES=20000 PROPTEST_RNG_SEED=$(fuzz-seed) $(CARGO) test -p duet-plan --test plans random::
+	@# Counted by cases; so many are made in a second or so.
+	PROPTEST_CASES=$$(($(FUZZ_SECONDS) * 400)) PROPTEST_RNG_SEED=$(fuzz-seed) $(CARGO) test -p duet-spec --test mutations
+	PROPTEST_CASES=$$(($(FUZZ_SECONDS) * 100)) PROPTEST_RNG_SEED=$(fuzz-seed) $(CARGO) test -p duet-plan --test plans random::
 
 # The peer is the command of the same release as the library that Duet is built with.
 wasmtime-version := $(shell sed -n '/^name = "wasmtime"$$/{n;s/^version = "\(.*\)"/\1/p;}' Cargo.lock)
