@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, StatxFlags, openat2, statx};
+use rustix::io::Errno;
 
 /// Opens a path as a place only (`O_PATH`), following links.
 ///
@@ -54,7 +55,14 @@ pub fn mount_id(file: impl AsFd) -> io::Result<u64> {
 ///
 /// # Errors
 ///
-/// `EMFILE`.
+/// `EMFILE`, also if `least` itself is not below the limit, of which the kernel says `EINVAL`.
+///
+/// # References
+///
+/// [fcntl(2)](https://man7.org/linux/man-pages/man2/fcntl.2.html), `F_DUPFD`.
 pub fn dup_above(file: impl AsFd, least: i32) -> io::Result<OwnedFd> {
-    Ok(rustix::io::fcntl_dupfd_cloexec(file, least)?)
+    match rustix::io::fcntl_dupfd_cloexec(file, least) {
+        Err(Errno::INVAL) => Err(Errno::MFILE.into()),
+        other => Ok(other?),
+    }
 }

@@ -221,10 +221,19 @@ pub(crate) fn dup_to(from: c_int, number: u32) -> Result<(), Fault> {
 }
 
 /// Copies a descriptor to the first free number from `least` up, close-on-exec.
+///
+/// The kernel says `EINVAL` if `least` itself is not below the limit: that is `EMFILE` as well.
 pub(crate) fn dup_above(from: c_int, least: c_int) -> Result<Fd, Fault> {
     // SAFETY: integers only.
-    fd(Op::Dup3, unsafe {
+    let copied = fd(Op::Dup3, unsafe {
         call!(libc::SYS_fcntl, from, libc::F_DUPFD_CLOEXEC, least)
+    });
+    copied.map_err(|fault| match fault.errno {
+        libc::EINVAL => Fault {
+            errno: libc::EMFILE,
+            ..fault
+        },
+        _ => fault,
     })
 }
 
