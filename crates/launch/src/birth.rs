@@ -40,7 +40,8 @@ pub(crate) fn give(
         return lowered.clone_here();
     };
     let namespace = slots.get(slot);
-    lowered.clone_below(namespace.ok_or(Error::Plan("its PID namespace is no slot"))?)
+    let namespace = namespace.ok_or(Error::Plan("its PID namespace is no slot"))?;
+    namespace::with_children_in(namespace, || lowered.clone_here()).map_err(Error::call("setns"))?
 }
 
 /// A plan and the numbers that its slots have.
@@ -84,20 +85,6 @@ impl Lowered<'_> {
         let child = unsafe { clone3(args, born, &code) };
         drop(blocked);
         child.map_err(Error::call("clone3"))
-    }
-
-    /// Clones from a thread whose children are born in another PID namespace.
-    fn clone_below(&self, namespace: BorrowedFd<'_>) -> Result<(i32, OwnedFd), Error> {
-        let mut result = None;
-        // Not in the calling thread: if the way back failed, a pool's thread would make its next
-        // children in a stranger's namespace. The child's parent is the process all the same.
-        let entered = namespace::aside(|| {
-            namespace::enter(namespace, namespace::PID)?;
-            result = Some(self.clone_here());
-            Ok(())
-        });
-        entered.map_err(Error::call("setns"))?;
-        result.unwrap_or(Err(Error::Plan("no child was made")))
     }
 
     /// The array that `execve` takes: a pointer to each text, then null.

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
+use std::sync::OnceLock;
 
 use nix::sched::{CloneFlags, setns, unshare};
 use rustix::fs::{Mode, OFlags};
@@ -136,6 +137,38 @@ pub fn set_children_apart() -> io::Result<()> {
     Ok(unshare(CloneFlags::CLONE_NEWPID)?)
 }
 
+/// Runs `work` while the children of the calling thread are born in another PID namespace. They are
+/// children of the process all the same.
+///
+/// Meanwhile `work` can make no thread. It costs two system calls, where [`aside`] costs the birth and
+/// the end of a thread.
+///
+/// # Errors
+///
+/// The kernel's: `EPERM` without `CAP_SYS_ADMIN`, `EINVAL` for what is no PID namespace or none below
+/// the caller's, and what [`of_thread`] says the first time.
+pub fn with_children_in<T>(namespace: impl AsFd, work: impl FnOnce() -> T) -> io::Result<T> {
+    static OWN: OnceLock<OwnedFd> = OnceLock::new();
+    // Opened before it is needed: the way back must not fail for want of a descriptor.
+    let own = match OWN.get() {
+        Some(own) => own,
+        None => {
+            let own = of_thread("pid")?;
+            OWN.get_or_init(|| own)
+        }
+    };
+    enter(namespace, PID)?;
+    let back = Back { own };
+    let done = work();
+    drop(back);
+    Ok(done)
+}
+
+/// The way back to the namespace of one's own.
+struct Back<'a> {
+    own: &'a OwnedFd,
+}
+
 /// Runs `work` in a thread that ends with it, so that what the thread changes of itself ends too.
 ///
 /// # Errors
@@ -150,4 +183,19 @@ pub fn aside<T: Send>(work: impl FnOnce() -> io::Result<T> + Send) -> io::Result
             .join()
             .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     })
+}
+
+// === impl Back ===
+
+impl Drop for Back<'_> {
+    /// What else the thread makes must not be born among strangers, so it goes nowhere before it is back.
+    fn drop(&mut self) {
+        while let Err(error) = enter(self.own, PID) {
+            // The kernel allocates on this way, and does nothing else that can fail.
+            if error.kind() != io::ErrorKind::OutOfMemory {
+                std::process::abort();
+            }
+            std::thread::yield_now();
+        }
+    }
 }
