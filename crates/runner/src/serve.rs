@@ -11,11 +11,13 @@
 //! | --- | --- |
 //! | `listener.rs` | where it listens, with what, and for whom besides |
 //! | `connections.rs` | who speaks to us, and when that may end |
+//! | `addressee.rs` | whom a request is for |
 //! | `requests.rs` | how many at a time, for how long, and what the guest leaves unanswered |
 //! | `instances.rs` | guests, made or used again |
 //! | `clock.rs` | interrupts those that compute |
 //! | `log.rs` | what they print |
 
+mod addressee;
 mod clock;
 mod connections;
 mod instances;

@@ -9,6 +9,7 @@
 use std::convert::Infallible;
 use std::future::pending;
 use std::io;
+use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -28,6 +29,7 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 
+use crate::serve::addressee;
 use crate::serve::requests::Requests;
 
 /// How long a connection is quiet before it may be closed: 20 ms, more than what was sent before we were
@@ -111,11 +113,12 @@ impl Connections {
             known: AtomicBool::new(false),
         });
         let (requests, spoken) = (Arc::clone(&self.requests), Arc::clone(&line));
-        let service = service_fn(move |request: Request<Incoming>| {
+        let service = service_fn(move |mut request: Request<Incoming>| {
             if request.version() == Version::HTTP_2 {
                 spoken.second.store(true, Ordering::Relaxed);
             }
-            let answer = Arc::clone(&requests).answer(request);
+            let named = addressee::name(&mut request, || spoken.here());
+            let answer = Arc::clone(&requests).answer(request, named);
             async { Ok::<_, Infallible>(answer.await) }
         });
         let connection = self
@@ -182,6 +185,11 @@ impl Line {
             // From here on it is hyper that counts.
             pending::<()>().await;
         }
+    }
+
+    /// The address that the client has connected to.
+    fn here(&self) -> io::Result<SocketAddr> {
+        self.stream().local_addr()
     }
 
     fn stream(&self) -> MutexGuard<'_, TcpStream> {

@@ -95,11 +95,19 @@ impl Requests {
         })
     }
 
-    /// Answers one request, whatever the guest does.
-    pub(crate) async fn answer(self: Arc<Self>, request: Request<Incoming>) -> Response<Answered> {
+    /// Answers one request, whatever the guest does: with 400 one that is not for anybody.
+    pub(crate) async fn answer(
+        self: Arc<Self>,
+        request: Request<Incoming>,
+        named: Result<(), &'static str>,
+    ) -> Response<Answered> {
         // HTTP/2 has another way to say it, and no such header.
         let can_close = request.version() < Version::HTTP_2;
-        let mut response = self.outcome(request).await;
+        let mut response = match named {
+            Ok(()) => self.outcome(request).await,
+            // What a client says wrong is no news, and nothing for the guest.
+            Err(why) => text(StatusCode::BAD_REQUEST, why),
+        };
         if can_close && self.leaving.load(Ordering::Relaxed) {
             let close = HeaderValue::from_static("close");
             response.headers_mut().insert(CONNECTION, close);

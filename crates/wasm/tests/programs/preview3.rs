@@ -4,7 +4,7 @@ use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::process::Command;
 
-use duet_wasm::Preview;
+use duet_wasm::{Http, Preview};
 use rustix::process::Signal;
 
 use crate::harness::{Guest, compile_for, eventually, free_port, root};
@@ -178,7 +178,9 @@ fn a_handler_has_the_whole_of_its_container() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("file");
     std::fs::write(&file, "prepared").unwrap();
-    let mut server = Server::start(server().env("WHO=me").http(|http| http.reuse = 2));
+    // With one place the next request waits until the instance is done with the last, which is after its answer.
+    let one = |http: &mut Http| (http.reuse, http.concurrency) = (2, 1);
+    let mut server = Server::start(server().env("WHO=me").http(one));
     let counts: Vec<_> = (0..3).map(|_| server.get("/count").1).collect();
     assert_eq!(counts, ["1", "2", "1"]);
     assert_eq!(server.get("/env/WHO"), (200, "me".into()));

@@ -422,7 +422,9 @@ fn each_request_has_an_instance_of_its_own_unless_told_otherwise() {
     let fresh = Server::start(server());
     let counts: Vec<_> = (0..3).map(|_| fresh.get("/count").1).collect();
     assert_eq!(counts, ["1", "1", "1"]);
-    let reused = Server::start(server().http(|http| http.reuse = 2));
+    // With one place the next request waits until the instance is done with the last, which is after its answer.
+    let guest = server().http(|http| (http.reuse, http.concurrency) = (2, 1));
+    let reused = Server::start(guest);
     let counts: Vec<_> = (0..4).map(|_| reused.get("/count").1).collect();
     assert_eq!(counts, ["1", "2", "1", "2"]);
 }

@@ -25,6 +25,7 @@ impl wasi::exports::http::incoming_handler::Guest for Server {
             "count" => (SERVED.fetch_add(1, Ordering::Relaxed) + 1).to_string(),
             "env" => std::env::var(rest).unwrap_or_default(),
             "file" => std::fs::read_to_string(format!("/{rest}")).unwrap_or_else(|error| error.to_string()),
+            "authority" => format!("{:?} {:?}", request.scheme(), request.authority()),
             "say" => {
                 println!("{rest}");
                 String::new()
