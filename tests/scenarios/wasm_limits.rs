@@ -2,9 +2,10 @@
 
 use std::fs;
 use std::net::{Ipv4Addr, UdpSocket};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use duet_tests::{Node, guests, wait};
+use duet_tests::{Node, command, guests, image, wait};
+use nix::sys::statfs::{TMPFS_MAGIC, statfs};
 
 use crate::serving::Server;
 
@@ -53,21 +54,38 @@ fn the_first_start_of_a_module_of_800_kb_fits_into_32_mib() {
 
 /// How often the cgroup of a process was at its limit of memory, and the file that says so.
 fn memory(pid: i32) -> (PathBuf, u64) {
+    count(pid, ("memory.failcnt", ""), ("memory.events", "max "))
+}
+
+/// How many of its processes the kernel has killed for want of memory.
+fn kills(pid: i32) -> u64 {
+    let field = "oom_kill ";
+    count(pid, ("memory.oom_control", field), ("memory.events", field)).1
+}
+
+/// A number in the memory cgroup of a process: the file and what is before it in its line, for v1 and for v2.
+fn count(pid: i32, v1: (&str, &str), v2: (&str, &str)) -> (PathBuf, u64) {
     let groups = fs::read_to_string(format!("/proc/{pid}/cgroup")).expect("it runs");
-    let v1 = groups.lines().find_map(|line| line.split_once(":memory:"));
+    let path = groups.lines().find_map(|line| line.split_once(":memory:"));
     let root = PathBuf::from("/sys/fs/cgroup");
-    let (file, field) = match v1 {
-        Some((_, path)) => (root.join(format!("memory{path}/memory.failcnt")), ""),
+    let (file, field) = match path {
+        Some((_, path)) => (root.join(format!("memory{path}/{}", v1.0)), v1.1),
         None => {
             let path = groups.lines().find_map(|line| line.strip_prefix("0::"));
             let path = path.expect("it is in a cgroup");
-            (root.join(format!("{}/memory.events", &path[1..])), "max ")
+            (root.join(format!("{}/{}", &path[1..], v2.0)), v2.1)
         }
     };
     let text = fs::read_to_string(&file).expect("the limit is kept");
     let count = text.lines().find_map(|line| line.strip_prefix(field));
     let count = count.and_then(|count| count.trim().parse().ok());
     (file, count.expect("a number"))
+}
+
+/// Whether what is written into a folder is kept in memory only as long as there is room.
+fn on_disk(folder: &Path) -> bool {
+    let filesystem = statfs(folder).expect("our own folder").filesystem_type();
+    filesystem != TMPFS_MAGIC
 }
 
 #[test]
@@ -105,4 +123,74 @@ fn a_guest_that_looks_up_all_it_can_has_no_more_threads_than_there_are_for_it() 
     assert!(threads() <= 64 + own, "{}", threads());
     assert_eq!(server.get("/"), "hello\n");
     assert_eq!(server.end(), "");
+}
+
+/// Touches 24 MiB, says so, and waits.
+const HOLDS: &str = r#"(module
+    (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
+    (import "wasi_snapshot_preview1" "poll_oneoff" (func $poll (param i32 i32 i32 i32) (result i32)))
+    (memory (export "memory") 1)
+    (data (i32.const 32) "held\n")
+    (func (export "_start")
+        (if (i32.eq (memory.grow (i32.const 384)) (i32.const -1)) (then unreachable))
+        (memory.fill (i32.const 65536) (i32.const 1) (i32.const 25165824))
+        (i64.store (i32.const 0) (i64.const 0x0000_0005_0000_0020))
+        (drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 8)))
+        ;; One subscription: the real-time clock, in some years.
+        (i64.store (i32.const 152) (i64.const 0x0fff_ffff_ffff_ffff))
+        (drop (call $poll (i32.const 128) (i32.const 192) (i32.const 1) (i32.const 256)))))"#;
+
+#[test]
+fn memory_that_others_of_the_container_have_is_not_there_to_grow_into() {
+    let Some(node) = Node::enter_with_duet() else {
+        return;
+    };
+    let folder = node.scratch().join("volume");
+    fs::create_dir(&folder).expect("our own folder");
+    let module = wat::parse_str(HOLDS).expect("it is a module");
+    fs::write(folder.join("holds.wasm"), module).expect("our own folder");
+    let volume = format!("type=bind,src={},dst=/data,options=rbind", folder.display());
+    let container = |id: &str| {
+        let options = ["--memory-limit", "33554432", "--mount", &volume];
+        node.container(id).with(&options)
+    };
+    let refused = |ended: &command::Outcome| {
+        assert_eq!(ended.code, 1, "{ended:?}");
+        for words in [
+            "malloc: Out of memory",
+            "the container's limit is 32768 KiB, and ",
+            " KiB of it are in use",
+        ] {
+            assert!(ended.stderr.contains(words), "{ended:?}");
+        }
+    };
+    let grow = ["/probe.wasm", "grow", "24"];
+
+    // A guest beside a guest, the second of a user who owns none of the cgroup's files.
+    let mut first = container("first")
+        .image(image::GUESTS)
+        .args(&["/data/holds.wasm"])
+        .start();
+    first.says("held");
+    refused(&first.exec(&["--user", "4711"], &grow));
+    assert_eq!(kills(first.pid()), 0);
+    first.end();
+
+    // Files in memory, which another exec has left; and files that the kernel only keeps.
+    for (id, file, fits) in [
+        ("tmpfs", "/dev/shm/file", false),
+        ("cache", "/data/file", on_disk(&folder)),
+    ] {
+        let mut task = container(id).probe(&["idle"]).start();
+        task.says("idle");
+        let _filled = task.exec(&[], &["/probe.wasm", "fill", file, "24"]).ok();
+        let grown = task.exec(&[], &grow);
+        if fits {
+            assert_eq!(grown.ok().stdout, "grown\n");
+        } else {
+            refused(&grown);
+        }
+        assert_eq!(kills(task.pid()), 0, "{id}");
+        task.end();
+    }
 }

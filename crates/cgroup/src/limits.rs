@@ -1,8 +1,6 @@
 //! Sets a container's limits at its birth and changes them while it lives: what v1 and v2 share.
 
-use std::fs::File;
-use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use cgroups_rs::fs::MaxValue;
@@ -62,26 +60,23 @@ impl Cgroup {
         self.set_limits(resources, Occasion::Update)
     }
 
-    /// The file that holds its memory limit, for whoever is in it to read: the way to it is open only to us.
+    /// The directory in which its memory is limited and counted, for whoever is in it to read: the way to it is
+    /// open only to us.
     ///
-    /// `/dev/null` if this host has no such limit. Whoever opens the descriptor once more through
-    /// procfs gets no writable one either.
+    /// `/dev/null` if this host counts no memory. It is the root of a read-only mount of its own: `..` leads nowhere,
+    /// and whoever opens a file in it gets no writable one, whoever they are. The mount at its path is
+    /// writable, and of the same user as who holds the descriptor there may be others who may look at that one's
+    /// descriptors.
     ///
     /// # Errors
     ///
     /// [`Error::Call`] if it cannot be opened.
-    pub fn memory_limit(&self) -> Result<File, Error> {
-        let name = match self.mode() {
-            Mode::V1 | Mode::Hybrid => "memory.limit_in_bytes",
-            Mode::V2 => "memory.max",
-        };
-        let path = self.controller("memory").map(|dir| dir.join(name));
-        let path = path.filter(|path| path.exists());
-        let path = path.unwrap_or_else(|| "/dev/null".into());
-        open_read_only(&path).map_err(|error| Error::Call {
+    pub fn memory(&self) -> Result<OwnedFd, Error> {
+        let path = self.controller("memory").unwrap_or(Path::new("/dev/null"));
+        duet_linux::mount::clone_read_only(path).map_err(|error| Error::Call {
             action: "open",
             source: Errno::from_raw(error.raw_os_error().unwrap_or_default()),
-            path,
+            path: path.to_owned(),
         })
     }
 
@@ -104,13 +99,6 @@ impl Cgroup {
             Error::unsupported(field, value, "its cgroup v1 controller is not mounted")
         })
     }
-}
-
-/// Opens a file on a read-only mount of its own. The mount at its path is writable, and of the same
-/// user as who holds the descriptor there may be others who may look at that one's descriptors.
-fn open_read_only(path: &Path) -> io::Result<File> {
-    let mount = duet_linux::mount::clone_read_only(path)?;
-    File::open(format!("/proc/thread-self/fd/{}", mount.as_raw_fd()))
 }
 
 /// Refuses `linux.resources.<field>`.

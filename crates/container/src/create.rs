@@ -399,14 +399,14 @@ impl Linux {
         cgroup: Option<&OwnedFd>,
     ) -> Result<Newborn, Error> {
         let namespaces = self.ground.given();
-        let limit = if plan.slots.contains(&Descriptor::Given(Given::MemoryLimit)) {
-            let limit = self.confined.cgroup.memory_limit();
-            Some(limit.map_err(Error::cgroup("read the memory limit"))?)
+        let memory = if plan.slots.contains(&Descriptor::Given(Given::Memory)) {
+            let memory = self.confined.cgroup.memory();
+            Some(memory.map_err(Error::cgroup("open the memory limit"))?)
         } else {
             None
         };
         let supplies = Supplies {
-            memory_limit: limit.as_ref().map(AsFd::as_fd),
+            memory: memory.as_ref().map(AsFd::as_fd),
             stdin: ends.stdin.as_ref().map(AsFd::as_fd),
             stdout: ends.stdout.as_ref().map(AsFd::as_fd),
             stderr: ends.stderr.as_ref().map(AsFd::as_fd),

@@ -36,8 +36,8 @@ pub struct Supplies<'a> {
     pub module: Option<BorrowedFd<'a>>,
     /// The runner's orders.
     pub handoff: Option<BorrowedFd<'a>>,
-    /// For a wasm guest, the file of its memory limit.
-    pub memory_limit: Option<BorrowedFd<'a>>,
+    /// For a wasm guest, the directory in which its memory is limited and counted.
+    pub memory: Option<BorrowedFd<'a>>,
     /// For a wasm guest, where its runner tells of it.
     pub tally: Option<BorrowedFd<'a>>,
     /// For a wasm guest that has one, its runner's way to the listeners of its pod.
@@ -168,7 +168,7 @@ impl<'a> Supplies<'a> {
             Given::Runner => self.runner,
             Given::Module => self.module,
             Given::Handoff => self.handoff,
-            Given::MemoryLimit => self.memory_limit,
+            Given::Memory => self.memory,
             Given::Tally => self.tally,
             Given::Listeners => self.listeners,
             Given::Passed(index) => self.passed.get(usize::from(index)).copied(),

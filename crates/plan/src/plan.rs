@@ -77,8 +77,8 @@ pub enum Given {
     Module,
     /// What the runner has to know, in a sealed memfd.
     Handoff,
-    /// The file of the container's memory limit.
-    MemoryLimit,
+    /// The directory in which the container's memory is limited and counted.
+    Memory,
     /// Where the runner tells of its guest.
     Tally,
     /// The runner's way to the listeners of its pod.

@@ -247,9 +247,9 @@ fn descriptors(writer: &mut Writer, facts: &Facts, kind: Program) {
             let module = writer.slot(Descriptor::Given(Given::Module));
             let handoff = writer.slot(Descriptor::Given(Given::Handoff));
             writer.step(Step::Dup(module, 3));
-            let limit = writer.slot(Descriptor::Given(Given::MemoryLimit));
+            let memory = writer.slot(Descriptor::Given(Given::Memory));
             writer.step(Step::Dup(handoff, 4));
-            writer.step(Step::Dup(limit, 5));
+            writer.step(Step::Dup(memory, 5));
             let tally = writer.slot(Descriptor::Given(Given::Tally));
             writer.step(Step::Dup(tally, 6));
             if facts.listeners {

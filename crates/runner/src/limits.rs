@@ -3,14 +3,17 @@
 //! Memory that a guest asks for costs nothing until it is touched, so the kernel has no way to say no but to
 //! kill. A `memory.grow` can be answered with -1, and every language's allocator knows what that means. The
 //! limit is read from the cgroup's own file each time: it can change while the guest runs.
+//!
+//! Others may be in the container, and files that are in memory only. The kernel counts what they have touched, and
+//! this process what its guest was promised: a growth has to fit beside either.
 
-use std::fs::File;
-use std::os::unix::fs::FileExt as _;
+use std::os::fd::OwnedFd;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use wasmtime::{ResourceLimiter, ResourcesRequired};
 
+use crate::cgroup::Memory;
 use crate::end::say;
 use crate::tally;
 
@@ -20,8 +23,10 @@ static HELD: AtomicU64 = AtomicU64::new(0);
 static SAID: AtomicU64 = AtomicU64::new(0);
 /// How many memories and tables an instance is born with.
 static BORN: AtomicU32 = AtomicU32::new(u32::MAX);
-/// Where the container's limit is written.
-static LIMIT: OnceLock<File> = OnceLock::new();
+/// Where the container's limit is written, and what is in use of it.
+static MEMORY: OnceLock<Memory> = OnceLock::new();
+/// The usage from which on to ask what the limits above the container's are.
+static ASK_ABOVE: AtomicU64 = AtomicU64::new(16 << 20);
 
 /// How much of a limit is not the guest's: the runner's own 0.3 MiB, stacks, and kernel memory.
 const OWN: u64 = 1 << 20;
@@ -29,9 +34,17 @@ const OWN: u64 = 1 << 20;
 /// How many bytes an element of a table takes.
 const ELEMENT: u64 = 8;
 
-/// Remembers where the limit is written. Without it there is none.
-pub(crate) fn follow(limit: File) {
-    drop(LIMIT.set(limit));
+/// A limit that a growth does not fit into.
+struct Full {
+    whose: &'static str,
+    limit: u64,
+    /// What is in use of it, if others have a part in that.
+    used: Option<u64>,
+}
+
+/// Remembers the directory of the container's memory. If there is no limit in it, there is none.
+pub(crate) fn follow(directory: OwnedFd) {
+    drop(MEMORY.set(Memory::of(directory)));
 }
 
 /// Remembers what an instance is born with, if that is known.
@@ -44,7 +57,8 @@ pub(crate) fn expect(needs: Option<&ResourcesRequired>) {
 
 /// Counts memory of the runner's own that a guest fills, if it fits. For `what`, the line on stderr.
 pub(crate) fn take(bytes: u64, what: &str) -> bool {
-    let limit = limit();
+    let memory = MEMORY.get();
+    let limit = memory.and_then(Memory::limit);
     // Asked and counted at once: of two who both fit only alone one is refused.
     let fits = |held: u64| {
         let held = held.saturating_add(bytes);
@@ -52,16 +66,59 @@ pub(crate) fn take(bytes: u64, what: &str) -> bool {
             .is_none_or(|limit| held <= room(limit))
             .then_some(held)
     };
-    match HELD.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits) {
-        Ok(before) => tally::memory(before.saturating_add(bytes)),
+    let before = match HELD.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits) {
+        Ok(before) => before,
         Err(before) => {
             if let Some(limit) = limit {
-                refuse(what, before.saturating_add(bytes), limit);
+                let full = Full {
+                    whose: "container",
+                    limit,
+                    used: None,
+                };
+                full.say(what, before.saturating_add(bytes));
             }
             return false;
         }
+    };
+    let held = before.saturating_add(bytes);
+    if let Some(full) = memory.and_then(|memory| full(memory, limit, bytes)) {
+        give_back(bytes);
+        full.say(what, held);
+        return false;
     }
+    tally::memory(held);
     true
+}
+
+/// Whether there is no room for `more` beside what all who are in the container have touched.
+fn full(memory: &Memory, limit: Option<u64>, more: u64) -> Option<Full> {
+    let ask_above = ASK_ABOVE.load(Ordering::Relaxed);
+    if limit.is_none() && ask_above == u64::MAX {
+        return None;
+    }
+    let usage = memory.usage()?;
+    let after = usage.saturating_add(more);
+    // In most cases this is all. It counts the files, too, that are kept because there is room.
+    if limit.is_none_or(|limit| after <= most(limit)) && after <= ask_above {
+        return None;
+    }
+    let stat = memory.stat()?;
+    // A pod may have a limit where its containers have none. Only v1 tells.
+    let ask_above = stat.lowest.map_or(u64::MAX, |_| after.saturating_mul(2));
+    ASK_ABOVE.store(ask_above, Ordering::Relaxed);
+    let used = usage.saturating_sub(stat.reclaimable);
+    let fits = |limit| used.saturating_add(more) <= most(limit);
+    let above = stat.lowest.filter(|lowest| Some(*lowest) != limit);
+    let (whose, limit) = match (above, limit) {
+        (Some(above), _) if !fits(above) => ("pod", above),
+        (_, Some(limit)) if !fits(limit) => ("container", limit),
+        _ => return None,
+    };
+    Some(Full {
+        whose,
+        limit,
+        used: Some(used),
+    })
 }
 
 fn add(bytes: u64) {
@@ -74,23 +131,34 @@ pub(crate) fn give_back(bytes: u64) {
     HELD.fetch_sub(bytes, Ordering::Relaxed);
 }
 
-fn refuse(what: &str, held: u64, limit: u64) {
-    if SAID.swap(limit, Ordering::Relaxed) != limit {
-        say(&format!(
-            "duet: a growth of the guest's {what} to {} KiB is refused: \
-             the container's limit is {} KiB",
-            held >> 10,
-            limit >> 10
-        ));
-    }
-}
-
 /// Counts what one instance has, and lets it have no more than fits.
 #[derive(Debug)]
 pub(crate) struct Limiter {
     held: u64,
     /// How many of its memories and tables are still to be made.
     unborn: u32,
+}
+
+// === impl Full ===
+
+impl Full {
+    /// Says that `what` does not grow to `held` bytes, but not again and again.
+    fn say(&self, what: &str, held: u64) {
+        if SAID.swap(self.limit, Ordering::Relaxed) == self.limit {
+            return;
+        }
+        let used = self.used.map(|used| {
+            let used = used >> 10;
+            format!(", and {used} KiB of it are in use")
+        });
+        say(&format!(
+            "duet: a growth of the guest's {what} to {} KiB is refused: the {}'s limit is {} KiB{}",
+            held >> 10,
+            self.whose,
+            self.limit >> 10,
+            used.unwrap_or_default()
+        ));
+    }
 }
 
 // === impl Limiter ===
@@ -156,38 +224,25 @@ fn bytes(count: usize) -> u64 {
     u64::try_from(count).unwrap_or(u64::MAX)
 }
 
-/// The limit as it is now.
-fn limit() -> Option<u64> {
-    let mut text = [0; 32];
-    let read = LIMIT.get()?.read_at(&mut text, 0).ok()?;
-    parse(text.get(..read)?)
-}
-
-/// `max`, or a number; v1 writes a number that no machine has.
-fn parse(text: &[u8]) -> Option<u64> {
-    let limit = std::str::from_utf8(text).ok()?.trim().parse().ok()?;
-    (limit < 1 << 62).then_some(limit)
-}
-
 /// How much of `limit` a guest may have. Of a small one, the runner needs less than usual; of a large
 /// one, the kernel needs a page of tables for each 512.
 fn room(limit: u64) -> u64 {
-    limit
-        .saturating_sub(OWN.min(limit / 8))
-        .saturating_sub(limit / 512)
+    limit.saturating_sub(own(limit)).saturating_sub(limit / 512)
+}
+
+/// How much of `limit` may be in use in all, what is the runner's own included: about half of what is set apart
+/// for it.
+fn most(limit: u64) -> u64 {
+    room(limit).saturating_add(own(limit) / 2)
+}
+
+fn own(limit: u64) -> u64 {
+    OWN.min(limit / 8)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn limits_are_read_as_both_versions_write_them() {
-        assert_eq!(parse(b"max\n"), None);
-        assert_eq!(parse(b"9223372036854771712\n"), None);
-        assert_eq!(parse(b"33554432\n"), Some(32 << 20));
-        assert_eq!(parse(b""), None);
-    }
 
     #[test]
     fn what_a_memory_cannot_have_is_not_counted() {

@@ -2,7 +2,7 @@
 //!
 //! It is exec'd inside the container, at the end of the same plan as a native program: root changed,
 //! user, capabilities and seccomp as the spec says. Descriptor 3 is the compiled code, 4 the
-//! [handoff](duet_wasm::Handoff), 5 the file of the container's memory limit, 6 the [tally](duet_wasm::Tally), and 7, if the handoff says so, the way to
+//! [handoff](duet_wasm::Handoff), 5 the directory in which the container's memory is counted, 6 the [tally](duet_wasm::Tally), and 7, if the handoff says so, the way to
 //! the pod's [listeners](duet_wasm::listeners). Its arguments are the guest's, so that `ps` shows the guest; its
 //! environment is nobody's. No compiler is linked in.
 //!
@@ -20,6 +20,7 @@
 //! | `keyvalue.rs`, `keyvalue/` | `wasi:keyvalue` |
 //! | `imports.rs` | what components can be linked with |
 //! | `limits.rs` | growing memory past the container's limit |
+//! | `cgroup.rs` | what that limit is, and what is in use of it |
 //! | `threads.rs` | how many threads there are for a guest, and what if there are none |
 //! | `walls.rs` | what the process takes from itself |
 //! | `rest.rs` | what only starting needed |
@@ -28,6 +29,7 @@
 //! | `outgoing.rs`, `outgoing/` | the guest's own http requests |
 #![forbid(unsafe_code)]
 
+mod cgroup;
 mod component;
 mod config;
 mod end;
@@ -73,10 +75,10 @@ fn main() -> ExitCode {
     if let Some(format) = std::env::var_os(WRITE_BLOCKS) {
         return for_the_cache(&format);
     }
-    let Some((inherited, limit, tally)) = Inherited::take() else {
+    let Some((inherited, memory, tally)) = Inherited::take() else {
         return End::Unfit("descriptors 3 to 6 are taken".into()).report("duet-runner");
     };
-    limits::follow(limit);
+    limits::follow(memory);
     tally::follow(tally);
     let handoff = match inherited.handoff() {
         Ok(handoff) => handoff,

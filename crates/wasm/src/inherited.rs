@@ -1,4 +1,4 @@
-//! The runner's end of descriptors 3 to 7: an entry of the cache, the handoff, the container's limit, the tally, and
+//! The runner's end of descriptors 3 to 7: an entry of the cache, the handoff, the container's memory, the tally, and
 //! the way to the pod's listeners.
 #![expect(
     unsafe_code,
@@ -28,13 +28,13 @@ pub struct Inherited {
 // === impl Inherited ===
 
 impl Inherited {
-    /// Takes descriptors 3 and 4, and 5, the file of the container's memory limit, and 6, once; `None` the
-    /// second time.
+    /// Takes descriptors 3 and 4, and 5, the directory in which the container's memory is limited and counted, and 6,
+    /// once; `None` the second time.
     ///
     /// To be called before anything else opens a file, by a program that is exec'd with the
     /// four open, which is what being Duet's runner means. If they are not, reading the handoff fails.
     #[must_use]
-    pub fn take() -> Option<(Self, File, Tally)> {
+    pub fn take() -> Option<(Self, OwnedFd, Tally)> {
         static TAKEN: AtomicBool = AtomicBool::new(false);
         if TAKEN.swap(true, Ordering::Relaxed) {
             return None;
@@ -44,7 +44,7 @@ impl Inherited {
         // SAFETY: the same for 4.
         let handoff = unsafe { File::from_raw_fd(4) };
         // SAFETY: the same for 5.
-        let limit = unsafe { File::from_raw_fd(5) };
+        let memory = unsafe { OwnedFd::from_raw_fd(5) };
         // SAFETY: the same for 6.
         let tally = unsafe { File::from_raw_fd(6) };
         let inherited = Self {
@@ -52,7 +52,7 @@ impl Inherited {
             handoff: Some(handoff),
             has_listeners: AtomicBool::new(false),
         };
-        Some((inherited, limit, Tally::of(tally)))
+        Some((inherited, memory, Tally::of(tally)))
     }
 
     /// What the cache leaves open for a runner that has no guest: the entry, as standard input.

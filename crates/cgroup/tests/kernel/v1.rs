@@ -1,8 +1,10 @@
 //! The v1 hierarchies.
 
-use std::io::Read as _;
+use std::fs::OpenOptions;
+use std::io::{ErrorKind, Read as _};
 use std::os::fd::{AsFd as _, AsRawFd as _};
-use std::path::Path;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
 
 use duet_cgroup::{Cgroup, Error, Stats};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -345,18 +347,28 @@ fn statistics_tell_what_was_used() {
 }
 
 #[test]
-fn the_memory_limit_is_read_by_descriptor_and_raised_through_none() {
+fn memory_is_read_by_descriptor_and_nothing_is_written_through_it() {
     let own = own!("limit");
     let limit = r#"{"memory": {"limit": 67108864}}"#;
     own.cgroup.limit(&resources(limit)).unwrap();
-    let mut file = own.cgroup.memory_limit().unwrap();
-    let mut text = String::new();
-    file.read_to_string(&mut text).unwrap();
-    assert_eq!(text, "67108864\n");
-    let again = format!("/proc/self/fd/{}", file.as_raw_fd());
-    let again = std::fs::OpenOptions::new().write(true).open(again);
-    let error = again.unwrap_err();
-    assert_eq!(error.kind(), std::io::ErrorKind::ReadOnlyFilesystem);
+    let descriptor = own.cgroup.memory().unwrap();
+    let memory = PathBuf::from(format!("/proc/self/fd/{}", descriptor.as_raw_fd()));
+    let limit = std::fs::read_to_string(memory.join("memory.limit_in_bytes")).unwrap();
+    assert_eq!(limit, "67108864\n");
+    for file in [
+        "memory.limit_in_bytes",
+        "cgroup.procs",
+        "cgroup.event_control",
+    ] {
+        let file = memory.join(file);
+        let error = OpenOptions::new().write(true).open(&file).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::ReadOnlyFilesystem, "{file:?}");
+    }
+    let error = std::fs::create_dir(memory.join("below")).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ReadOnlyFilesystem);
+    // Nothing is above it.
+    let above = std::fs::metadata(memory.join("..")).unwrap();
+    assert_eq!(above.ino(), std::fs::metadata(&memory).unwrap().ino());
     // Who holds it does not keep the cgroup.
     own.cgroup.remove().unwrap();
 }

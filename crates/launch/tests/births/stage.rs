@@ -217,7 +217,7 @@ impl Stage {
         let handoff = duet_linux::memfd::sealed("handoff", b"handoff\n").unwrap();
         let limit = duet_linux::memfd::sealed("limit", b"limit\n").unwrap();
         let supplies = Supplies {
-            memory_limit: Some(limit.as_fd()),
+            memory: Some(limit.as_fd()),
             tally: Some(limit.as_fd()),
             root: Some(tree.as_fd()),
             runner: Some(runner.as_fd()),

@@ -59,7 +59,7 @@ fn beside(stage: &Stage, kinds: Kinds, asked: &str, known: impl Fn(&Seen) -> boo
         runner: Some(runner.as_fd()),
         module: Some(module.as_fd()),
         handoff: Some(module.as_fd()),
-        memory_limit: Some(module.as_fd()),
+        memory: Some(module.as_fd()),
         tally: Some(module.as_fd()),
         ..Supplies::default()
     };

@@ -22,8 +22,8 @@ pub(crate) struct Guest {
     wasm: Vec<u8>,
     pub(crate) handoff: Handoff,
     stdin: Vec<u8>,
-    /// The file with its memory limit.
-    limit: PathBuf,
+    /// The directory in which its memory is limited and counted.
+    memory: PathBuf,
     /// Whether somebody goes on typing.
     typing: bool,
     /// What the shell does before it becomes the runner.
@@ -214,7 +214,7 @@ impl Guest {
             wasm: wasm.to_owned(),
             handoff,
             stdin: Vec::new(),
-            limit: "/dev/null".into(),
+            memory: "/dev/null".into(),
             typing: false,
             first: ":",
             threads: None,
@@ -240,9 +240,9 @@ impl Guest {
         self
     }
 
-    /// Has `file` say how much memory there is.
-    pub(crate) fn limit(mut self, file: &Path) -> Self {
-        file.clone_into(&mut self.limit);
+    /// Has the files of `directory` say how much memory there is.
+    pub(crate) fn memory(mut self, directory: &Path) -> Self {
+        directory.clone_into(&mut self.memory);
         self
     }
 
@@ -321,7 +321,7 @@ impl Guest {
         let mut child = Command::new("sh")
             .args([
                 "-c",
-                "$FIRST; exec \"$@\" 3<\"$ENTRY\" 4<\"$HANDOFF\" 5<\"$LIMIT\" 6<>\"$TALLY\"",
+                "$FIRST; exec \"$@\" 3<\"$ENTRY\" 4<\"$HANDOFF\" 5<\"$MEMORY\" 6<>\"$TALLY\"",
                 "sh",
             ])
             .args(self.threads.map(limited).into_iter().flatten())
@@ -341,7 +341,7 @@ impl Guest {
             .env("ENTRY", path(entry.as_raw_fd()))
             .env("HANDOFF", path(handoff.as_raw_fd()))
             .env("PATH", "/usr/bin:/bin")
-            .env("LIMIT", &self.limit)
+            .env("MEMORY", &self.memory)
             .env("FIRST", self.first)
             .env("TALLY", path(tally.as_fd().as_raw_fd()))
             .stdin(Stdio::piped())

@@ -68,7 +68,7 @@ fn what_does_not_fit_is_refused_and_the_rest_stays() {
     let directory = tempfile::tempdir().unwrap();
     let limit = directory.path().join("memory.max");
     std::fs::write(&limit, "16777216\n").unwrap();
-    let guest = Guest::named("keyvalue.wasm").limit(&limit);
+    let guest = Guest::named("keyvalue.wasm").memory(directory.path());
     // One instance, so that no other's memory counts as well.
     let limited = Server::start(guest.http(|http| (http.reuse, http.concurrency) = (1000, 1)));
     assert_eq!(limited.get("/fill/a/4194304").1, "kept");

@@ -15,7 +15,7 @@ fn growth_past_the_limit_fails_and_says_so_and_follows_a_change() {
     let set = |bytes: &str| std::fs::write(&limit, format!("{bytes}\n")).unwrap();
     set("16777216");
     let guest = Guest::of_the_scenarios("probe.wasm").args(["ask", "32"]);
-    let mut running = guest.limit(&limit).typing().start();
+    let mut running = guest.memory(directory.path()).typing().start();
     let mut stdin = running.typing();
     assert_eq!(running.line(), "ready");
     let mut ask = || {
@@ -43,12 +43,66 @@ fn without_a_limit_there_is_none() {
         return;
     }
     let directory = tempfile::tempdir().unwrap();
-    let unlimited = directory.path().join("limit");
-    for text in ["max\n", "9223372036854771712\n"] {
+    for (file, text) in [
+        ("memory.max", "max\n"),
+        ("memory.limit_in_bytes", "9223372036854771712\n"),
+    ] {
+        let unlimited = directory.path().join(file);
         std::fs::write(&unlimited, text).unwrap();
         let guest = Guest::of_the_scenarios("probe.wasm").args(["grow", "64"]);
-        let ended = guest.limit(&unlimited).run();
+        let ended = guest.memory(directory.path()).run();
         assert_eq!((ended.code, ended.stdout.as_str()), (0, "grown\n"));
+        std::fs::remove_file(unlimited).unwrap();
+    }
+}
+
+#[test]
+fn what_others_use_of_the_limit_is_not_there_to_grow_into() {
+    if !root() {
+        return;
+    }
+    let v2 = |current, inactive_file| {
+        let stat = format!("anon 7\ninactive_file {inactive_file}\nactive_file 0\n");
+        [
+            ("memory.max", "33554432\n".to_owned()),
+            ("memory.current", format!("{current}\n")),
+            ("memory.stat", stat),
+        ]
+    };
+    let v1 = |limit, lowest| {
+        let stat = format!(
+            "inactive_file 9999999\nactive_file 9999999\nhierarchical_memory_limit {lowest}\n\
+             total_inactive_file 0\ntotal_active_file 1048576\n"
+        );
+        [
+            ("memory.limit_in_bytes", format!("{limit}\n")),
+            ("memory.usage_in_bytes", "25165824\n".to_owned()),
+            ("memory.stat", stat),
+        ]
+    };
+    // Each asks for 16 MiB.
+    let run = |files: [(&str, String); 3]| {
+        let directory = tempfile::tempdir().unwrap();
+        for (file, text) in files {
+            std::fs::write(directory.path().join(file), text).unwrap();
+        }
+        let guest = Guest::of_the_scenarios("probe.wasm").args(["grow", "16"]);
+        let ended = guest.memory(directory.path()).run();
+        let end = ended.stderr.lines().next().unwrap_or_default().to_owned();
+        end.split(" is refused: ").last().unwrap().to_owned()
+    };
+    assert_eq!(run(v2(8 << 20, 0)), "");
+    let full =
+        |used: u64| format!("the container's limit is 32768 KiB, and {used} KiB of it are in use");
+    assert_eq!(run(v2(24 << 20, 0)), full(24_576));
+    assert_eq!(run(v2(24 << 20, 4 << 20)), full(20_480));
+    assert_eq!(run(v2(24 << 20, 16 << 20)), "");
+    assert_eq!(run(v1(32 << 20, 32 << 20)), full(23_552));
+    assert_eq!(run(v1(64 << 20, 64 << 20)), "");
+    // What the pod may have is less than what the container may, or all there is.
+    let pod = "the pod's limit is 32768 KiB, and 23552 KiB of it are in use";
+    for limit in [64 << 20, i64::MAX] {
+        assert_eq!(run(v1(limit, 32 << 20)), pod);
     }
 }
 
@@ -80,7 +134,7 @@ fn what_is_born_empty_is_held_to_the_limit_from_its_first_growth_on() {
     ] {
         let run = |bytes: &str| {
             std::fs::write(&limit, format!("{bytes}\n")).unwrap();
-            born_empty(what, grow).limit(&limit).run().code
+            born_empty(what, grow).memory(directory.path()).run().code
         };
         assert_eq!(run("16777216"), 9, "{grow}");
         assert_eq!(run("67108864"), 0, "{grow}");

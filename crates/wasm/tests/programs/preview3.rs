@@ -118,7 +118,7 @@ fn its_memory_is_held_to_the_limit() {
     let directory = tempfile::tempdir().unwrap();
     let limit = directory.path().join("memory.max");
     std::fs::write(&limit, "33554432\n").unwrap();
-    let ended = probe(["grow"]).limit(&limit).run();
+    let ended = probe(["grow"]).memory(directory.path()).run();
     assert_eq!(ended.code, 0, "{}", ended.stderr);
     let words = "is refused: the container's limit is 32768 KiB";
     assert!(ended.stderr.contains(words), "{}", ended.stderr);
