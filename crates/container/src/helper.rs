@@ -3,6 +3,7 @@
 //! It is born like a container, so that nothing forks beside threads, and stands at its gate
 //! until it is on record: a shim that dies at any moment leaves nobody who is not listed.
 
+use std::fs;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Instant;
@@ -18,6 +19,10 @@ use crate::exit::reap;
 use crate::ledger::Ledger;
 use crate::signal;
 use crate::words::Exit;
+
+/// The process is on its way out: a flag in `/proc/PID/stat` (`include/linux/sched.h`), set by `do_exit` before it
+/// comes to `exit_files`.
+const PF_EXITING: u32 = 0x4;
 
 /// Whom a helper serves.
 #[derive(Debug, Clone, Copy)]
@@ -79,6 +84,17 @@ impl Helper {
             self.ended = reap(self.process.as_fd());
         }
         self.ended
+    }
+
+    /// Whether it has begun to exit, or has ended: the kernel says so of a process before it closes its descriptors.
+    pub(crate) fn is_exiting(&self) -> bool {
+        // It is not reaped here, so the number is its own.
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid)).unwrap_or_default();
+        // `pid (name) state ppid pgrp session tty tpgid flags …`: the name may hold anything, a bracket too.
+        let flags = stat
+            .rsplit_once(')')
+            .and_then(|(_, rest)| rest.split_whitespace().nth(6)?.parse::<u32>().ok());
+        flags.is_some_and(|flags| flags & PF_EXITING != 0)
     }
 
     /// Waits for its end until `deadline`. Blocks.

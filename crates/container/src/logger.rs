@@ -32,9 +32,8 @@ use crate::target::{Program, Ready};
 /// How long a logger may take until it is ready: 10 s. runc's shim waits for ever.
 const READY_LIMIT: Duration = Duration::from_secs(10);
 
-/// How long to look whether a logger that has closed descriptor 5 did so by dying: 10 ms, a
-/// hundred times what the kernel takes from one to the other.
-const DEATH_LIMIT: Duration = Duration::from_millis(10);
+/// How long a logger that is on its way out may take until it is dead: 10 s.
+const DEATH_LIMIT: Duration = Duration::from_secs(10);
 
 /// How long a logger may take to write what it has read, when all has been written: 2 s.
 const FLUSH_LIMIT: Duration = Duration::from_secs(2);
@@ -203,7 +202,12 @@ fn await_ready(helper: &mut Helper, how: Ready, mut ready: PipeReader) -> Result
     if ready.read(&mut [0]).map_err(failed)? == 1 {
         return Ok(());
     }
-    match (helper.ended_by(Instant::now() + DEATH_LIMIT), how) {
+    // It is dying if that is why descriptor 5 was closed, however long it takes until it is dead.
+    let death = match helper.is_exiting() {
+        true => helper.ended_by(Instant::now() + DEATH_LIMIT),
+        false => None,
+    };
+    match (death, how) {
         (Some(exit), _) => Err(LoggerError::Ended(exit.code)),
         (None, Ready::Writes) => Err(LoggerError::Mute),
         (None, Ready::Closes) => Ok(()),
