@@ -348,7 +348,7 @@ mod tests {
         let file = File::open(dir.path()).unwrap();
         let busy = Flock::lock(file, FlockArg::LockExclusive).unwrap();
         let other = thread::spawn(move || {
-            thread::sleep(Duration::from_millis(50));
+            thread::sleep(2 * LOCK_PAUSE);
             drop(busy);
         });
         assert_eq!(socket.sweep("x").unwrap(), Behind::Nobody);

@@ -4,7 +4,7 @@ use std::fs;
 use std::process::Command;
 
 use duet_tests::shim::{Bundle, Shim};
-use duet_tests::{Node, command, machine};
+use duet_tests::{Node, command, machine, wait};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use serde_json::{Value, json};
 
@@ -51,14 +51,26 @@ fn a_shim_without_descriptors_says_so() {
     };
     let dir = node.scratch().join("churn");
     let (shim, spec) = start(&node, "many");
-    let bundle = Bundle::new(&dir.join("brief-1"), Some(&spec.to_string())).unwrap();
     let pid = shim.pid("brief-1").unwrap().to_string();
     let limit = |soft: usize| {
         let limit = format!("--nofile={soft}:");
         let _set = command::run(Command::new("prlimit").args(["--pid", &pid, &limit])).ok();
     };
+    // What it opens when it first needs it is open after a life, and what that life had is closed soon.
+    live(
+        &shim,
+        1,
+        &dir,
+        &format!("/{}", node.namespace()),
+        spec.clone(),
+    );
     let open = || fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count();
-    let before = open();
+    let before = wait::until("the shim to be at rest", || {
+        let once = open();
+        let _answered = shim.pid("brief-1");
+        (open() == once).then_some(once)
+    });
+    let bundle = Bundle::new(&dir.join("brief-1"), Some(&spec.to_string())).unwrap();
     // Room for a file at a time, and not for a birth: each of its steps is the one that fails.
     for room in 4..8 {
         limit(before + room);

@@ -6,7 +6,6 @@ use std::net::TcpStream;
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::OnceLock;
-use std::time::Duration;
 
 use duet_tests::command::{self, Running};
 use duet_tests::machine::{binary, workspace};
@@ -71,7 +70,7 @@ impl Pod {
     /// Asks for `path` with `header` (a whole line, or nothing).
     fn get(&self, path: &str, header: &str) -> std::io::Result<Answer> {
         let mut stream = TcpStream::connect((self.address.as_str(), 8080))?;
-        stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+        stream.set_read_timeout(Some(wait::patience()))?;
         write!(
             stream,
             "GET {path} HTTP/1.1\r\nHost: pod\r\n{header}Connection: close\r\n\r\n"
@@ -107,9 +106,7 @@ impl Drop for Pod {
     /// A test that failed still gives `duet run` the time to clean up.
     fn drop(&mut self) {
         self.client.terminate();
-        let _ended = wait::within(Duration::from_secs(20), || {
-            self.client.has_ended().then_some(())
-        });
+        let _ended = wait::within(wait::patience(), || self.client.has_ended().then_some(()));
     }
 }
 

@@ -16,7 +16,7 @@ use ttrpc::{Code, Error, context};
 use crate::life::forget_cgroups;
 
 /// How long anything here may take before the test fails.
-pub(crate) const LIMIT: Duration = Duration::from_secs(10);
+pub(crate) const LIMIT: Duration = Duration::from_secs(60);
 
 /// A node of our own: a directory for sockets and one for bundles.
 #[derive(Debug)]

@@ -193,7 +193,7 @@ fn play(asks: Vec<Ask>, init: &str, exec: &str) -> Vec<Fact> {
         tasks.join_next().await.unwrap().unwrap();
     };
     runtime.block_on(async {
-        tokio::time::timeout(Duration::from_secs(20), story)
+        tokio::time::timeout(Duration::from_secs(60), story)
             .await
             .expect("every call is answered");
     });

@@ -68,7 +68,7 @@ fn run<T>(future: impl Future<Output = T>) -> T {
         .build()
         .unwrap()
         .block_on(async {
-            tokio::time::timeout(Duration::from_secs(10), future)
+            tokio::time::timeout(Duration::from_secs(60), future)
                 .await
                 .expect("in time")
         })

@@ -10,6 +10,9 @@ use std::time::Duration;
 use duet_pod::{Config, Create, Error, Exit, Fact, Given, Pod, Programs, RootfsMount, Stdio};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
+/// How long a test may take before it counts as hanging: five minutes, for a machine that does much else beside.
+const PATIENCE: Duration = Duration::from_secs(300);
+
 /// A pod and where it lives.
 pub(crate) struct Rig {
     dir: tempfile::TempDir,
@@ -60,7 +63,7 @@ pub(crate) fn with<F: AsyncFnOnce(Rig)>(test: F) {
     runtime.block_on(async {
         let rig = Rig::new();
         let (dir, parent) = (rig.dir.path().to_owned(), rig.parent.clone());
-        tokio::time::timeout(Duration::from_secs(60), test(rig))
+        tokio::time::timeout(PATIENCE, test(rig))
             .await
             .expect("in time");
         nothing_is_left(&dir, &parent);
