@@ -10,8 +10,14 @@
 //!
 //! The first five fail what is being done, and poststart ends the program that began; failures of poststop
 //! are logged. So says the specification since 1.3, and so does runc.
+//!
+//! A hook without `env` has, as under runc, the environment of whoever runs it: the shim's, or in the
+//! container's namespaces before the pivot, where runc has cleared its own, none; startContainer has
+//! the container's. The specification does not say.
 
 use std::collections::VecDeque;
+use std::env;
+use std::ffi::OsString;
 use std::fs;
 use std::io::{self, PipeReader, pipe};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -125,7 +131,11 @@ pub(crate) fn beside(
 ) -> impl Fn(&Hook, BorrowedFd<'_>, BorrowedFd<'_>) -> Result<Helper, Error> {
     let cwd = bundle.display().to_string();
     move |hook, stdin, output| {
-        let plan = described(hook, &cwd).plan()?;
+        let inherited = match hook.env {
+            Some(_) => Vec::new(),
+            None => own_environment(),
+        };
+        let plan = described(hook, &inherited, &cwd).plan()?;
         let supplies = Supplies {
             passed: &[stdin, output, output],
             ..Supplies::default()
@@ -134,12 +144,25 @@ pub(crate) fn beside(
     }
 }
 
-/// A hook that is a program of the host's.
-pub(crate) fn described<'a>(hook: &'a Hook, cwd: &'a str) -> HelperPlan<'a> {
+/// The shim's environment; variables that are no UTF-8 are none that a hook could ask for in JSON.
+fn own_environment() -> Vec<String> {
+    let variable = |(name, value): (OsString, OsString)| {
+        let (name, value) = (name.into_string().ok()?, value.into_string().ok()?);
+        Some(format!("{name}={value}"))
+    };
+    env::vars_os().filter_map(variable).collect()
+}
+
+/// A hook that is a program of the host's; what it inherits is for one without an environment.
+pub(crate) fn described<'a>(
+    hook: &'a Hook,
+    inherited: &'a [String],
+    cwd: &'a str,
+) -> HelperPlan<'a> {
     HelperPlan {
         path: &hook.path,
         args: &hook.args,
-        env: &hook.env,
+        env: hook.env.as_deref().unwrap_or(inherited),
         cwd,
         descriptors: &[0, 1, 2],
     }

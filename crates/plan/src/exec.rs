@@ -29,18 +29,21 @@ pub fn exec(
 }
 
 /// Plans the birth of a hook that runs in the container, as the container's own process would:
-/// its program is the image's, which must gain nothing by being called a hook.
+/// its program is the image's, which must gain nothing by being called a hook. One without an
+/// environment has the container's, as under runc (`SetDefaultEnv` in `libcontainer/configs`).
 ///
 /// # Errors
 ///
 /// [`Error`], naming the field that stands in the way.
 pub fn hook(hook: &Hook, container: &Container, facts: &Facts) -> Result<Plan, Error> {
-    let process = Process {
+    let mut process = Process {
         terminal: None,
         args: vec![hook.path.clone()],
-        env: hook.env.clone(),
         ..container.process.clone()
     };
+    if let Some(env) = hook.env.as_ref().filter(|env| !env.is_empty()) {
+        process.env.clone_from(env);
+    }
     further(&process, container, facts, Kinds::NATIVE, Some(&hook.args))
 }
 

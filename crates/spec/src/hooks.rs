@@ -28,8 +28,8 @@ pub struct Hook {
     pub path: String,
     /// Its arguments, the first is its name.
     pub args: Vec<String>,
-    /// Its environment, the whole of it.
-    pub env: Vec<String>,
+    /// Its environment, the whole of it, if there is one.
+    pub env: Option<Vec<String>>,
     /// How long it may take.
     pub timeout: Option<Duration>,
 }
@@ -129,7 +129,7 @@ impl Hook {
         Ok(Hook {
             args: args.unwrap_or_else(|| vec![path.clone()]),
             path,
-            env: written.env().clone().unwrap_or_default(),
+            env: written.env().clone(),
             timeout,
         })
     }

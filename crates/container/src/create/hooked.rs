@@ -28,7 +28,7 @@ impl Linux {
         let state = self.state(hooks::number_inside(pid));
         state.run(Moment::CreateContainer, |hook, stdin, output| {
             let facts = self.facts_of_hooks()?;
-            let plan = hooks::described(hook, "/").plan_in(&self.spec, &facts)?;
+            let plan = hooks::described(hook, &[], "/").plan_in(&self.spec, &facts)?;
             let supplies = Supplies {
                 init: Some(pidfd),
                 passed: &[stdin, output, output],

@@ -86,6 +86,39 @@ fn six_hooks_run_in_order_and_on_their_side_of_the_pivot() {
 }
 
 #[test]
+fn a_hook_without_an_environment_has_that_of_whoever_runs_it() {
+    with(async |rig| {
+        let path = rig.script("env", "env >$DIR/$1");
+        let hook = path.as_str();
+        let (empty, named) = (r#","env":[]"#, r#","env":["A=1"]"#);
+        let inside = ["/bin/dd", "if=/proc/self/environ", "of=/seen"];
+        let (stdout, read) = rig.sink("out");
+        let bundle = rig
+            .bundle("web", &["cat", "/seen"])
+            .hook("prestart", &[hook, "prestart"], "")
+            .hook("createRuntime", &[hook, "createRuntime"], empty)
+            .hook("createContainer", &[hook, "createContainer"], "")
+            .hook("startContainer", &inside, "")
+            .hook("poststart", &[hook, "poststart"], named)
+            .hook("poststop", &[hook, "poststop"], "");
+        bundle.stdio("", &stdout).start().await;
+        assert_eq!(rig.finish("web").await.code, 0);
+
+        let own = format!("PATH={}", std::env::var("PATH").unwrap());
+        let has = |moment: &str, entry: &str| {
+            let seen = fs::read_to_string(rig.path().join(moment)).unwrap();
+            seen.lines().any(|line| line.starts_with(entry))
+        };
+        assert!(has("prestart", &own) && has("poststop", &own));
+        for moment in ["createRuntime", "createContainer", "poststart"] {
+            assert!(!has(moment, "PATH="), "{moment}");
+        }
+        assert!(has("poststart", "A=1") && !has("prestart", "A=1"));
+        assert_eq!(read.join().unwrap(), "PATH=/bin\0TERM=xterm\0HOME=/\0");
+    });
+}
+
+#[test]
 fn a_hook_that_fails_before_the_program_fails_the_call_and_leaves_nothing() {
     with(async |mut rig| {
         let hook = rig.script("fails", "echo \"$1: no luck\" >&2; exit 3");
