@@ -45,9 +45,6 @@ pub struct Filter {
 /// Why a profile cannot become a program.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
-    /// An architecture that this build has no numbers for.
-    #[error("linux.seccomp.architectures: {0} is not offered")]
-    Architecture(String),
     /// `SCMP_ACT_NOTIFY` where nobody could answer.
     #[error("linux.seccomp: SCMP_ACT_NOTIFY is not offered {0}")]
     Notify(&'static str),

@@ -3,8 +3,6 @@
 use oci_spec::runtime::Arch as OciArch;
 use std::str::FromStr;
 
-use crate::Error;
-
 /// An architecture as the kernel tells it apart in `seccomp_data`.
 ///
 /// x32 shares x86-64's audit value; its numbers carry a bit of their own.
@@ -53,20 +51,21 @@ impl Arch {
         matches!(self, Self::X86 | Self::X32 | Self::Arm)
     }
 
-    /// The architecture an OCI profile names, as seen from `native`.
-    pub(crate) fn parse(arch: OciArch, native: Self) -> Result<Self, Error> {
+    /// The architecture an OCI profile names, as seen from `native`; none for one whose calls can be
+    /// made on no machine that Duet is built for.
+    pub(crate) fn parse(arch: OciArch, native: Self) -> Option<Self> {
         #[expect(
             clippy::wildcard_enum_match_arm,
-            reason = "the other architectures are refused by name"
+            reason = "a profile for many machines names those of all"
         )]
         match arch {
-            OciArch::ScmpArchNative => Ok(native),
-            OciArch::ScmpArchX86_64 => Ok(Self::X86_64),
-            OciArch::ScmpArchX86 => Ok(Self::X86),
-            OciArch::ScmpArchX32 => Ok(Self::X32),
-            OciArch::ScmpArchAarch64 => Ok(Self::Aarch64),
-            OciArch::ScmpArchArm => Ok(Self::Arm),
-            other => Err(Error::Architecture(other.to_string())),
+            OciArch::ScmpArchNative => Some(native),
+            OciArch::ScmpArchX86_64 => Some(Self::X86_64),
+            OciArch::ScmpArchX86 => Some(Self::X86),
+            OciArch::ScmpArchX32 => Some(Self::X32),
+            OciArch::ScmpArchAarch64 => Some(Self::Aarch64),
+            OciArch::ScmpArchArm => Some(Self::Arm),
+            _ => None,
         }
     }
 

@@ -71,10 +71,7 @@ pub(crate) fn tables(
     // The native one is always there: a profile without it would kill the container's program.
     let mut archs = BTreeSet::from([native]);
     for arch in profile.architectures().iter().flatten() {
-        let arch = Arch::parse(*arch, native)?;
-        if arch.runs_on(native) {
-            archs.insert(arch);
-        }
+        archs.extend(Arch::parse(*arch, native).filter(|arch| arch.runs_on(native)));
     }
     let default = ret(profile.default_action(), profile.default_errno_ret())?;
     // Every call of the process that has to hand the listener over would wait for an answer.
