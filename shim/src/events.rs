@@ -13,7 +13,7 @@ use containerd_shim_protos::shim::event::Envelope;
 use containerd_shim_protos::shim::events::ForwardRequest;
 use containerd_shim_protos::shim_async::{Client, EventsClient};
 use containerd_shim_protos::topics;
-use duet_pod::{Awaited, Exit, Fact, RootfsMount, Stdio};
+use duet_pod::{Awaited, Exit, Fact, RootfsMount, Stdio, Told};
 use protobuf::MessageFull;
 use protobuf::well_known_types::any::Any;
 use protobuf::well_known_types::timestamp::Timestamp;
@@ -27,14 +27,16 @@ use crate::{rest, status};
 /// How long containerd may take over one event: 5 s, as containerd's own shim gives it.
 const FORWARD_LIMIT: Duration = Duration::from_secs(5);
 
-/// How long to wait before each further try: together about 6 s, enough for a restart of
-/// containerd on a busy node.
-const PAUSES: [Duration; 5] = [
+/// How long to wait before each further try: together 15 s, as the tries of containerd's own shim
+/// (`pkg/shim/publisher.go`), and two early ones for a connection that has broken.
+const PAUSES: [Duration; 7] = [
     Duration::from_millis(50),
     Duration::from_millis(250),
     Duration::from_secs(1),
     Duration::from_secs(2),
     Duration::from_secs(3),
+    Duration::from_secs(4),
+    Duration::from_secs(5),
 ];
 
 /// How many events may wait before an old one gets no second try: 2048, the length of
@@ -71,8 +73,8 @@ impl Publisher {
     }
 
     /// Publishes facts until nobody can state another.
-    pub(crate) async fn run(mut self, mut facts: UnboundedReceiver<Fact>) {
-        while let Some(fact) = rest::until_next(&mut facts).await {
+    pub(crate) async fn run(mut self, mut facts: UnboundedReceiver<Told>) {
+        while let Some(Told { at, fact }) = rest::until_next(&mut facts).await {
             // Whoever asked for it hears the answer first: containerd's work on an event is long, and
             // may take the processor that the caller waits for.
             task::yield_now().await;
@@ -82,7 +84,7 @@ impl Publisher {
             } else {
                 Awaited::default()
             };
-            let envelope = self.envelope(fact);
+            let envelope = self.envelope(at, fact);
             let mut pauses = PAUSES.iter();
             while let Err(error) = self.forward(&envelope).await {
                 match pauses.next() {
@@ -97,10 +99,10 @@ impl Publisher {
         }
     }
 
-    fn envelope(&self, fact: Fact) -> Envelope {
+    fn envelope(&self, at: SystemTime, fact: Fact) -> Envelope {
         let (topic, event) = event(fact);
         Envelope {
-            timestamp: Some(Timestamp::from(SystemTime::now())).into(),
+            timestamp: Some(Timestamp::from(at)).into(),
             namespace: self.namespace.clone(),
             topic: topic.to_owned(),
             event: Some(event).into(),
@@ -325,6 +327,12 @@ mod tests {
         }
     }
 
+    /// A fact of long ago.
+    fn told(fact: Fact) -> Told {
+        let at = SystemTime::UNIX_EPOCH + Duration::from_secs(9);
+        Told { at, fact }
+    }
+
     fn life(id: &str) -> Vec<Fact> {
         let id = || id.to_owned();
         vec![
@@ -382,13 +390,13 @@ mod tests {
     async fn events_arrive_in_order_through_refusals_and_a_late_containerd() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("ttrpc");
-        let (facts, told) = mpsc::unbounded_channel();
+        let (facts, heard) = mpsc::unbounded_channel();
         for fact in life("web") {
-            facts.send(fact).unwrap();
+            facts.send(told(fact)).unwrap();
         }
         drop(facts);
         let publisher =
-            tokio::spawn(Publisher::new(&path.display().to_string(), "k8s.io").run(told));
+            tokio::spawn(Publisher::new(&path.display().to_string(), "k8s.io").run(heard));
         // The first tries find nobody.
         time::sleep(Duration::from_millis(20)).await;
         let sink = Arc::new(Sink::default());
@@ -418,7 +426,7 @@ mod tests {
         );
         for envelope in heard.iter() {
             assert_eq!(envelope.namespace, "k8s.io");
-            assert!(envelope.timestamp.is_some());
+            assert_eq!(envelope.timestamp.seconds, 9, "when it happened");
             assert!(
                 envelope
                     .event
@@ -451,21 +459,20 @@ mod tests {
             .unwrap()
             .push(ttrpc::Code::INVALID_ARGUMENT);
         let _server = listen(&sink, &path).await;
-        let (facts, told) = mpsc::unbounded_channel();
-        facts
-            .send(Fact::Started {
-                id: "a".to_owned(),
-                pid: 1,
-            })
-            .unwrap();
+        let (facts, heard) = mpsc::unbounded_channel();
+        let started = Fact::Started {
+            id: "a".to_owned(),
+            pid: 1,
+        };
+        facts.send(told(started)).unwrap();
         let oom = Fact::Oom {
             id: "a".to_owned(),
             awaited: Awaited::default(),
         };
-        facts.send(oom).unwrap();
+        facts.send(told(oom)).unwrap();
         drop(facts);
         let address = format!("unix://{}", path.display());
-        Publisher::new(&address, "k8s.io").run(told).await;
+        Publisher::new(&address, "k8s.io").run(heard).await;
         let heard = sink.heard.lock().unwrap();
         assert_eq!(heard.len(), 1);
         assert_eq!(heard[0].topic, "/tasks/oom");
@@ -475,14 +482,14 @@ mod tests {
     async fn what_happens_while_the_connection_is_broken_arrives_after_what_happened_before() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("ttrpc");
-        let (facts, told) = mpsc::unbounded_channel();
+        let (facts, heard) = mpsc::unbounded_channel();
         let address = path.display().to_string();
-        let publisher = tokio::spawn(Publisher::new(&address, "k8s.io").run(told));
+        let publisher = tokio::spawn(Publisher::new(&address, "k8s.io").run(heard));
         let sink = Arc::new(Sink::default());
         let mut life = life("web").into_iter();
         for generation in 1..=3 {
             let mut server = listen(&sink, &path).await;
-            facts.send(life.next().unwrap()).unwrap();
+            facts.send(told(life.next().unwrap())).unwrap();
             // Heard, and the connection kept for the next.
             while sink.heard.lock().unwrap().len() < generation {
                 task::yield_now().await;
@@ -500,13 +507,16 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_containerd_that_never_comes_back_costs_no_more_than_the_events() {
-        let (facts, told) = mpsc::unbounded_channel();
+        let (facts, heard) = mpsc::unbounded_channel();
         for fact in life("a") {
-            facts.send(fact).unwrap();
+            facts.send(told(fact)).unwrap();
         }
         drop(facts);
+        let begun = time::Instant::now();
         Publisher::new("/nonexistent/ttrpc", "k8s.io")
-            .run(told)
+            .run(heard)
             .await;
+        let each = begun.elapsed() / u32::try_from(life("a").len()).unwrap();
+        assert!(each >= Duration::from_secs(15), "given up after {each:?}");
     }
 }

@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use duet_linux::{heap, text};
-use duet_pod::Fact;
+use duet_pod::Told;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time;
 use tracing::debug;
@@ -18,7 +18,7 @@ const QUIET: Duration = Duration::from_secs(15);
 
 /// Waits for the next fact about the pod, and rests once if it does not come soon. At rest there
 /// is no timer: an idle shim is not woken by itself.
-pub(crate) async fn until_next(facts: &mut UnboundedReceiver<Fact>) -> Option<Fact> {
+pub(crate) async fn until_next(facts: &mut UnboundedReceiver<Told>) -> Option<Told> {
     match time::timeout(QUIET, facts.recv()).await {
         Ok(fact) => fact,
         Err(_) => {
@@ -39,12 +39,17 @@ fn rest() {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use duet_pod::Fact;
+    use std::time::SystemTime;
     use tokio::sync::mpsc;
     use tokio::time::Instant;
 
-    fn fact() -> Fact {
-        Fact::Paused {
-            id: "web".to_owned(),
+    fn fact() -> Told {
+        Told {
+            at: SystemTime::UNIX_EPOCH,
+            fact: Fact::Paused {
+                id: "web".to_owned(),
+            },
         }
     }
 

@@ -12,6 +12,7 @@ use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use duet_spec::LinuxResources;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
@@ -25,7 +26,7 @@ use crate::lifecycle::{Denied, State, Verb};
 use crate::oom::Ooms;
 use crate::process::{Process, Reply, answer};
 use crate::signal;
-use crate::words::{Deleted, Exit, Fact, Status, Stdio};
+use crate::words::{Deleted, Exit, Fact, Status, Stdio, Told};
 
 mod end;
 
@@ -101,7 +102,7 @@ pub(crate) struct Actor {
     pub(crate) id: String,
     pub(crate) bundle: PathBuf,
     pub(crate) body: Arc<dyn Body>,
-    pub(crate) facts: UnboundedSender<Fact>,
+    pub(crate) facts: UnboundedSender<Told>,
     pub(crate) init: Process,
     pub(crate) execs: BTreeMap<String, Process>,
     pub(crate) jobs: JoinSet<Done>,
@@ -123,7 +124,7 @@ impl Actor {
         id: String,
         bundle: PathBuf,
         body: Arc<dyn Body>,
-        facts: UnboundedSender<Fact>,
+        facts: UnboundedSender<Told>,
         init: Process,
         watch: Watch,
     ) -> Self {
@@ -500,7 +501,8 @@ impl Actor {
 
     /// Publishes a fact. Whoever listened may have left: the container lives on.
     pub(crate) fn tell(&self, fact: Fact) {
-        drop(self.facts.send(fact));
+        let at = SystemTime::now();
+        drop(self.facts.send(Told { at, fact }));
     }
 
     /// Nobody can ask for anything any more: nothing is left behind.

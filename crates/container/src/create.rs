@@ -33,7 +33,7 @@ use crate::plumbing::Plumbing;
 use crate::rootfs::Rootfs;
 use crate::signal;
 use crate::stdio::Ends;
-use crate::words::{Create, Exit, Fact, IoOwner, Stdio};
+use crate::words::{Create, Exit, IoOwner, Stdio, Told};
 
 mod counters;
 mod further;
@@ -254,7 +254,7 @@ impl Birth {
     /// [`Error::Host`] or [`Error::Terminal`]; nothing of the container is left.
     pub async fn begin(
         self,
-        facts: UnboundedSender<Fact>,
+        facts: UnboundedSender<Told>,
     ) -> Result<(Container, impl Future<Output = ()> + Send + 'static), Error> {
         let Birth { label, born, body } = self;
         let left = Arc::clone(&body);

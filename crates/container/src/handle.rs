@@ -14,7 +14,7 @@ use crate::exec::bury;
 use crate::exit::Watch;
 use crate::lifecycle::State;
 use crate::process::{Process as Owned, Reply};
-use crate::words::{Deleted, Exit, Fact, RootfsMount, Status, Stdio};
+use crate::words::{Deleted, Exit, Fact, RootfsMount, Status, Stdio, Told};
 
 /// A handle on a container; clones are the same container.
 ///
@@ -44,7 +44,7 @@ impl Container {
         label: Label,
         body: Arc<dyn Body>,
         born: Born,
-        facts: mpsc::UnboundedSender<Fact>,
+        facts: mpsc::UnboundedSender<Told>,
     ) -> Result<(Self, impl Future<Output = ()> + Send + 'static), Error> {
         let actor = owner(&label, Arc::clone(&body), born, facts)?;
         let pid = actor.init.pid;
@@ -263,7 +263,7 @@ pub(crate) fn owner(
     label: &Label,
     body: Arc<dyn Body>,
     born: Born,
-    facts: mpsc::UnboundedSender<Fact>,
+    facts: mpsc::UnboundedSender<Told>,
 ) -> Result<Actor, Error> {
     let Born {
         pid,

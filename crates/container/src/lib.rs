@@ -67,4 +67,6 @@ pub use hooks::poststop;
 pub use ledger::Ledger;
 pub use lifecycle::Denied;
 pub use rootfs::unmount_all;
-pub use words::{Awaited, Create, Deleted, Exit, Fact, IoOwner, Phase, RootfsMount, Status, Stdio};
+pub use words::{
+    Awaited, Create, Deleted, Exit, Fact, IoOwner, Phase, RootfsMount, Status, Stdio, Told,
+};

@@ -179,6 +179,15 @@ impl PartialEq for Awaited {
 
 impl Eq for Awaited {}
 
+/// A fact, and when it became one: whoever hears of it may hear of it later.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Told {
+    /// When.
+    pub at: SystemTime,
+    /// What.
+    pub fact: Fact,
+}
+
 /// Something that happened, in the order in which it happened.
 ///
 /// For one container: `Created`, `Started`, `Exited` of execs, `Exited` of init, `Deleted`.

@@ -23,7 +23,7 @@ mod sandbox;
 
 pub use duet_container::{
     Awaited, Create, Deleted, Denied, Error as ContainerError, Exit, Fact, Given, HookError,
-    IoOwner, LoggerError, Phase, Programs, RootfsMount, Status, Stdio, WasmError,
+    IoOwner, LoggerError, Phase, Programs, RootfsMount, Status, Stdio, Told, WasmError,
 };
 pub use duet_spec::{IdMappings, IdRange};
 pub use error::Error;

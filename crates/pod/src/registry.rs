@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use duet_cgroup::Cgroup;
 use duet_container::{
-    Birth, Container, Create, Deleted, Error as ContainerError, Exit, Fact, Ground, Prepared,
-    Programs, Status, Stdio,
+    Birth, Container, Create, Deleted, Error as ContainerError, Exit, Ground, Prepared, Programs,
+    Status, Stdio, Told,
 };
 use duet_spec::Process;
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
@@ -48,7 +48,7 @@ pub struct Pod {
 
 #[derive(Debug)]
 struct Inner {
-    facts: UnboundedSender<Fact>,
+    facts: UnboundedSender<Told>,
     ground: Arc<Ground>,
     holder: PathBuf,
     record: Arc<Record>,
@@ -100,7 +100,7 @@ impl Pod {
     /// # Errors
     ///
     /// [`Error::Host`] if the machine lacks something every container needs.
-    pub fn new(config: Config, facts: UnboundedSender<Fact>) -> Result<Pod, Error> {
+    pub fn new(config: Config, facts: UnboundedSender<Told>) -> Result<Pod, Error> {
         let Config {
             id,
             namespace,

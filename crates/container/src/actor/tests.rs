@@ -197,7 +197,9 @@ fn play(asks: Vec<Ask>, init: &str, exec: &str) -> Vec<Fact> {
             .await
             .expect("every call is answered");
     });
-    std::iter::from_fn(|| facts.try_recv().ok()).collect()
+    std::iter::from_fn(|| facts.try_recv().ok())
+        .map(|told| told.fact)
+        .collect()
 }
 
 fn check(facts: &[Fact]) {
@@ -303,7 +305,8 @@ fn a_slow_gate_keeps_nobody_else_waiting() {
         calls.join_next().await.unwrap().unwrap().unwrap();
         assert_eq!(container.wait(None).await.unwrap().code, 137);
         container.delete(None).await.unwrap();
-        check(&std::iter::from_fn(|| facts.try_recv().ok()).collect::<Vec<_>>());
+        let told = std::iter::from_fn(|| facts.try_recv().ok());
+        check(&told.map(|told| told.fact).collect::<Vec<_>>());
     });
 }
 
@@ -372,7 +375,8 @@ fn an_end_waits_for_a_kill_that_the_sweep_brings_to_light() {
         drop(kill);
         let passed = actor.jobs.join_next().await.unwrap().unwrap();
         assert!(actor.finish(passed).is_continue());
-        assert!(matches!(facts.try_recv(), Ok(Fact::Exited { .. })));
+        let told = facts.try_recv().unwrap();
+        assert!(matches!(told.fact, Fact::Exited { .. }));
         assert_eq!(actor.init.exit(), Some(exit));
     });
 }

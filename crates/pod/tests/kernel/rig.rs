@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use duet_pod::{Config, Create, Error, Exit, Fact, Given, Pod, Programs, RootfsMount, Stdio};
+use duet_pod::{Config, Create, Error, Exit, Fact, Given, Pod, Programs, RootfsMount, Stdio, Told};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 /// How long a test may take before it counts as hanging: five minutes, for a machine that does much else beside.
@@ -18,7 +18,7 @@ pub(crate) struct Rig {
     dir: tempfile::TempDir,
     parent: String,
     pub(crate) pod: Pod,
-    facts: UnboundedReceiver<Fact>,
+    facts: UnboundedReceiver<Told>,
 }
 
 /// A container to make.
@@ -181,8 +181,8 @@ impl Rig {
     /// What happened so far, in short words.
     pub(crate) fn facts(&mut self) -> Vec<String> {
         let mut words = Vec::new();
-        while let Ok(fact) = self.facts.try_recv() {
-            words.push(match fact {
+        while let Ok(told) = self.facts.try_recv() {
+            words.push(match told.fact {
                 Fact::Created { id, .. } => format!("created {id}"),
                 Fact::Started { id, .. } => format!("started {id}"),
                 Fact::ExecAdded { exec, .. } => format!("added {exec}"),
