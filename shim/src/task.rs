@@ -435,7 +435,8 @@ fn state(status: Status) -> api::StateResponse {
         Phase::Stopped => api::Status::STOPPED,
     };
     api::StateResponse {
-        id: status.id,
+        // As containerd's own shim says it: the process that is asked about.
+        id: status.exec.clone().unwrap_or(status.id),
         bundle: status.bundle.to_string_lossy().into_owned(),
         pid: unsigned(status.pid),
         status: wire.into(),

@@ -26,7 +26,7 @@ use crate::lifecycle::{Denied, State, Verb};
 use crate::oom::Ooms;
 use crate::process::{Process, Reply, answer};
 use crate::signal;
-use crate::words::{Deleted, Exit, Fact, Status, Stdio, Told};
+use crate::words::{Deleted, Exit, Fact, Phase, Status, Stdio, Told};
 
 mod end;
 
@@ -477,13 +477,19 @@ impl Actor {
 
     fn status(&mut self, who: Who) -> Result<Status, Error> {
         let (id, bundle) = (self.id.clone(), self.bundle.clone());
+        let container = self.init.phase();
         let process = self.process(&who)?;
+        // The freezer takes all that runs in the container.
+        let phase = match (container, process.phase()) {
+            (Phase::Pausing | Phase::Paused, Phase::Running) => container,
+            (_, own) => own,
+        };
         Ok(Status {
             id,
             exec: who,
             bundle,
             pid: process.pid,
-            phase: process.phase(),
+            phase,
             stdio: process.stdio.clone(),
             exit: process.exit(),
         })
