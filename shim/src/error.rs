@@ -1,6 +1,7 @@
 //! Why a role of this program failed: what containerd prints when `start` does.
 
 use std::error::Error as _;
+use std::ffi::OsString;
 use std::io;
 use std::path::PathBuf;
 
@@ -97,6 +98,14 @@ pub(crate) enum Error {
     Server {
         /// This program's own path.
         program: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// containerd wants the pod to have cores to itself (`sched_core`).
+    #[error("SCHED_CORE {value:?}: making a core scheduling domain")]
+    SchedCore {
+        /// As it is in the environment.
+        value: OsString,
         /// What the kernel said.
         source: io::Error,
     },

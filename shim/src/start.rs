@@ -15,6 +15,7 @@ use std::process::{Child, Stdio};
 
 use containerd_shim::Flags;
 use duet_cgroup::{Cgroup, Host};
+use duet_linux::process;
 use duet_linux::program::Guarded;
 use serde::Deserialize;
 
@@ -142,6 +143,11 @@ fn spawn(
     told: &Bootstrap,
     socket: &Socket,
 ) -> Result<Child, Error> {
+    // Inherited by the server and by all that is born of it, as under containerd's own shim: the cores
+    // are the pod's.
+    if let Some(value) = env::var_os("SCHED_CORE").filter(|value| !value.is_empty()) {
+        process::share_cores_with_nobody().map_err(|source| Error::SchedCore { value, source })?;
+    }
     let program = PathBuf::from("/proc/self/exe");
     // What is born of the server is a copy of it until its exec: `/proc/self/exe` as the interpreter
     // of a script must not lead to the file on the node (CVE-2019-5736).

@@ -8,6 +8,7 @@ use rustix::process::{
     DumpableBehavior, Pid, PidfdFlags, PidfdGetfdFlags, Resource, Signal, WaitId, WaitIdOptions,
     getrlimit, kill_process_group, pidfd_getfd, set_child_subreaper, set_dumpable_behavior,
 };
+use rustix::thread::{CoreSchedulingScope, create_core_scheduling_cookie};
 
 use crate::pidfd_signal;
 
@@ -57,6 +58,23 @@ pub fn number(pidfd: impl AsFd) -> io::Result<i32> {
 /// `ESRCH` when the process has been reaped, `EINVAL` for a number that is no signal.
 pub fn send_signal(pidfd: impl AsFd, signal: i32) -> io::Result<()> {
     pidfd_signal::send(pidfd.as_fd(), signal)
+}
+
+/// Has this process, and all that will be born of it, share a core's threads with nobody else.
+///
+/// # Errors
+///
+/// `EINVAL` where the kernel was built without core scheduling, `ENODEV` where no core has threads.
+///
+/// # References
+///
+/// [Core Scheduling](https://docs.kernel.org/admin-guide/hw-vuln/core-scheduling.html), Linux 5.14.
+pub fn share_cores_with_nobody() -> io::Result<()> {
+    let own = rustix::process::getpid();
+    Ok(create_core_scheduling_cookie(
+        own,
+        CoreSchedulingScope::ThreadGroup,
+    )?)
 }
 
 /// Kills a child of this process that leads a session of its own, and its process group.

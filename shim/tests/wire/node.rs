@@ -129,8 +129,19 @@ impl Drop for Node {
 }
 
 pub(crate) fn shim(cwd: &Path, args: &[&str], input: &[u8]) -> Output {
+    shim_in(&[], cwd, args, input)
+}
+
+/// As [`shim`], with more in its environment.
+pub(crate) fn shim_in(
+    environment: &[(&str, &str)],
+    cwd: &Path,
+    args: &[&str],
+    input: &[u8],
+) -> Output {
     let mut child = Command::new(env!("CARGO_BIN_EXE_containerd-shim-duet-v1"))
         .args(args)
+        .envs(environment.iter().copied())
         .current_dir(cwd)
         .env_remove("TTRPC_ADDRESS")
         .env_remove("GRPC_ADDRESS")

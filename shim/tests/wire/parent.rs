@@ -4,12 +4,16 @@ use std::fs;
 use std::path::Path;
 
 use containerd_shim_protos::api;
-use containerd_shim_protos::bootstrap_api::{BootstrapParams, Extension, LogLevel};
+use containerd_shim_protos::bootstrap_api::{
+    BootstrapParams, BootstrapResult, Extension, LogLevel,
+};
 use containerd_shim_protos::shim::oci;
 use protobuf::well_known_types::any::Any;
 use protobuf::{EnumOrUnknown, Message as _};
+use rustix::process::{Pid, getpid};
+use rustix::thread::{CoreSchedulingScope, core_scheduling_cookie};
 
-use crate::node::{Node, connect, limit, shim, task, text};
+use crate::node::{Node, connect, limit, shim, shim_in, task, text};
 
 const START: [&str; 5] = ["-namespace", "test", "-id", "a", "start"];
 
@@ -161,4 +165,32 @@ fn a_second_container_of_the_pod_is_told_the_same_address() {
     let (code, _) = crate::node::code(task(&first).pids(limit(), &request));
     assert_eq!(code, ttrpc::Code::NOT_FOUND);
     node.end("p", &first);
+}
+
+#[test]
+fn a_pod_has_cores_to_itself_or_is_told_why_not() {
+    let node = Node::new();
+    let bundle = node.bundle("a", "{}");
+    let input = node.params("a").write_to_bytes().unwrap();
+    let output = shim_in(&[("SCHED_CORE", "1")], &bundle, &START, &input);
+    let own = core_scheduling_cookie(getpid(), CoreSchedulingScope::Thread);
+    let Err(error) = own else {
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        let reply = BootstrapResult::parse_from_bytes(&output.stdout).unwrap();
+        let socket = Path::new(reply.address.strip_prefix("unix://").unwrap());
+        let shim = task(socket).connect(limit(), &connect("a")).unwrap();
+        let shim = Pid::from_raw(i32::try_from(shim.shim_pid).unwrap()).unwrap();
+        let cookie = core_scheduling_cookie(shim, CoreSchedulingScope::Thread).unwrap();
+        assert!(cookie != 0 && Ok(cookie) != own, "{cookie}");
+        return node.end("a", socket);
+    };
+    // A kernel without core scheduling, or a machine whose cores have no threads.
+    assert!(!output.status.success());
+    let why = format!("SCHED_CORE \"1\": making a core scheduling domain: {error}");
+    assert!(
+        text(&output.stderr).contains(&why),
+        "{}",
+        text(&output.stderr)
+    );
+    assert!(!bundle.join("address").exists());
 }
