@@ -70,7 +70,7 @@ impl Child<'_> {
             syscalls::default_signal(bit.wrapping_add(1))?;
             ignored &= ignored.wrapping_sub(1);
         }
-        syscalls::unblock_signals()?;
+        syscalls::block_signals(0)?;
         // Not close-on-exec but closed: while the child stands at the gate, the end of a pipe
         // that it was born with would keep the pipe's reader waiting.
         let mut from = 3_u32;
@@ -154,6 +154,7 @@ impl Child<'_> {
             Step::Mask(path) => self.mask(path),
             Step::Hostname(name) => syscalls::sethostname(self.code.text(name)?.to_bytes()),
             Step::Domainname(name) => syscalls::setdomainname(self.code.text(name)?.to_bytes()),
+            Step::Hold(signals) => syscalls::block_signals(signals),
             Step::Umask(mask) => plain(Op::Step, PlainCall::Umask, [mask, 0, 0]).map(|_| ()),
             Step::Rlimit {
                 resource,

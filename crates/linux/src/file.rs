@@ -2,10 +2,12 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, StatxFlags, openat2, statx};
+use rustix::fs::{
+    AtFlags, FileType, Mode, OFlags, ResolveFlags, StatxFlags, fstat, openat2, statx,
+};
 use rustix::io::Errno;
 
 /// Opens a path as a place only (`O_PATH`), following links.
@@ -22,20 +24,20 @@ pub fn place(path: &Path) -> io::Result<OwnedFd> {
 }
 
 /// Opens a regular file for reading, its path walked as if `root` were `/`; links that procfs
-/// makes up are refused, and nothing that blocks is waited for.
+/// makes up are refused, and nothing but a regular file is opened: opening a device can be to act on it, and
+/// who made the root may have put any there.
 ///
 /// # Errors
 ///
 /// The kernel's, and `InvalidInput` for what is no regular file.
 pub fn open_in_root(root: impl AsFd, path: &Path) -> io::Result<File> {
-    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOCTTY | OFlags::NONBLOCK;
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
     let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-    let file = File::from(openat2(root, path, flags, Mode::empty(), resolve)?);
-    if file.metadata()?.is_file() {
-        Ok(file)
-    } else {
-        Err(io::ErrorKind::InvalidInput.into())
+    let place = openat2(root, path, flags, Mode::empty(), resolve)?;
+    if FileType::from_raw_mode(fstat(&place)?.st_mode) != FileType::RegularFile {
+        return Err(io::ErrorKind::InvalidInput.into());
     }
+    File::open(format!("/proc/self/fd/{}", place.as_raw_fd()))
 }
 
 /// The number of the mount that a descriptor is on, as the mount table has it.

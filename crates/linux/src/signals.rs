@@ -2,7 +2,7 @@
 
 use std::io;
 
-use nix::sys::signal::{SigSet, SigmaskHow, pthread_sigmask};
+use nix::sys::signal::{SigSet, SigmaskHow, Signal, pthread_sigmask};
 
 use crate::dispositions;
 
@@ -43,6 +43,19 @@ impl Drop for Blocked {
         // Fails for a bad `how` only.
         pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&self.before), None).unwrap_or(());
     }
+}
+
+/// Lets signals come that were blocked for the calling thread, those that have come meanwhile at once.
+///
+/// # Errors
+///
+/// `EINVAL` for what is no signal.
+pub fn unblock(signals: impl IntoIterator<Item = i32>) -> io::Result<()> {
+    let mut set = SigSet::empty();
+    for signal in signals {
+        set.add(Signal::try_from(signal)?);
+    }
+    Ok(set.thread_unblock()?)
 }
 
 /// The signals that this process ignores: bit n - 1 for signal n.

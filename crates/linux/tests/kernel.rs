@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 use duet_linux::channel::{self, Heard};
 use duet_linux::namespace::{self, Kind};
 use duet_linux::program::Guarded;
-use duet_linux::{bpf, memfd, mount, process};
-use rustix::fs::{Mode, OFlags};
+use duet_linux::{bpf, file, memfd, mount, process};
+use rustix::fs::{FileType, Mode, OFlags};
 use rustix::mount::MountPropagationFlags;
 
 /// Whether the test can run; without root it says so and is skipped.
@@ -58,6 +58,36 @@ fn what_is_mounted_on_demand_is_mounted_when_it_is_opened_as_a_place() {
         mount::unmount_detach(dir.path())
     })
     .unwrap();
+}
+
+#[test]
+fn a_device_in_a_root_is_not_opened() {
+    if !root() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let node = dir.path().join("cat");
+    // Of no driver: to open it would be ENXIO.
+    let device = rustix::fs::makedev(4095, 1);
+    let mode = Mode::from(0o666);
+    rustix::fs::mknodat(
+        rustix::fs::CWD,
+        &node,
+        FileType::CharacterDevice,
+        mode,
+        device,
+    )
+    .unwrap();
+    let opened = File::open(&node).unwrap_err();
+    assert_eq!(opened.raw_os_error(), Some(libc::ENXIO));
+    fs::write(dir.path().join("file"), "text").unwrap();
+    let root = file::place(dir.path()).unwrap();
+    let refused = file::open_in_root(&root, Path::new("/cat")).unwrap_err();
+    assert_eq!(refused.kind(), std::io::ErrorKind::InvalidInput);
+    let mut text = String::new();
+    let mut file = file::open_in_root(&root, Path::new("/file")).unwrap();
+    file.read_to_string(&mut text).unwrap();
+    assert_eq!(text, "text");
 }
 
 #[test]

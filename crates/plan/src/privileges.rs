@@ -102,6 +102,10 @@ pub(crate) fn become_program(
 ) {
     surroundings(writer, spec, process, facts);
     descriptors(writer, facts, kind);
+    if kind == Program::Wasm {
+        // To process 1 of a PID namespace the kernel drops what it does not listen to yet.
+        writer.step(Step::Hold(HELD));
+    }
     // After everything that opens files, before CAP_SYS_RESOURCE goes.
     for limit in &process.rlimits {
         let (resource, soft, hard) = (limit.resource, limit.soft, limit.hard);
@@ -238,6 +242,9 @@ pub(crate) fn outranking(writer: &mut Writer, process: &Process, facts: &Facts) 
         }));
     }
 }
+
+/// INT, QUIT and TERM, which end a guest. Its runner lets them come when it listens to them.
+const HELD: u64 = 1 << (2 - 1) | 1 << (3 - 1) | 1 << (15 - 1);
 
 /// The program's descriptors beyond 2, and nothing else (CVE-2024-21626).
 fn descriptors(writer: &mut Writer, facts: &Facts, kind: Program) {

@@ -84,6 +84,7 @@ impl Plan {
             | Step::Mask(_)
             | Step::Hostname(_)
             | Step::Domainname(_)
+            | Step::Hold(_)
             | Step::Umask(_)
             | Step::IoPriority(_)
             | Step::Affinity { .. }
@@ -164,6 +165,7 @@ impl Plan {
             Step::Mask(path) => format!("mask {}", self.text(path)),
             Step::Hostname(name) => format!("host name {}", self.text(name)),
             Step::Domainname(name) => format!("domain name {}", self.text(name)),
+            Step::Hold(signals) => format!("hold signals {signals:#x}"),
             Step::Umask(mask) => format!("umask {mask:03o}"),
             Step::Rlimit { soft, hard, .. } => {
                 format!("{} {} {}", subject(), limit(soft), limit(hard))

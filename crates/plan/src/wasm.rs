@@ -4,14 +4,28 @@
 //! anything that shows the host or the kernel: no procfs, sysfs, cgroups, message queues or
 //! devpts, and of devices only those that are nothing but bytes. What every pod mounts is left
 //! out silently; what somebody has asked for on purpose is refused by name.
+//!
+//! That is looked at once, when the container is made. So nothing that is mounted later comes into
+//! it: its mounts are private, where those of a native container that asks for nothing follow the host's.
 
 use crate::{Error, Facts, Filesystem, SourceKind};
-use duet_spec::{Attributes, Container, Mount, MountKind, attr};
+use duet_spec::{Attributes, Container, Mount, MountKind, Propagation, PropagationKind, attr};
 
 /// The spec without what the guest must not see.
 pub(crate) fn guard(spec: &Container, facts: &Facts) -> Result<Container, Error> {
+    if let Some(device) = spec.devices.first() {
+        return Err(Error::Refused {
+            field: "linux.devices".to_owned(),
+            value: device.path.clone(),
+            why: "a wasm container has no devices of the host".to_owned(),
+        });
+    }
     let mut guarded = spec.clone();
     guarded.mounts.clear();
+    guarded.root.propagation = Some(Propagation {
+        kind: PropagationKind::Private,
+        recursive: true,
+    });
     let mut has_dev = false;
     for mount in &spec.mounts {
         match allowed(facts, mount)? {
@@ -24,13 +38,6 @@ pub(crate) fn guard(spec: &Container, facts: &Facts) -> Result<Container, Error>
     }
     if !has_dev {
         guarded.mounts.insert(0, fresh_dev(spec.mounts.len()));
-    }
-    if let Some(device) = spec.devices.first() {
-        return Err(Error::Refused {
-            field: "linux.devices".to_owned(),
-            value: device.path.clone(),
-            why: "a wasm container has no devices of the host".to_owned(),
-        });
     }
     Ok(guarded)
 }
@@ -85,6 +92,12 @@ fn allowed(facts: &Facts, mount: &Mount) -> Result<Verdict, Error> {
                     found.filesystem.name()
                 );
                 return refuse("source", path, why);
+            }
+            if let Some(asked) = mount.propagation
+                && matches!(asked.kind, PropagationKind::Slave | PropagationKind::Shared)
+            {
+                let why = "what is mounted later comes into no wasm container".to_owned();
+                return refuse("options", asked.word().to_owned(), why);
             }
             match &found.below {
                 Some((below, shows)) if *recursive => {

@@ -2,7 +2,8 @@
 //!
 //! The kernel drops signals that process 1 of a PID namespace has no handler for. So there is one, and
 //! it leaves the process there and then: a guest that spins in a loop is ended as fast as an idle one,
-//! without epochs or fuel in its code and without a thread that waits.
+//! without epochs or fuel in its code and without a thread that waits. Until then they are blocked: one that
+//! is blocked is not dropped.
 //!
 //! XFSZ has one that does nothing: a guest cannot handle it, and is told `EFBIG` instead of being killed.
 
@@ -34,6 +35,7 @@ impl Signals {
             flag::register_conditional_shutdown(signal, code, Arc::clone(&at_once))?;
         }
         flag::register(SIGXFSZ, Arc::default())?;
+        duet_linux::signals::unblock(ENDING.map(|(signal, _)| signal))?;
         let came = Arc::default();
         Ok(Self { at_once, came })
     }

@@ -348,6 +348,21 @@ impl Propagation {
         };
         Some(Self { kind, recursive })
     }
+
+    /// The word that stands for it.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match (self.kind, self.recursive) {
+            (PropagationKind::Private, false) => "private",
+            (PropagationKind::Private, true) => "rprivate",
+            (PropagationKind::Slave, false) => "slave",
+            (PropagationKind::Slave, true) => "rslave",
+            (PropagationKind::Shared, false) => "shared",
+            (PropagationKind::Shared, true) => "rshared",
+            (PropagationKind::Unbindable, false) => "unbindable",
+            (PropagationKind::Unbindable, true) => "runbindable",
+        }
+    }
 }
 
 /// The options of mount(8) and of the runtime specification.

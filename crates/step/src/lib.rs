@@ -305,6 +305,8 @@ pub enum Step {
     Domainname(Text),
     /// `umask`.
     Umask(u32),
+    /// Blocks these signals, bit n - 1 for signal n: what comes for a program before it listens is kept.
+    Hold(u64),
     /// `setrlimit`: resource number, soft, hard.
     Rlimit {
         /// `RLIMIT_*`.

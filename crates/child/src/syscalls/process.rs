@@ -263,17 +263,16 @@ pub(crate) fn default_signal(number: u32) -> Result<(), Fault> {
     })
 }
 
-/// Lets every signal through.
-pub(crate) fn unblock_signals() -> Result<(), Fault> {
-    let none = 0_u64;
+/// Blocks these signals, bit n - 1 for signal n, and lets every other through.
+pub(crate) fn block_signals(signals: u64) -> Result<(), Fault> {
     let null = core::ptr::null_mut::<u64>();
-    // SAFETY: the kernel's signal set is the eight bytes of `none`, which it reads; it writes
+    // SAFETY: the kernel's signal set is the eight bytes of `signals`, which it reads; it writes
     // nothing, for the third argument is null.
     done(Op::Step, unsafe {
         call!(
             libc::SYS_rt_sigprocmask,
             libc::SIG_SETMASK,
-            &none,
+            &signals,
             null,
             8_usize
         )

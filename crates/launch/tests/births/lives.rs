@@ -405,6 +405,18 @@ fn a_wasm_container_ends_in_the_runner_with_its_three_descriptors() {
 }
 
 #[test]
+fn what_ends_a_guest_is_kept_until_it_listens() {
+    stage(|stage| {
+        // In the shell's children, as the kernel spares process 1.
+        let script = "for signal in TERM INT USR1; do \
+                      sh -c \"kill -s $signal \\$\\$; echo $signal\"; done 2>&-";
+        let spec = stage.spec(["sh", "-c", script]);
+        assert_eq!(stage.run_as_guest(&spec).out, "TERM\nINT\n");
+        assert_eq!(stage.run(&spec).out, "");
+    });
+}
+
+#[test]
 fn a_dropped_gate_ends_the_process() {
     stage(|stage| {
         let (newborn, _pipes) = stage.create(&stage.plan(&stage.spec(["true"]))).unwrap();

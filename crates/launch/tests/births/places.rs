@@ -87,18 +87,29 @@ fn only_a_shared_root_lets_mounts_in_a_volume_reach_the_host() {
 }
 
 #[test]
-fn mounts_of_the_host_reach_a_slave_volume_and_no_private_one() {
-    for (propagation, seen) in [("rslave", "late\n"), ("rprivate", "")] {
+fn mounts_of_the_host_reach_a_slave_volume_and_no_private_one_and_no_guest() {
+    let cases = [
+        ("rslave", false, "late\n"),
+        ("rw", false, "late\n"),
+        ("rprivate", false, ""),
+        ("rw", true, ""),
+    ];
+    for (propagation, guest, seen) in cases {
         stage(|stage| {
             let (volume, spec) = volume(stage, propagation, "ls /vol/in");
-            let (newborn, pipes) = stage.create(&stage.plan(&spec)).unwrap();
+            let (newborn, pipes) = if guest {
+                stage.create_guest(&spec)
+            } else {
+                stage.create(&stage.plan(&spec)).unwrap()
+            };
             let inside = volume.join("in");
             let none = None::<&str>;
             nix::mount::mount(Some("late"), &inside, Some("tmpfs"), MsFlags::empty(), none)
                 .unwrap();
             fs::write(inside.join("late"), "").unwrap();
             newborn.gate.open().unwrap();
-            assert_eq!(pipes.outcome(&newborn.pidfd).out, seen, "{propagation}");
+            let out = pipes.outcome(&newborn.pidfd).out;
+            assert_eq!(out, seen, "{propagation}, guest: {guest}");
         });
     }
 }

@@ -104,6 +104,7 @@ fn tables(plan: &Plan) {
             | Step::Pause
             | Step::Pivot
             | Step::LockMounts
+            | Step::Hold(_)
             | Step::Umask(_)
             | Step::Rlimit { .. }
             | Step::IoPriority(_)

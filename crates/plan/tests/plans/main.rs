@@ -13,6 +13,7 @@
 mod cgroups;
 mod gates;
 mod golden;
+mod guests;
 mod helpers;
 mod invariants;
 mod labels;

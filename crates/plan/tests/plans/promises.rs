@@ -2,11 +2,11 @@
 
 use crate::{
     invariants,
-    support::{facts, facts_v2, process, spec},
+    support::{facts, process, spec},
 };
 use duet_plan::{
-    Descriptor, Error, Facts, Filesystem, Given, Kinds, Plan, Program, SourceKind, container,
-    environment, exec, guest_environment,
+    Descriptor, Error, Facts, Given, Kinds, Plan, Program, SourceKind, container, environment,
+    exec, guest_environment,
 };
 use duet_spec::{Container, Namespace};
 use duet_step::{Op, Step};
@@ -40,82 +40,6 @@ pub(crate) fn has(plan: &Plan, line: &str) {
         lines(plan).iter().any(|known| known == line),
         "no {line:?} in\n{}",
         plan.show()
-    );
-}
-
-#[test]
-fn a_guest_never_sees_what_shows_the_host() {
-    for name in [
-        "ctr-default.json",
-        "cri-default.json",
-        "cri-restricted.json",
-        "cri-sandbox.json",
-    ] {
-        let spec = spec(name);
-        for facts in [facts(&spec), facts_v2(&spec)] {
-            let plan = container(&spec, &facts, Program::Wasm).unwrap();
-            invariants::check(&plan);
-            for line in lines(&plan)
-                .iter()
-                .filter(|line| line.starts_with("mount "))
-            {
-                for hidden in ["/proc", "/sys", "/dev/pts", "/dev/mqueue"] {
-                    assert!(!line.starts_with(&format!("mount {hidden} ")), "{line}");
-                }
-            }
-            let nodes: Vec<String> = lines(&plan)
-                .into_iter()
-                .filter(|line| line.starts_with("make node"))
-                .collect();
-            assert_eq!(nodes.len(), 5, "{nodes:?}");
-        }
-    }
-}
-
-#[test]
-fn a_guest_gets_a_dev_of_its_own_even_when_the_spec_mounts_none() {
-    let spec = edited("ctr-default.json", |document| {
-        let mounts = document["mounts"].as_array_mut().unwrap();
-        mounts.retain(|mount| !mount["destination"].as_str().unwrap().starts_with("/dev"));
-    });
-    let plan = container(&spec, &facts(&spec), Program::Wasm).unwrap();
-    invariants::check(&plan);
-    has(
-        &plan,
-        "mount /dev tmpfs tmpfs [mode=755,size=64k] +nosuid +noexec as Dev",
-    );
-}
-
-#[test]
-fn a_guest_is_refused_a_window_to_the_host_by_name() {
-    let spec = spec("cri-default.json");
-    let logs = Path::new("/pods/7/volumes/logs");
-    let refused = |change: &dyn Fn(&mut duet_plan::SourceFacts)| {
-        let mut facts = facts(&spec);
-        change(facts.sources.get_mut(logs).unwrap());
-        container(&spec, &facts, Program::Native).expect("a native container may have it");
-        container(&spec, &facts, Program::Wasm)
-            .unwrap_err()
-            .to_string()
-    };
-    assert_eq!(
-        refused(&|source| source.filesystem = Filesystem::Sysfs),
-        "mounts[11].source: /pods/7/volumes/logs: is sysfs, which a wasm container must not see"
-    );
-    assert_eq!(
-        refused(&|source| source.below = Some(("/pods/7/volumes/logs/p".into(), Filesystem::Proc))),
-        "mounts[11].source: /pods/7/volumes/logs: /pods/7/volumes/logs/p is procfs, which a wasm \
-         container must not see"
-    );
-    assert_eq!(
-        refused(&|source| source.kind = SourceKind::Device),
-        "mounts[11].source: /pods/7/volumes/logs: a wasm container has no devices of the host"
-    );
-    let spec = crate::support::spec("cri-privileged.json");
-    let error = container(&spec, &facts(&spec), Program::Wasm).unwrap_err();
-    assert!(
-        error.to_string().starts_with("linux.devices: /dev/fuse: "),
-        "{error}"
     );
 }
 

@@ -226,6 +226,19 @@ fn term_ends_a_guest_at_once_even_if_it_spins() {
     }
 }
 
+#[test]
+fn what_ends_a_guest_is_not_lost_before_it_listens() {
+    if !root() {
+        return;
+    }
+    for (signal, code) in [("TERM", 143), ("INT", 130), ("QUIT", 131)] {
+        for probe in probes() {
+            let ended = probe.args(["spin"]).told(signal).run();
+            assert_eq!((ended.code, ended.stdout.as_str()), (code, ""), "{signal}");
+        }
+    }
+}
+
 /// A module of before 2020 that says "old" and ends with 200.
 const OLD: &str = r#"(module
     (import "wasi_unstable" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))

@@ -28,6 +28,8 @@ pub(crate) struct Guest {
     typing: bool,
     /// What the shell does before it becomes the runner.
     first: &'static str,
+    /// A signal that came before it could listen.
+    told: Option<&'static str>,
     /// How many threads a user of its own may have, if it is to have one.
     threads: Option<u32>,
     /// Its root folder, if that is not this test's.
@@ -217,6 +219,7 @@ impl Guest {
             memory: "/dev/null".into(),
             typing: false,
             first: ":",
+            told: None,
             threads: None,
             image: None,
             traced: None,
@@ -255,6 +258,12 @@ impl Guest {
     /// Sets one of its process's limits, in the words of a shell's `ulimit`.
     pub(crate) fn ulimit(mut self, command: &'static str) -> Self {
         self.first = command;
+        self
+    }
+
+    /// Is told to end before it listens, by the signal of this name, as a container's birth keeps it.
+    pub(crate) fn told(mut self, signal: &'static str) -> Self {
+        self.told = Some(signal);
         self
     }
 
@@ -324,6 +333,17 @@ impl Guest {
                 "$FIRST; exec \"$@\" 3<\"$ENTRY\" 4<\"$HANDOFF\" 5<\"$MEMORY\" 6<>\"$TALLY\"",
                 "sh",
             ])
+            .args(self.told.into_iter().flat_map(|signal| {
+                let tell = "kill -s $0 $$; exec \"$@\"";
+                [
+                    "env",
+                    "--block-signal=TERM,INT,QUIT",
+                    "sh",
+                    "-c",
+                    tell,
+                    signal,
+                ]
+            }))
             .args(self.threads.map(limited).into_iter().flatten())
             .args(self.traced.iter().flat_map(|(calls, log)| {
                 // The tracer is not between us and the runner.
