@@ -11,6 +11,7 @@
 //! | --- | --- |
 //! | `listener.rs` | where it listens, with what, and for whom besides |
 //! | `connections.rs` | who speaks to us, and when that may end |
+//! | `idle.rs` | clients that are there and want nothing |
 //! | `addressee.rs` | whom a request is for |
 //! | `requests.rs` | how many at a time, for how long, and what the guest leaves unanswered |
 //! | `instances.rs` | guests, made or used again |
@@ -20,6 +21,7 @@
 mod addressee;
 mod clock;
 mod connections;
+mod idle;
 mod instances;
 mod listener;
 mod log;
@@ -171,7 +173,7 @@ async fn serve(
     told: tokio::net::UnixStream,
 ) -> End {
     rest::end_of_start();
-    let connections = Connections::new(Arc::clone(&requests), handoff.http.timeout);
+    let connections = Connections::new(Arc::clone(&requests), &handoff.http);
     tokio::select! {
         never = accept(&listener.socket, &connections, &requests, handoff) => match never {},
         ready = told.readable() => if let Err(error) = ready {

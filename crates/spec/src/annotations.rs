@@ -43,6 +43,9 @@ pub const HTTP_QUEUE: &str = "io.containerd.duet.v1.http.queue";
 /// How long a request may take, as a number and `ms`, `s`, `m` or `h`, or `none`; set by the user.
 /// Without it: 5 minutes.
 pub const HTTP_TIMEOUT: &str = "io.containerd.duet.v1.http.timeout";
+/// How long a client of a `wasi:http` component may take from one request to the next, as a number and a unit; set by
+/// the user. Without it: 75 s.
+pub const HTTP_IDLE: &str = "io.containerd.duet.v1.http.idle";
 /// How long requests in flight may take to finish after TERM, as a number and a unit; set by the
 /// user. Without it: 10 s.
 pub const HTTP_DRAIN: &str = "io.containerd.duet.v1.http.drain";
@@ -112,6 +115,8 @@ pub struct Options {
     pub http_queue: Option<u32>,
     /// See [`HTTP_TIMEOUT`].
     pub http_timeout: Option<Timeout>,
+    /// See [`HTTP_IDLE`].
+    pub http_idle: Option<Duration>,
     /// See [`HTTP_DRAIN`].
     pub http_drain: Option<Duration>,
     /// See [`HTTP_LOG`]: is it `plain`?
@@ -177,6 +182,10 @@ pub(crate) fn read(
                 let time = duration(value)
                     .ok_or_else(|| refuse("is neither none nor a time such as 30s"))?;
                 options.http_timeout = Some(Timeout::Within(time));
+            }
+            HTTP_IDLE => {
+                let time = duration(value).ok_or_else(|| refuse("is not a time such as 30s"))?;
+                options.http_idle = Some(time);
             }
             HTTP_DRAIN => {
                 let time = duration(value).ok_or_else(|| refuse("is not a time such as 30s"))?;

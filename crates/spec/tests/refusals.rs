@@ -333,6 +333,11 @@ fn annotations_of_duets_own_are_checked() {
             "is neither none nor a time such as 30s",
         ),
         (
+            "io.containerd.duet.v1.http.idle",
+            "never",
+            "is not a time such as 30s",
+        ),
+        (
             "io.containerd.duet.v1.http.drain",
             "none",
             "is not a time such as 30s",

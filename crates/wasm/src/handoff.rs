@@ -65,6 +65,8 @@ pub struct Http {
     /// How long a request may take, its waiting and the whole of its answer included: 5 minutes, as in
     /// Knative. Absent: as long as it likes.
     pub timeout: Option<Duration>,
+    /// How long a client may take from one request to the end of the next one's head: 75 s, as in nginx.
+    pub idle: Duration,
     /// How long requests in flight may take to finish after TERM: 10 s.
     ///
     /// Kubernetes kills after 30 s unless the pod says otherwise; ten leaves its preStop hook room.
@@ -141,6 +143,7 @@ impl Default for Http {
             concurrency: 64,
             queue: 1024,
             timeout: Some(Duration::from_secs(300)),
+            idle: Duration::from_secs(75),
             drain: Duration::from_secs(10),
             plain_log: false,
             pod_listener: false,

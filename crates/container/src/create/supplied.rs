@@ -127,6 +127,7 @@ fn served(options: &Options) -> Http {
             Some(Timeout::Never) => None,
             None => otherwise.timeout,
         },
+        idle: options.http_idle.unwrap_or(otherwise.idle),
         drain: options.http_drain.unwrap_or(otherwise.drain),
         plain_log: options.http_plain_log,
         // Only for the first process, if it can have it.

@@ -4,7 +4,8 @@
 //! A client whose connection is kept alive may send the next request at the very moment at which it is
 //! closed. So a server that leaves says so in its answers (`connection: close`, and `GOAWAY` for HTTP/2), and
 //! closes a connection only after it was quiet for a moment and nothing has come that is unread or half a request.
-//! `GOAWAY` is said at once: what a client of HTTP/2 sends before it has read that is answered as well.
+//! `GOAWAY` is said at once: what a client of HTTP/2 sends before it has read that is answered as well. So is what one
+//! sends that is told to go because it has asked nothing for long.
 
 use std::convert::Infallible;
 use std::future::pending;
@@ -16,6 +17,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use duet_wasm::Http;
 use http::Version;
 use hyper::Request;
 use hyper::body::Incoming;
@@ -27,9 +29,10 @@ use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, timeout};
 
 use crate::serve::addressee;
+use crate::serve::idle::Idle;
 use crate::serve::requests::Requests;
 
 /// How long a connection is quiet before it may be closed: 20 ms, more than what was sent before we were
@@ -41,9 +44,9 @@ pub(crate) const QUIET: Duration = Duration::from_millis(20);
 /// (`TCP_DELACK_MAX`).
 const REST: Duration = Duration::from_millis(250);
 
-/// How long a client may take from one request to the end of the next one's head, and at most until it is seen
-/// which HTTP it speaks: 75 s, as in nginx. Each connection is a descriptor and a buffer.
-const HEAD: Duration = Duration::from_secs(75);
+/// When the kernel asks a client that says nothing whether it is there, and how long it waits at least for one that
+/// does not take what was sent: 75 s.
+const GONE: Duration = Duration::from_secs(75);
 
 /// What a client of HTTP/2 says first (RFC 9113, 3.4).
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -54,6 +57,9 @@ pub(crate) struct Connections {
     requests: Arc<Requests>,
     /// How long what was sent may stay unread.
     patience: Option<Duration>,
+    /// How long a client may take from one request to the end of the next one's head, and at most until it is seen
+    /// which HTTP it speaks. Each connection is a descriptor and a buffer.
+    idle: Duration,
     leaving: watch::Sender<bool>,
 }
 
@@ -65,10 +71,12 @@ struct Line {
     heard: AtomicBool,
     /// Whether nothing was said since something was read, or at all.
     unanswered: AtomicBool,
-    /// Whether the client speaks HTTP/2.
+    /// Whether the client speaks HTTP/2: it has said all of the [`PREFACE`].
     second: AtomicBool,
     /// Whether it is seen which HTTP the client speaks.
     known: AtomicBool,
+    /// Of a client of HTTP/2: since when it has asked nothing.
+    idle: Arc<Idle>,
 }
 
 /// The end of a line that hyper has.
@@ -81,17 +89,18 @@ struct End {
 // === impl Connections ===
 
 impl Connections {
-    pub(crate) fn new(requests: Arc<Requests>, patience: Option<Duration>) -> Self {
+    pub(crate) fn new(requests: Arc<Requests>, http: &Http) -> Self {
         let mut server = auto::Builder::new(TokioExecutor::new());
         server
             .http1()
             .timer(TokioTimer::new())
-            .header_read_timeout(HEAD);
+            .header_read_timeout(http.idle);
         Self {
             server,
             requests,
             // The kernel counts what is on its way, too: less than a minute would end clients that only stumble.
-            patience: patience.map(|patience| patience.max(HEAD)),
+            patience: http.timeout.map(|patience| patience.max(GONE)),
+            idle: http.idle,
             leaving: watch::Sender::new(false),
         }
     }
@@ -103,7 +112,7 @@ impl Connections {
         // Who asks and does not read the answer, and who is gone without a word: the kernel ends the connection.
         let socket = SockRef::from(&stream);
         drop(socket.set_tcp_user_timeout(self.patience));
-        drop(socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(HEAD)));
+        drop(socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(GONE)));
         let line = Arc::new(Line {
             stream: Mutex::new(stream),
             heard: AtomicBool::new(false),
@@ -111,14 +120,13 @@ impl Connections {
             unanswered: AtomicBool::new(true),
             second: AtomicBool::new(false),
             known: AtomicBool::new(false),
+            idle: Idle::new(self.idle),
         });
         let (requests, spoken) = (Arc::clone(&self.requests), Arc::clone(&line));
         let service = service_fn(move |mut request: Request<Incoming>| {
-            if request.version() == Version::HTTP_2 {
-                spoken.second.store(true, Ordering::Relaxed);
-            }
+            let asked = (request.version() == Version::HTTP_2).then(|| spoken.idle.asked());
             let named = addressee::name(&mut request, || spoken.here());
-            let answer = Arc::clone(&requests).answer(request, named);
+            let answer = Arc::clone(&requests).answer(request, named, asked);
             async { Ok::<_, Infallible>(answer.await) }
         });
         let connection = self
@@ -128,11 +136,22 @@ impl Connections {
         let mut leaving = self.leaving.subscribe();
         tokio::spawn(async move {
             let mut connection = pin!(connection);
-            tokio::select! {
+            let is_silent = tokio::select! {
                 // What a client does to its connection is no news; what a guest does is reported elsewhere.
                 _ = connection.as_mut() => return,
-                _ = leaving.wait_for(|leaving| *leaving) => {}
-                () = line.silent() => return,
+                _ = leaving.wait_for(|leaving| *leaving) => false,
+                () = line.silent() => true,
+            };
+            if is_silent {
+                if line.second.load(Ordering::Relaxed) {
+                    connection.as_mut().graceful_shutdown();
+                    tokio::select! {
+                        _ = connection => {}
+                        // Nor does it go when it is told to.
+                        () = line.idle.over() => {}
+                    }
+                }
+                return;
             }
             line.heard.store(false, Ordering::Relaxed);
             let told = Instant::now();
@@ -178,11 +197,12 @@ impl Line {
         said || ioctl_fionread(&*self.stream()).is_ok_and(|bytes| bytes > 0)
     }
 
-    /// Returns when for too long after it was opened nobody knows what is spoken.
+    /// Returns when for too long after it was opened nobody knows what is spoken, or nothing is asked by HTTP/2.
     async fn silent(&self) {
-        sleep(HEAD).await;
-        if self.known.load(Ordering::Relaxed) {
-            // From here on it is hyper that counts.
+        self.idle.over().await;
+        let (known, second) = (&self.known, &self.second);
+        if known.load(Ordering::Relaxed) && !second.load(Ordering::Relaxed) {
+            // It is hyper that counts.
             pending::<()>().await;
         }
     }
@@ -214,6 +234,8 @@ impl End {
             self.preface += said.len();
         } else {
             self.line.known.store(true, Ordering::Relaxed);
+            let second = said.starts_with(rest);
+            self.line.second.store(second, Ordering::Relaxed);
         }
     }
 }

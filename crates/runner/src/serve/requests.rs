@@ -22,6 +22,7 @@ use wasmtime::component::Component;
 use wasmtime_wasi_http::{Error, WasiBody};
 
 use crate::end::{say, words};
+use crate::serve::idle::Asked;
 use crate::serve::instances::Instances;
 use crate::tally;
 
@@ -64,6 +65,8 @@ pub(crate) struct About {
     uri: Uri,
     /// The guest did not come to its end. Set before it is dropped: for whoever reads its answer.
     broken: AtomicBool,
+    /// Its connection is not idle while it is there. Not needed for HTTP/1.1.
+    _asked: Option<Asked>,
 }
 
 /// The body of an answer.
@@ -100,11 +103,12 @@ impl Requests {
         self: Arc<Self>,
         request: Request<Incoming>,
         named: Result<(), &'static str>,
+        asked: Option<Asked>,
     ) -> Response<Answered> {
         // HTTP/2 has another way to say it, and no such header.
         let can_close = request.version() < Version::HTTP_2;
         let mut response = match named {
-            Ok(()) => self.outcome(request).await,
+            Ok(()) => self.outcome(request, asked).await,
             // What a client says wrong is no news, and nothing for the guest.
             Err(why) => text(StatusCode::BAD_REQUEST, why),
         };
@@ -120,8 +124,12 @@ impl Requests {
         self.leaving.store(true, Ordering::Relaxed);
     }
 
-    async fn outcome(self: &Arc<Self>, request: Request<Incoming>) -> Response<Answered> {
-        match self.serve(request).await {
+    async fn outcome(
+        self: &Arc<Self>,
+        request: Request<Incoming>,
+        asked: Option<Asked>,
+    ) -> Response<Answered> {
+        match self.serve(request, asked).await {
             Ok(response) => response,
             Err(Unanswered::Busy) => {
                 let mut response = text(
@@ -151,12 +159,14 @@ impl Requests {
     async fn serve(
         self: &Arc<Self>,
         request: Request<Incoming>,
+        asked: Option<Asked>,
     ) -> Result<Response<Answered>, Unanswered> {
         let about = Arc::new(About {
             id: self.count.fetch_add(1, Ordering::Relaxed) + 1,
             method: request.method().clone(),
             uri: request.uri().clone(),
             broken: AtomicBool::new(false),
+            _asked: asked,
         });
         let deadline = self.http.timeout.map(|limit| Instant::now() + limit);
         let place = self.place(deadline).await?;

@@ -1,35 +1,66 @@
 //! What clients say to servers, byte by byte.
 
-use std::io::{Read as _, Write as _};
+use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::TcpStream;
+use std::time::Duration;
 
-use crate::harness::root;
-use crate::servers::{Server, of_both_previews, read};
+use crate::harness::{Guest, root};
+use crate::servers::{Gate, Server, ask, of_both_previews, read, whole};
 
 /// How a client of HTTP/2 begins: with the preface and empty SETTINGS.
 const SECOND: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
 
 /// The kinds of HTTP/2's frames (RFC 9113, 6).
+const DATA: u8 = 0;
 const HEADERS: u8 = 1;
+const PING: u8 = 6;
+const GOAWAY: u8 = 7;
 
-/// A frame that ends what it begins.
-fn frame(kind: u8, stream: u8, payload: &[u8]) -> Vec<u8> {
-    const END_STREAM_END_HEADERS: u8 = 5;
-    let length = u8::try_from(payload.len()).unwrap();
-    let head = [0, 0, length, kind, END_STREAM_END_HEADERS, 0, 0, 0, stream];
-    [&head, payload].concat()
+const END_STREAM: u8 = 1;
+const ACK: u8 = 1;
+const END_HEADERS: u8 = 4;
+
+struct Frame {
+    kind: u8,
+    flags: u8,
+    payload: Vec<u8>,
 }
 
-/// The payload of the next frame of this kind.
-fn next(stream: &mut TcpStream, kind: u8) -> Vec<u8> {
-    loop {
+// === impl Frame ===
+
+impl Frame {
+    fn say(kind: u8, flags: u8, stream: u8, payload: &[u8]) -> Vec<u8> {
+        let length = u8::try_from(payload.len()).unwrap();
+        let head = [0, 0, length, kind, flags, 0, 0, 0, stream];
+        [&head, payload].concat()
+    }
+
+    /// The next of a connection that has not ended.
+    fn read(stream: &mut TcpStream) -> Option<Self> {
         let mut head = [0; 9];
-        stream.read_exact(&mut head).unwrap();
-        let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
-        let mut payload = vec![0; length.try_into().unwrap()];
+        if let Err(error) = stream.read_exact(&mut head) {
+            assert_eq!(error.kind(), ErrorKind::UnexpectedEof, "{error}");
+            return None;
+        }
+        let [a, b, c, kind, flags, ..] = head;
+        let mut payload = vec![0; u32::from_be_bytes([0, a, b, c]).try_into().unwrap()];
         stream.read_exact(&mut payload).unwrap();
-        if head[3] == kind {
-            return payload;
+        Some(Self {
+            kind,
+            flags,
+            payload,
+        })
+    }
+
+    /// The next of this kind; there is none of `never` before it.
+    fn next(stream: &mut TcpStream, kind: u8, never: u8) -> Vec<u8> {
+        loop {
+            let frame = Self::read(stream).expect("the connection goes on");
+            // What DATA has in this place says that it ends its stream.
+            if frame.kind == kind && (kind == DATA || frame.flags & ACK == 0) {
+                return frame.payload;
+            }
+            assert_ne!(frame.kind, never);
         }
     }
 }
@@ -80,13 +111,87 @@ fn a_request_is_for_somebody_or_no_business_of_the_guests() {
         ] {
             let mut stream = server.connect();
             let block = [b"\x82\x84\x86", more].concat();
-            let said = [SECOND, &frame(HEADERS, 1, &block)].concat();
-            stream.write_all(&said).unwrap();
-            let answer = next(&mut stream, HEADERS);
+            let request = Frame::say(HEADERS, END_STREAM | END_HEADERS, 1, &block);
+            stream.write_all(&[SECOND, &request].concat()).unwrap();
+            let answer = Frame::next(&mut stream, HEADERS, GOAWAY);
             assert_eq!(answer[0], status, "{more:?}: {answer:?}");
         }
         // None of them cost the instance, or a word.
         assert_eq!(server.get("/count"), (200, "2".into()));
         assert_eq!(server.end(), (0, String::new()));
     }
+}
+
+#[test]
+fn who_asks_nothing_for_long_is_told_to_go_and_nobody_else() {
+    if !root() {
+        return;
+    }
+    let idle = Duration::from_secs(1);
+    let mut server = Server::start(Guest::named("server.wasm").http(|http| http.idle = idle));
+    let second = |server: &Server| {
+        let mut stream = server.connect();
+        stream.write_all(SECOND).unwrap();
+        stream
+    };
+    let gate = Gate::new();
+    let path = gate.wait();
+    let length = u8::try_from(path.len()).unwrap();
+    // GET by http; the path, and an authority.
+    let block = [
+        b"\x82\x86\x04",
+        &[length][..],
+        path.as_bytes(),
+        b"\x41\x02me",
+    ]
+    .concat();
+    let mut asking = second(&server);
+    let request = Frame::say(HEADERS, END_STREAM | END_HEADERS, 1, &block);
+    asking.write_all(&request).unwrap();
+    assert_eq!(server.guest.line(), "[1] asleep");
+    std::thread::scope(|clients| {
+        clients.spawn(|| {
+            // Of HTTP/1.1.
+            let mut stream = server.connect();
+            ask(&mut stream, "/", "");
+            assert!(whole(&mut stream).starts_with("HTTP/1.1 200 "));
+        });
+        // Nobody knows of what.
+        clients.spawn(|| assert_eq!(whole(&mut server.connect()), ""));
+        clients.spawn(|| {
+            let mut stream = second(&server);
+            // Told to go, with any stream heard that may be on its way. It says that it has read that.
+            let payload = Frame::next(&mut stream, GOAWAY, DATA);
+            assert_eq!(payload[..8], [0x7f, 0xff, 0xff, 0xff, 0, 0, 0, 0]);
+            let ping = Frame::next(&mut stream, PING, DATA);
+            stream.write_all(&Frame::say(PING, ACK, 0, &ping)).unwrap();
+            let payload = Frame::next(&mut stream, GOAWAY, DATA);
+            assert_eq!(payload[..8], [0; 8]);
+            assert!(Frame::read(&mut stream).is_none());
+        });
+        clients.spawn(|| {
+            // It says nothing at all.
+            let mut stream = second(&server);
+            Frame::next(&mut stream, GOAWAY, DATA);
+            while Frame::read(&mut stream).is_some() {}
+        });
+        clients.spawn(|| {
+            // It is alive, which is not what counts.
+            let mut stream = second(&server);
+            let mut heard = DATA;
+            while heard != GOAWAY {
+                let ping = Frame::say(PING, 0, 0, b"12345678");
+                stream.write_all(&ping).unwrap();
+                heard = DATA;
+                while heard != PING && heard != GOAWAY {
+                    heard = Frame::read(&mut stream).unwrap().kind;
+                }
+            }
+        });
+    });
+    // All of them came later than this one, whose request is not answered yet.
+    gate.open();
+    Frame::next(&mut asking, DATA, GOAWAY);
+    Frame::next(&mut asking, GOAWAY, HEADERS);
+    assert_eq!(server.end(), (0, String::new()));
 }

@@ -80,19 +80,19 @@ pub(crate) fn read(stream: &mut TcpStream) -> (u16, String) {
 }
 
 /// What a handler waits for until the test lets it go on.
-struct Gate(tempfile::TempDir);
+pub(crate) struct Gate(tempfile::TempDir);
 
 impl Gate {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self(tempfile::tempdir().unwrap())
     }
 
     /// The path of a request whose handler waits.
-    fn wait(&self) -> String {
+    pub(crate) fn wait(&self) -> String {
         format!("/wait{}/open", self.0.path().display())
     }
 
-    fn open(&self) {
+    pub(crate) fn open(&self) {
         std::fs::write(self.0.path().join("open"), "").unwrap();
     }
 }

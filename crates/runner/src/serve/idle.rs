@@ -1,0 +1,85 @@
+//! How long a client of HTTP/2 has asked nothing.
+//!
+//! What a client of HTTP/1.1 may take for its next request hyper counts; for HTTP/2 it would only ask whether the
+//! client is there, which the kernel does as well (`SO_KEEPALIVE`). One that is there and wants nothing keeps a
+//! descriptor and its buffers all the same.
+//!
+//! Whoever waits for the end of it sleeps once in that time: a request costs a look at the clock, and wakes nobody.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+
+/// The requests of one connection, as far as they are its client's sign of life.
+#[derive(Debug)]
+pub(super) struct Idle {
+    limit: Duration,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    /// How many are not answered to the end, or still inside the guest.
+    open: u32,
+    /// When the last of them was.
+    since: Instant,
+}
+
+/// A request of it.
+#[derive(Debug)]
+pub(crate) struct Asked(Arc<Idle>);
+
+// === impl Idle ===
+
+impl Idle {
+    pub(super) fn new(limit: Duration) -> Arc<Self> {
+        let state = State {
+            open: 0,
+            since: Instant::now(),
+        };
+        Arc::new(Self {
+            limit,
+            state: Mutex::new(state),
+        })
+    }
+
+    /// It is not idle before what is returned is dropped.
+    pub(super) fn asked(self: &Arc<Self>) -> Asked {
+        self.state().open += 1;
+        Asked(Arc::clone(self))
+    }
+
+    /// Returns when it was idle for so long, after this was called.
+    pub(super) async fn over(&self) {
+        let called = Instant::now();
+        loop {
+            let rest = self.limit.saturating_sub(self.idle(called));
+            if rest.is_zero() {
+                return;
+            }
+            sleep(rest).await;
+        }
+    }
+
+    /// For how long nothing is open, at most since then.
+    fn idle(&self, then: Instant) -> Duration {
+        let state = self.state();
+        if state.open > 0 {
+            return Duration::ZERO;
+        }
+        state.since.max(then).elapsed()
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Asked {
+    fn drop(&mut self) {
+        let mut state = self.0.state();
+        state.open -= 1;
+        state.since = Instant::now();
+    }
+}
