@@ -5,7 +5,7 @@
 //! | 0–255 | the guest said so (`proc_exit`, `exit-with-code`); 1 if all it said was "not well" |
 //! | 0 | a server that was told to stop, when its last request is answered |
 //! | 125 | the runner itself could not work; never the guest's fault |
-//! | 126 | the module could not be started: wrong kind, an import that nothing provides |
+//! | 126 | the module could not be started: wrong kind, an import that nothing provides, no room for it |
 //! | 130, 131, 143 | ended by INT, QUIT or TERM; of a server: before its requests were done |
 //! | 134 | it trapped, as a native program that aborts |
 
@@ -15,7 +15,7 @@ use std::process::ExitCode;
 use wasmtime::{Trap, WasmBacktrace};
 use wasmtime_wasi::I32Exit;
 
-use crate::tally;
+use crate::{room, tally};
 
 /// How a guest ended.
 #[derive(Debug)]
@@ -40,11 +40,15 @@ impl End {
     pub(crate) fn of(error: &wasmtime::Error) -> Self {
         match error.downcast_ref::<I32Exit>() {
             Some(I32Exit(code)) => Self::Exit(low_byte(*code)),
-            None => {
-                let words = words(error);
-                tally::trap(&words);
-                Self::Trap(words)
-            }
+            None => match room::wanting(error) {
+                // Its stack, which is made when it is called.
+                Some(words) => Self::Unstarted(words),
+                None => {
+                    let words = words(error);
+                    tally::trap(&words);
+                    Self::Trap(words)
+                }
+            },
         }
     }
 
@@ -55,7 +59,7 @@ impl End {
         if error.is::<Trap>() || error.is::<I32Exit>() {
             Self::of(error)
         } else {
-            Self::Unstarted(format!("{error:#}"))
+            Self::Unstarted(room::wanting(error).unwrap_or_else(|| format!("{error:#}")))
         }
     }
 
@@ -83,7 +87,7 @@ impl End {
 pub(crate) fn words(error: &wasmtime::Error) -> String {
     let mut text = match error.downcast_ref::<Trap>() {
         Some(trap) => trap.to_string(),
-        None => error.root_cause().to_string(),
+        None => room::wanting(error).unwrap_or_else(|| error.root_cause().to_string()),
     };
     if let Some(backtrace) = error.downcast_ref::<WasmBacktrace>() {
         text.push('\n');

@@ -21,6 +21,7 @@
 //! | `imports.rs` | what components can be linked with |
 //! | `limits.rs` | growing memory past the container's limit |
 //! | `cgroup.rs` | what that limit is, and what is in use of it |
+//! | `room.rs` | what if the process's own limits leave no room for the guest |
 //! | `threads.rs` | how many threads there are for a guest, and what if there are none |
 //! | `walls.rs` | what the process takes from itself |
 //! | `rest.rs` | what only starting needed |
@@ -43,6 +44,7 @@ mod preview0;
 mod preview1;
 mod preview3;
 mod rest;
+mod room;
 mod serve;
 mod signals;
 mod tally;

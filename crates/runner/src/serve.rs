@@ -109,6 +109,9 @@ pub(crate) fn run(
             Ok(told) => told,
             Err(error) => return End::Unfit(error.to_string()),
         };
+        if let Err(why) = requests.have_room().await {
+            return End::Unstarted(why);
+        }
         match Listener::open(handoff, listeners) {
             Ok(listener) => serve(listener, requests, handoff, signals, told).await,
             Err(end) => end,

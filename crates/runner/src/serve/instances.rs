@@ -2,10 +2,12 @@
 
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use duet_wasm::{Handoff, Inherited, Preview, server_config};
 use http::Request;
 use hyper::body::Incoming;
+use tokio::time::timeout;
 use wasmtime::component::Component;
 use wasmtime::{Config, Engine, PoolingAllocationConfig, ResourcesRequired, Store};
 use wasmtime_wasi::filesystem::WasiFilesystemCtx;
@@ -16,6 +18,7 @@ use wasmtime_wasi_http::p2::bindings::{Proxy, ProxyPre};
 use crate::guest::{Guest, STACK, files};
 use crate::imports::{exports, linker};
 use crate::preview3::{self, Service, ServicePre};
+use crate::room;
 use crate::serve::clock::{Clock, Inside};
 use crate::serve::log::Logs;
 use crate::serve::requests::{About, Sender};
@@ -27,6 +30,9 @@ const DEPARTING: usize = 16;
 /// In how many places a guest of preview 3 can wait at the same time without giving its stack back: 8 on the
 /// average. Most never do; each of the others is one of its calls.
 const WAITING: u32 = 8;
+
+/// How long making an instance for nobody may take: a second. A guest may do what it likes then.
+const TRIAL: Duration = Duration::from_secs(1);
 
 /// Makes instances, and keeps those that may serve again.
 pub(crate) struct Instances {
@@ -79,6 +85,20 @@ impl Instances {
             clock: Clock::new(engine, told, handoff.http.drain),
             idle: Mutex::default(),
         })
+    }
+
+    /// Whether there is room for one, where a limit may be in the way: or else each client would be told, and not
+    /// who started this.
+    pub(crate) async fn have_room(&self) -> Result<(), String> {
+        if !room::is_limited() {
+            return Ok(());
+        }
+        let _ticking = self.ticking();
+        match timeout(TRIAL, self.make(0)).await {
+            Ok(Err(error)) => room::wanting(&error).map_or(Ok(()), Err),
+            // Whatever else it does when it is made, it does for requests.
+            Ok(Ok(_)) | Err(_) => Ok(()),
+        }
     }
 
     /// Has the clock tick until what is returned is dropped.
@@ -190,8 +210,8 @@ pub(crate) fn load(
 ) -> wasmtime::Result<Component> {
     let load = |config: &Config| inherited.component(&Engine::new(config)?);
     let single = || load(server_config(preview).async_stack_size(STACK));
-    // A container with a limit on its address space cannot have a pool, nor can a component of which
-    // nobody knows what it needs: they do with single allocations.
+    // A container with a limit on its address space may have no room for a pool, nor has a component of which
+    // nobody knows what it needs: they do with single allocations, as many as there is room for then.
     match needs {
         Some(needs) => load(
             server_config(preview)

@@ -98,6 +98,11 @@ impl Requests {
         })
     }
 
+    /// Whether there is room for an instance, or why not.
+    pub(crate) async fn have_room(&self) -> Result<(), String> {
+        self.instances.have_room().await
+    }
+
     /// Answers one request, whatever the guest does: with 400 one that is not for anybody.
     pub(crate) async fn answer(
         self: Arc<Self>,

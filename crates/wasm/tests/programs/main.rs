@@ -17,6 +17,7 @@ mod memory;
 mod network;
 mod preview3;
 mod refusals;
+mod room;
 mod servers;
 mod sockets;
 mod walls;

@@ -1,0 +1,36 @@
+//! Limits of the process itself that leave no room for a guest.
+
+use crate::harness::{Guest, free_port, root};
+
+#[test]
+fn a_limit_that_leaves_no_room_for_a_guest_is_named_at_its_start() {
+    if !root() {
+        return;
+    }
+    // In KiB. What is a memory's own address space is 4 GiB and what lies behind it.
+    for (ulimit, words) in [
+        (
+            "ulimit -v 4000000",
+            "no room for the guest: RLIMIT_AS is 4096000000 (each memory of a guest takes 4160 MiB",
+        ),
+        (
+            "ulimit -d 1000",
+            "no room for the guest: RLIMIT_DATA is 1024000 (a guest's memories and stacks count",
+        ),
+    ] {
+        let address = Some(format!("127.0.0.1:{}", free_port()));
+        for guest in [
+            Guest::of_the_scenarios("probe.wasm").args(["grow", "1"]),
+            Guest::named("probe-p2.wasm").args(["args"]),
+            Guest::named("server.wasm").http(|http| http.address = address),
+        ] {
+            let ended = guest.ulimit(ulimit).run();
+            let expected = format!("/guest.wasm: {words}");
+            assert!(
+                ended.code == 126 && ended.stderr.starts_with(&expected),
+                "{ulimit}: {ended:?}"
+            );
+            assert_eq!(ended.told.traps, 0, "{ended:?}");
+        }
+    }
+}
