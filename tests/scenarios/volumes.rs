@@ -66,6 +66,9 @@ fn a_token_is_where_kubernetes_mounts_it_whatever_the_images_links_are() {
     }
     let written = probe(&node, &mounts, &[], &["write", &token, "mine"]);
     refused(&written, READ_ONLY);
+    let memory = ["type=tmpfs,src=tmpfs,dst=/var/run/scratch,options=size=64k".to_owned()];
+    let job = ["write", "/var/run/scratch/new", "text"];
+    let _written = probe(&node, &memory, &[], &job).ok();
 }
 
 #[test]

@@ -8,8 +8,9 @@
 
 use std::fs::File;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use duet_linux::{file, kernel};
 use duet_plan::Program;
@@ -199,6 +200,9 @@ fn entrypoint(
 /// `ENOENT`.
 const ENOENT: i32 = 2;
 
+/// `ELOOP`.
+const ELOOP: i32 = 40;
+
 /// The absolute paths that `args[0]` may mean, in order.
 fn candidates(process: &Process) -> Vec<String> {
     let name = process.args.first().map_or("", String::as_str);
@@ -221,8 +225,53 @@ fn candidates(process: &Process) -> Vec<String> {
 }
 
 /// Opens a path of the container on the host: in the bind mount that covers it, or in the root
-/// filesystem. Nothing leads out of either.
+/// filesystem. Nothing leads out of these.
 fn open(spec: &Container, path: &Path) -> io::Result<File> {
+    match at(spec, path).and_then(|(root, rest)| file::open_without_links(root, &rest)) {
+        Err(error) if error.raw_os_error() == Some(ELOOP) => {
+            let (root, rest) = at(spec, &without_links(spec, path)?)?;
+            file::open_without_links(root, &rest)
+        }
+        opened => opened,
+    }
+}
+
+/// The same place by a path without links, as the container would walk it: one of the image's may lead
+/// into a volume, and one of a volume's out of it.
+fn without_links(spec: &Container, path: &Path) -> io::Result<PathBuf> {
+    let mut walked = PathBuf::from("/");
+    let mut left = path.to_owned();
+    // As many as the kernel follows.
+    for _ in 0..=40 {
+        let mut names = left.components();
+        let link = loop {
+            match names.next() {
+                None => return Ok(walked),
+                Some(Component::ParentDir) => {
+                    walked.pop();
+                }
+                Some(Component::Normal(name)) => {
+                    let place = walked.join(name);
+                    let (root, rest) = at(spec, &place)?;
+                    match file::link_in_root(root, &rest)? {
+                        Some(target) => break target,
+                        None => walked = place,
+                    }
+                }
+                Some(Component::RootDir | Component::CurDir | Component::Prefix(_)) => {}
+            }
+        };
+        if link.is_absolute() {
+            walked = "/".into();
+        }
+        left = link.join(names.as_path());
+    }
+    Err(io::Error::from_raw_os_error(ELOOP))
+}
+
+/// Where a path of the container is on the host, if there is no link on it: what it is in, and the way
+/// from there, empty for a file that is mounted.
+fn at(spec: &Container, path: &Path) -> io::Result<(OwnedFd, PathBuf)> {
     let covering = spec
         .mounts
         .iter()
@@ -235,10 +284,6 @@ fn open(spec: &Container, path: &Path) -> io::Result<File> {
         Some((_, mount)) => match &mount.kind {
             MountKind::Bind { source, .. } => {
                 let rest = path.strip_prefix(&mount.destination).unwrap_or(path);
-                if rest.as_os_str().is_empty() {
-                    // The mount is the file itself.
-                    return file::open_in_root(file::place(Path::new("/"))?, source);
-                }
                 (source.as_path(), rest)
             }
             // A new file system holds no program.
@@ -247,7 +292,9 @@ fn open(spec: &Container, path: &Path) -> io::Result<File> {
             }
         },
     };
-    file::open_in_root(file::place(root)?, rest)
+    // Without the slash in front, a root itself is an empty way.
+    let rest = rest.strip_prefix("/").unwrap_or(rest);
+    Ok((file::place(root)?, rest.to_owned()))
 }
 
 #[cfg(test)]

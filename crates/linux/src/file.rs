@@ -1,12 +1,14 @@
 //! Files below a directory that is not ours.
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
-use std::path::Path;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{
-    AtFlags, FileType, Mode, OFlags, ResolveFlags, StatxFlags, fstat, openat2, statx,
+    AtFlags, FileType, Mode, OFlags, ResolveFlags, StatxFlags, fstat, openat2, readlinkat, statx,
 };
 use rustix::io::Errno;
 
@@ -31,9 +33,45 @@ pub fn place(path: &Path) -> io::Result<OwnedFd> {
 ///
 /// The kernel's, and `InvalidInput` for what is no regular file.
 pub fn open_in_root(root: impl AsFd, path: &Path) -> io::Result<File> {
-    let flags = OFlags::PATH | OFlags::CLOEXEC;
-    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+    open_regular(root, path, ResolveFlags::NO_MAGICLINKS)
+}
+
+/// As [`open_in_root`], following no link. An empty path is `root` itself.
+///
+/// # Errors
+///
+/// As there, and `ELOOP` where there is a link.
+pub fn open_without_links(root: impl AsFd, path: &Path) -> io::Result<File> {
+    open_regular(root, path, ResolveFlags::NO_SYMLINKS)
+}
+
+/// Where a link leads, by its text; nothing if what is there is no link.
+///
+/// # Errors
+///
+/// The kernel's, and `ELOOP` for a link on the way.
+pub fn link_in_root(root: impl AsFd, path: &Path) -> io::Result<Option<PathBuf>> {
+    if path.as_os_str().is_empty() {
+        return Ok(None);
+    }
+    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_SYMLINKS;
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let place = openat2(root, path, flags, Mode::empty(), resolve)?;
+    if FileType::from_raw_mode(fstat(&place)?.st_mode) != FileType::Symlink {
+        return Ok(None);
+    }
+    let target = readlinkat(place, "", Vec::new())?;
+    Ok(Some(OsStr::from_bytes(target.as_bytes()).into()))
+}
+
+fn open_regular(root: impl AsFd, path: &Path, how: ResolveFlags) -> io::Result<File> {
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    let resolve = ResolveFlags::IN_ROOT | how;
+    let place = if path.as_os_str().is_empty() {
+        root.as_fd().try_clone_to_owned()?
+    } else {
+        openat2(root, path, flags, Mode::empty(), resolve)?
+    };
     if FileType::from_raw_mode(fstat(&place)?.st_mode) != FileType::RegularFile {
         return Err(io::ErrorKind::InvalidInput.into());
     }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use duet_plan::Facts;
 use duet_spec::annotations::{Options, Timeout};
-use duet_spec::{MountKind, Process};
+use duet_spec::{Mount, MountKind, Process};
 use duet_wasm::{Format, Handoff, Http, Preview, Tally};
 
 use super::Linux;
@@ -103,13 +103,17 @@ impl Linux {
 }
 
 impl Linux {
-    /// Where the spec has something of the host's mounted.
+    /// Where the spec has something mounted that a guest sees.
     fn volumes(&self) -> Vec<String> {
-        let mounts = self.spec.mounts.iter();
-        mounts
-            .filter(|mount| matches!(mount.kind, MountKind::Bind { .. }))
-            .map(|mount| mount.destination.clone())
-            .collect()
+        let seen = |mount: &&Mount| match &mount.kind {
+            MountKind::Bind { .. } => true,
+            MountKind::Filesystem { fstype, .. } => {
+                fstype == "tmpfs" && mount.destination != "/dev"
+            }
+            MountKind::Cgroup { .. } => false,
+        };
+        let mounts = self.spec.mounts.iter().filter(seen);
+        mounts.map(|mount| mount.destination.clone()).collect()
     }
 }
 

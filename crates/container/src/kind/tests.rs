@@ -28,7 +28,7 @@ impl Rig {
         fs::write(path, bytes).unwrap();
     }
 
-    fn decide(&self, arg: &str, annotations: &str) -> Result<(Kind, &'static str), WasmError> {
+    fn spec(&self, arg: &str, annotations: &str) -> Container {
         let volume = self.dir.path().join("volume");
         let json = format!(
             r#"{{"ociVersion":"1.1.0","root":{{"path":"rootfs"}},
@@ -40,14 +40,15 @@ impl Rig {
             "linux":{{"namespaces":[{{"type":"mount"}}]}}}}"#,
             volume.display()
         );
+        Container::parse(self.dir.path(), json.as_bytes()).unwrap()
+    }
+
+    fn decide(&self, arg: &str, annotations: &str) -> Result<(Kind, &'static str), WasmError> {
         let layer = || match fs::File::open(self.dir.path().join("layer")) {
             Ok(layer) => Ok(Some(layer)),
             Err(_) => Ok(None),
         };
-        decide(
-            &Container::parse(self.dir.path(), json.as_bytes()).unwrap(),
-            layer,
-        )
+        decide(&self.spec(arg, annotations), layer)
     }
 
     fn kind(&self, arg: &str, annotations: &str) -> (&'static str, &'static str) {
@@ -167,4 +168,33 @@ fn what_is_in_no_file_may_be_a_layer() {
     assert_eq!(rig.kind("server", crun), ("component", "layer"));
     let native = r#""io.containerd.duet.v1.handler":"native""#;
     assert_eq!(rig.kind("server", native).0, "native");
+}
+
+#[test]
+fn links_lead_where_they_lead_in_the_container() {
+    let rig = Rig::new();
+    let link = |target: &str, at: &str| {
+        std::os::unix::fs::symlink(target, rig.dir.path().join(at)).unwrap();
+    };
+    // Behind the volume, where nobody sees it.
+    rig.write("rootfs/data/late.wasm", b"\x7fELF");
+    link("/data", "rootfs/into");
+    link("../into/./late.wasm", "rootfs/usr/late");
+    link("/app.wasm", "volume/out.wasm");
+    link("../../../usr/bin/../../app.wasm", "volume/up.wasm");
+    link("/proc/self/root/app.wasm", "volume/made-up.wasm");
+    link("round.wasm", "volume/round.wasm");
+    for (arg, kind) in [
+        ("/into/late.wasm", "component"),
+        ("/usr/late", "component"),
+        ("/data/out.wasm", "module"),
+        ("/into/up.wasm", "module"),
+    ] {
+        assert_eq!(rig.kind(arg, ""), (kind, "bytes"), "{arg}");
+    }
+    for (arg, errno) in [("/data/round.wasm", 40), ("/data/made-up.wasm", ENOENT)] {
+        let spec = rig.spec(arg, "");
+        let error = open(&spec, Path::new(arg)).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(errno), "{arg}");
+    }
 }
