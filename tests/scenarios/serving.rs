@@ -3,13 +3,15 @@
 use std::fs;
 use std::io::{self, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
+use std::path::Path;
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use duet_tests::cri::Wish;
 use duet_tests::ctr::Task;
-use duet_tests::{Node, image, leaks, wait};
+use duet_tests::{Node, command, image, leaks, wait};
 
 const POD: &str = "io.containerd.duet.v1.pod=serving";
 
@@ -98,7 +100,12 @@ fn get(port: u16, path: &str) -> io::Result<String> {
 
 /// Asks a path of the server, and tells what busybox's wget says.
 fn ask(client: &Task<'_>, path: &str) -> (i32, String) {
-    let url = format!("http://127.0.0.1:8080{path}");
+    ask_at(client, "127.0.0.1", path)
+}
+
+/// As [`ask`], at this address of the pod.
+fn ask_at(client: &Task<'_>, address: &str, path: &str) -> (i32, String) {
+    let url = format!("http://{address}:8080{path}");
     let answer = client.exec(&[], &["/bin/wget", "-q", "-O", "-", &url]);
     (answer.code, answer.stdout + &answer.stderr)
 }
@@ -150,6 +157,58 @@ fn the_limits_of_a_server_are_those_of_its_annotations() {
         assert!(ended.stderr.contains(words), "{words}: {ended:?}");
     }
     client.end();
+}
+
+/// To be asked for by number: `EAFNOSUPPORT` for a socket of `AF_INET6`, as from a kernel without IPv6.
+const WITHOUT_IPV6: &str = r#"{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{
+    "names": ["socket"], "action": "SCMP_ACT_ERRNO", "errnoRet": 97,
+    "args": [{"index": 0, "value": 10, "op": "SCMP_CMP_EQ"}]}]}"#;
+
+#[test]
+fn where_nobody_says_where_a_server_is_reached_by_every_address_of_the_pod() {
+    let Some(node) = Node::enter_with_duet() else {
+        return;
+    };
+    let profile = node.scratch().join("without-ipv6.json");
+    fs::write(&profile, WITHOUT_IPV6).expect("our own folder");
+    let profile = profile.display().to_string();
+    // Whether it is reached by IPv6, too, in a pod of its own whose network `first` has changed.
+    let reached = |name: &str, first: &str, options: &[&str]| {
+        let pod = format!("io.containerd.duet.v1.pod={name}");
+        let mut client = node
+            .container(&format!("client-{name}"))
+            .with(&["--annotation", &pod])
+            .script("echo ready; exec sleep 1000")
+            .start();
+        client.says("ready");
+        let network = format!("--net=/proc/{}/ns/net", client.pid());
+        let _said = command::run(Command::new("nsenter").args([&network, "sh", "-c", first])).ok();
+        let server = node
+            .container(name)
+            .image(image::GUESTS)
+            .with(&["--annotation", &pod, "--annotation", KEPT])
+            .with(options)
+            .args(&["/server.wasm"])
+            .start();
+        wait::until("the component to answer", || {
+            (ask(&client, "/").0 == 0).then_some(())
+        });
+        let by_ipv6 = ask_at(&client, "[::1]", "/").0 == 0;
+        server.kill("SIGTERM");
+        let ended = server.wait();
+        // Nor has the pod refused its listener.
+        assert_eq!((ended.code, ended.stderr.as_str()), (0, ""), "{name}");
+        client.end();
+        by_ipv6
+    };
+    let has_ipv6 = Path::new("/proc/net/if_inet6").exists();
+    assert_eq!(reached("both", "true", &[]), has_ipv6);
+    if has_ipv6 {
+        let off = "echo 1 > /proc/sys/net/ipv6/conf/all/disable_ipv6";
+        assert!(!reached("off", off, &[]));
+    }
+    let without = ["--seccomp", "--seccomp-profile", &profile];
+    assert!(!reached("none", "true", &without));
 }
 
 #[test]
@@ -248,8 +307,11 @@ fn a_server_that_is_replaced_loses_nobody_who_connects() {
     assert_eq!(stderr, "");
     // The pod ends, and the listener with it.
     anchor.end();
-    let refused = wait::until("the listener to be closed", || get(port, "/").err());
-    assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
+    wait::until("the listener to be closed", || {
+        // Who came just before was at the door, and is reset.
+        let error = get(port, "/").err()?;
+        (error.kind() == io::ErrorKind::ConnectionRefused).then_some(())
+    });
 }
 
 /// Who answers a request that is sent as soon as its connection is there. One that this busy machine held up is asked
@@ -268,13 +330,15 @@ fn ask_in_time(port: u16) -> String {
 
 /// The sockets that listen in the network of a process, by number.
 fn listening(pid: i32) -> Vec<String> {
-    let table = fs::read_to_string(format!("/proc/{pid}/net/tcp")).expect("it runs");
+    let tables = ["tcp", "tcp6"]
+        .map(|table| fs::read_to_string(format!("/proc/{pid}/net/{table}")).expect("it runs"));
     let row = |line: &str| {
         let columns: Vec<_> = line.split_whitespace().collect();
         // TCP_LISTEN, and the inode.
         (columns[3] == "0A").then(|| format!("socket:[{}]", columns[9]))
     };
-    table.lines().skip(1).filter_map(row).collect()
+    let rows = tables.iter().flat_map(|table| table.lines().skip(1));
+    rows.filter_map(row).collect()
 }
 
 /// Whether a process has this socket open.

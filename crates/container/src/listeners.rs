@@ -60,6 +60,8 @@ struct Place {
     /// namespace.
     network: (u64, u64),
     address: SocketAddr,
+    /// Where instead if the network has no IPv6.
+    without_ipv6: Option<SocketAddr>,
 }
 
 /// A server's way to the listeners of its pod, before it is born.
@@ -68,6 +70,7 @@ pub(crate) struct Way {
     ours: OwnedFd,
     theirs: OwnedFd,
     address: SocketAddr,
+    without_ipv6: Option<SocketAddr>,
 }
 
 // === impl Way ===
@@ -79,8 +82,9 @@ impl Way {
     ///
     /// When there is no descriptor left, or no port is named.
     pub(crate) fn open(handoff: &Handoff) -> Result<Option<Self>, Error> {
-        let (address, _) = handoff.serves_at();
-        let address = match address.parse::<SocketAddr>() {
+        let serves = handoff.serves_at();
+        let without_ipv6 = serves.without_ipv6.and_then(|address| address.parse().ok());
+        let address = match serves.address.parse::<SocketAddr>() {
             Ok(address) if address.port() == 0 => {
                 return Err(Error::Invalid {
                     field: "annotations.io.containerd.duet.v1.http.listener",
@@ -100,6 +104,7 @@ impl Way {
             ours,
             theirs,
             address,
+            without_ipv6,
         }))
     }
 }
@@ -121,13 +126,18 @@ impl Listeners {
             ours,
             theirs,
             address,
+            without_ipv6,
         } = way;
         // Its own end is the last one: without it, ours is closed.
         drop(theirs);
         let (this, id) = (Arc::clone(self), container.to_owned());
         let begun = fs::metadata(format!("/proc/{pid}/ns/net")).and_then(|network| {
             let network = (network.dev(), network.ino());
-            let place = Place { network, address };
+            let place = Place {
+                network,
+                address,
+                without_ipv6,
+            };
             let thread = thread::Builder::new().name("duet-listener".into());
             thread.stack_size(STACK).spawn(move || {
                 if let Err(error) = this.serve(&ours, place) {
@@ -193,7 +203,7 @@ impl Listeners {
     /// When it is no listening TCP socket at this place.
     fn keep(&self, listener: OwnedFd, place: Place) -> io::Result<bool> {
         let bound = listens(&listener)?;
-        if bound != place.address {
+        if bound != place.address && Some(bound) != place.without_ipv6 {
             let why = format!(
                 "a listener of {bound} where {} was asked for",
                 place.address
@@ -273,8 +283,11 @@ mod tests {
         fn in_network(listeners: &Arc<Listeners>, address: SocketAddr, network: u64) -> Self {
             let (ours, channel) = pair().unwrap();
             let this = Arc::clone(listeners);
-            let network = (0, network);
-            let place = Place { network, address };
+            let place = Place {
+                network: (0, network),
+                address,
+                without_ipv6: Some(SocketAddr::from(([127, 0, 0, 2], address.port()))),
+            };
             let thread = thread::spawn(move || this.serve(&ours, place));
             Self { channel, thread }
         }
@@ -366,6 +379,17 @@ mod tests {
         let (listener, address) = &others[0];
         rustix::net::shutdown(listener, rustix::net::Shutdown::Both).unwrap();
         assert!(Server::of(&listeners, *address).find().is_none());
+    }
+
+    #[test]
+    fn where_there_is_no_ipv6_a_listener_is_kept_at_the_other_address() {
+        let listeners = Arc::default();
+        let instead = TcpListener::bind("127.0.0.2:0").unwrap();
+        let port = instead.local_addr().unwrap().port();
+        let address = SocketAddr::from(([127, 0, 0, 1], port));
+        assert_eq!(Server::of(&listeners, address).keep(&instead), Some(true));
+        let found = Server::of(&listeners, address).find().unwrap();
+        assert_eq!(found.local_addr().unwrap(), instead.local_addr().unwrap());
     }
 
     #[test]

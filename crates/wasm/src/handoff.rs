@@ -77,6 +77,17 @@ pub struct Http {
     pub pod_listener: bool,
 }
 
+/// Where an http component serves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ServesAt<'a> {
+    /// The address and the port, if they are any.
+    pub address: &'a str,
+    /// What to do with instead where there is no IPv6.
+    pub without_ipv6: Option<&'static str>,
+    /// Who says so.
+    pub by: &'a str,
+}
+
 // === impl Handoff ===
 
 impl Handoff {
@@ -109,12 +120,23 @@ impl Handoff {
 
     /// Where to serve, and who says so: the annotation, else the environment, else [`Http::ADDRESS`].
     #[must_use]
-    pub fn serves_at(&self) -> (&str, &str) {
+    pub fn serves_at(&self) -> ServesAt<'_> {
         let variable = self.variables().find(|(name, _)| *name == Http::VARIABLE);
-        match (&self.http.address, variable) {
-            (Some(address), _) => (address, "io.containerd.duet.v1.http.listen"),
+        let (address, by) = match (&self.http.address, variable) {
+            (Some(address), _) => (address.as_str(), "io.containerd.duet.v1.http.listen"),
             (None, Some((name, address))) => (address, name),
-            (None, None) => (Http::ADDRESS, "the default"),
+            (None, None) => {
+                return ServesAt {
+                    address: Http::ADDRESS,
+                    without_ipv6: Some(Http::WITHOUT_IPV6),
+                    by: "the default",
+                };
+            }
+        };
+        ServesAt {
+            address,
+            without_ipv6: None,
+            by,
         }
     }
 
@@ -129,8 +151,10 @@ impl Handoff {
 // === impl Http ===
 
 impl Http {
-    /// Where an http component listens if nobody says otherwise.
-    pub const ADDRESS: &str = "0.0.0.0:8080";
+    /// Where an http component listens if nobody says otherwise: at every address of the pod, of IPv4 too.
+    pub const ADDRESS: &str = "[::]:8080";
+    /// The same where there is no IPv6.
+    pub const WITHOUT_IPV6: &str = "0.0.0.0:8080";
     /// The variable of the guest's environment that says otherwise.
     pub const VARIABLE: &str = "DUET_HTTP_ADDR";
 }

@@ -49,7 +49,7 @@ pub use cache::{Cache, Compiled, Error, Key, Source};
 pub use detect::{Format, HEAD, detect};
 #[cfg(feature = "engine")]
 pub use engine::{engine_config, server_config};
-pub use handoff::{Handoff, Http};
+pub use handoff::{Handoff, Http, ServesAt};
 pub use preview::{PREVIEW3, Preview};
 pub use tally::{Tally, Told};
 pub use workshop::{Room, Workshop, enter_room};

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use duet_linux::channel::{Heard, Received, pass, receive};
 use duet_wasm::listeners::{FIND, KEEP, YES};
-use duet_wasm::{Handoff, Http};
+use duet_wasm::{Handoff, Http, ServesAt};
 use socket2::SockRef;
 use tokio::net::{TcpListener, TcpSocket};
 
@@ -54,24 +54,39 @@ impl Listener {
     /// Opens it where the annotation, else the guest's environment, else the default says; or takes over the one
     /// that the pod keeps there.
     pub(super) fn open(handoff: &Handoff, listeners: Option<OwnedFd>) -> Result<Self, End> {
-        let (address, by) = handoff.serves_at();
-        let parsed: SocketAddr = address.parse().map_err(|_| {
-            End::Unstarted(format!(
-                "{by} is {address:?}, expected an address such as {}",
-                Http::ADDRESS
-            ))
-        })?;
+        let ServesAt {
+            address,
+            without_ipv6,
+            by,
+        } = handoff.serves_at();
+        let parse = |address: &str| {
+            address.parse().map_err(|_| {
+                End::Unstarted(format!(
+                    "{by} is {address:?}, expected an address such as {}",
+                    Http::WITHOUT_IPV6
+                ))
+            })
+        };
+        let parsed = parse(address)?;
+        let without_ipv6 = without_ipv6.map(parse).transpose()?;
+        let listen = || match (listen(parsed), without_ipv6) {
+            // Where there is a server already, there is IPv6, or nobody needs it.
+            (Err(error), Some(instead)) if error.kind() != io::ErrorKind::AddrInUse => {
+                listen(instead)
+            }
+            (listening, _) => listening,
+        };
         let failed = |what: &str, error: &io::Error| {
             End::Unstarted(format!("cannot {what} {address} ({by}): {error}"))
         };
         let Some(pod) = listeners.map(Pod) else {
-            let socket = listen(parsed).map_err(|error| failed("listen on", &error))?;
+            let socket = listen().map_err(|error| failed("listen on", &error))?;
             let then = Then::Close;
             return Ok(Self { socket, then });
         };
         let mut left = QUESTIONS;
         loop {
-            let error = match listen(parsed) {
+            let error = match listen() {
                 Ok(socket) => {
                     let then = pod.keep(&socket, address, &handoff.name);
                     return Ok(Self { socket, then });
@@ -94,10 +109,13 @@ impl Listener {
 
 fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = if address.is_ipv4() {
-        TcpSocket::new_v4()
+        TcpSocket::new_v4()?
     } else {
-        TcpSocket::new_v6()
-    }?;
+        let socket = TcpSocket::new_v6()?;
+        // `[::]` is every address, whatever the network says of it (`net.ipv6.bindv6only`).
+        SockRef::from(&socket).set_only_v6(false)?;
+        socket
+    };
     // A container that is started again finds its predecessor's connections in TIME_WAIT.
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
