@@ -93,7 +93,10 @@ impl store::Host for Guest {
 
 impl store::HostBucket for Guest {
     fn get(&mut self, _: Resource<Bucket>, key: String) -> Answer<Option<Vec<u8>>> {
-        Ok(shelf().get(&key).map(<[u8]>::to_vec))
+        let shelf = shelf();
+        let value = shelf.get(&key);
+        shelf::fits(value)?;
+        Ok(value.map(<[u8]>::to_vec))
     }
 
     fn set(&mut self, _: Resource<Bucket>, key: String, value: Vec<u8>) -> Answer<()> {

@@ -12,6 +12,9 @@ const LIMIT: u64 = 64 << 20;
 /// What an entry takes besides its key and value: its places in two maps, and the allocator's share.
 const ENTRY: u64 = 160;
 
+/// Copies of less are not worth asking the container's limit about: 64 KiB.
+const SMALL: u64 = 64 << 10;
+
 /// Keys and values.
 pub(super) struct Shelf {
     entries: BTreeMap<Arc<str>, Entry>,
@@ -103,11 +106,21 @@ impl Shelf {
     }
 }
 
-/// Whether so many copies of values are made at once. The guest takes them over, and its own memory is counted.
+/// Whether so many copies of values are made at once.
+///
+/// They are not counted longer: the guest takes them over, and what its own memory grows by for them has to fit beside
+/// them, which the cgroup counts.
 pub(super) fn fits<'a>(values: impl IntoIterator<Item = &'a [u8]>) -> Result<(), Full> {
     let sizes = values.into_iter().map(|value| size(value.len()));
-    if sizes.fold(0, u64::saturating_add) > LIMIT {
+    let copies = sizes.fold(0, u64::saturating_add);
+    if copies > LIMIT {
         return Err(Full::Store);
+    }
+    if copies > SMALL {
+        if !limits::take(copies, "copies of values") {
+            return Err(Full::Container);
+        }
+        limits::give_back(copies);
     }
     Ok(())
 }

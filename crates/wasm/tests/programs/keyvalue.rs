@@ -86,4 +86,14 @@ fn what_does_not_fit_is_refused_and_the_rest_stays() {
         "{refused}"
     );
     assert_eq!(limited.get("/count").1, "1");
+    // Nor is what is kept copied where there is no room for a copy.
+    let full = format!(
+        "Error::Other({:?})",
+        "the container's memory limit leaves no room for it"
+    );
+    assert_eq!(limited.get("/copies/a/1").1, full);
+    std::fs::write(&limit, "67108864\n").unwrap();
+    assert_eq!(limited.get("/copies/a/1").1, "1 copies");
+    assert_eq!(limited.get("/copies/a/7").1, "7 copies");
+    assert_eq!(limited.get("/copies/a/13").1, full);
 }

@@ -29,6 +29,7 @@ impl wasi::exports::http::incoming_handler::Guest for Server {
             ["fill", key, size] => open()
                 .and_then(|bucket| bucket.set(key, &vec![1; size.parse().unwrap()]))
                 .map(|()| "kept".to_owned()),
+            ["copies", key, count] => open().and_then(|bucket| copies(bucket, key, count.parse().unwrap())),
             ["every", "store"] => open().and_then(every_store),
             ["every", "atomics"] => open().and_then(every_atomics),
             ["every", "batch"] => open().and_then(every_batch),
@@ -48,6 +49,12 @@ impl wasi::exports::http::incoming_handler::Guest for Server {
 
 fn open() -> Result<Bucket, Error> {
     store::open("default")
+}
+
+/// Asks for one value so many times at once.
+fn copies(bucket: Bucket, key: &str, count: usize) -> Result<String, Error> {
+    let answer = batch::get_many(&bucket, &vec![key.to_owned(); count])?;
+    Ok(format!("{} copies", answer.iter().flatten().count()))
 }
 
 /// Every function of `store`, with each answer.
