@@ -7,10 +7,12 @@
 //! Others may be in the container, and files that are in memory only. The kernel counts what they have touched, and
 //! this process what its guest was promised: a growth has to fit beside either.
 
+use std::mem;
 use std::os::fd::OwnedFd;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
+use rustix::io::Errno;
 use wasmtime::{ResourceLimiter, ResourcesRequired};
 
 use crate::cgroup::Memory;
@@ -135,6 +137,8 @@ pub(crate) fn give_back(bytes: u64) {
 #[derive(Debug)]
 pub(crate) struct Limiter {
     held: u64,
+    /// What the last growth was granted.
+    last: u64,
     /// How many of its memories and tables are still to be made.
     unborn: u32,
 }
@@ -168,6 +172,7 @@ impl Limiter {
     pub(crate) fn new() -> Self {
         Self {
             held: 0,
+            last: 0,
             unborn: BORN.load(Ordering::Relaxed),
         }
     }
@@ -189,7 +194,20 @@ impl Limiter {
             return false;
         }
         self.held = self.held.saturating_add(more);
+        self.last = more;
         true
+    }
+
+    /// Takes back what was granted if the kernel then had no memory for it (`RLIMIT_DATA`, strict overcommit).
+    ///
+    /// wasmtime tells of other failures too, also of growths that it did not ask for; those are no errors of the
+    /// kernel's.
+    fn failed(&mut self, error: &wasmtime::Error) {
+        if error.chain().any(|cause| cause.is::<Errno>()) {
+            let last = mem::take(&mut self.last);
+            self.held = self.held.saturating_sub(last);
+            give_back(last);
+        }
     }
 }
 
@@ -207,6 +225,11 @@ impl ResourceLimiter for Limiter {
         maximum: Option<usize>,
     ) -> wasmtime::Result<bool> {
         Ok(self.grow(bytes(current), bytes(desired), maximum.map(bytes)))
+    }
+
+    fn memory_grow_failed(&mut self, error: wasmtime::Error) -> wasmtime::Result<()> {
+        self.failed(&error);
+        Ok(())
     }
 
     fn table_growing(

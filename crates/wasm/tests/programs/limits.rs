@@ -167,6 +167,28 @@ fn what_a_memory_or_a_table_cannot_have_is_not_counted() {
 }
 
 #[test]
+fn what_the_kernel_did_not_give_is_not_counted() {
+    if !root() {
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::write(directory.path().join("memory.max"), "67108864\n").unwrap();
+    // 48 MiB, of which the kernel gives none, again and again; then one.
+    let guest = Guest::wat(
+        r#"(module (memory 1)
+            (func (export "_start") (local $times i32)
+                (loop $again
+                    (if (i32.ne (memory.grow (i32.const 768)) (i32.const -1)) (then unreachable))
+                    (local.set $times (i32.add (local.get $times) (i32.const 1)))
+                    (br_if $again (i32.lt_u (local.get $times) (i32.const 9))))
+                (if (i32.eq (memory.grow (i32.const 16)) (i32.const -1)) (then unreachable))))"#,
+    );
+    let guest = guest.memory(directory.path()).ulimit("ulimit -d 40960");
+    let ended = guest.run();
+    assert_eq!((ended.code, ended.stderr.as_str()), (0, ""));
+}
+
+#[test]
 fn a_file_past_its_size_limit_is_an_error_and_not_the_end() {
     if !root() {
         return;
