@@ -28,6 +28,7 @@ test-needs := runc=/usr/sbin/runc strace=/usr/bin/strace bsdutils=/usr/bin/scrip
     libseccomp-dev=/usr/share/doc/libseccomp-dev
 bench-needs := wrk=/usr/bin/wrk
 vm-needs := qemu-system-x86=/usr/bin/qemu-system-x86_64
+others-needs := python3-venv=/usr/share/doc/python3-venv nodejs=/usr/bin/node npm=/usr/bin/npm
 
 # Installs those of $(1) whose file is missing.
 define install-missing
@@ -134,6 +135,17 @@ examples: build test-needs tests-built ## every pod of examples/, and duet run b
 vm: build test-needs vm-needs tests-built $(call suite,sid)/containerd ## the same births on cgroup v2 and under systemd, in emulated machines
 	$(call run-tests,vm,DUET_TEST_CONTAINERD=$(call suite,sid))
 
+# Not a part of `make test`: it fetches 300 MB, and half of its time goes into compiling what it has fetched.
+others := $(abspath $(target))/others
+
+.PHONY: others
+others: build test-needs tests-built $(others)/made ## programs of others, which pip and npm fetch: SQLite, CPython, resvg, and components in Python and JavaScript
+	$(call run-tests,others,DUET_TEST_OTHERS=$(others))
+
+$(others)/made: tests/others/make.sh $(wildcard tests/others/components/*) | others-needs
+	tests/others/make.sh $(others)
+	touch $@
+
 # Runs the test programs $(1) with the environment $(2), all of their tests or those of $(3).
 define run-tests
 $(SUDO) env DUET_TEST_REQUIRE=all DUET_BIN_DIR=$(bin) $(2) \
@@ -190,7 +202,7 @@ install: build ## copy the programs to PREFIX/bin
 uninstall: ## remove them again
 	rm -f $(addprefix $(DESTDIR)$(PREFIX)/bin/,$(programs) $(tools))
 
-.PHONY: build-needs demo-needs test-needs bench-needs vm-needs
+.PHONY: build-needs demo-needs test-needs bench-needs vm-needs others-needs
 build-needs:
 	@command -v $(CARGO) >/dev/null || { \
 	    echo 'cargo is not in PATH; Duet is built with Rust 1.95 or later, see https://rustup.rs' >&2; \
@@ -203,6 +215,8 @@ test-needs:
 	$(call install-missing,$(run-needs) $(demo-needs) $(test-needs))
 bench-needs:
 	$(call install-missing,$(bench-needs))
+others-needs:
+	$(call install-missing,$(others-needs))
 vm-needs:
 	$(call install-missing,$(vm-needs))
 	@# The kernel and systemd are unpacked from what the package lists offer now, not installed.

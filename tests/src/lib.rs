@@ -14,6 +14,7 @@
 //! | `DUET_TEST_SLOWNESS` | how many times longer everything may take, in an emulated machine; default 1 |
 //! | `DUET_TEST_CONTAINERD` | a folder with another `containerd` and `ctr`; default: those in `PATH` |
 //! | `DUET_TEST_UPGRADE` | folders with later releases of it, in order, for the test of upgrades |
+//! | `DUET_TEST_OTHERS` | a folder with what `tests/others/make.sh` brings: programs of others |
 //! | `DUET_TEST_CASES` | `all` (default) of the oracle's cases, or `cgroups`: those in which the version of cgroups shows |
 //! | `DUET_TEST_VM` | what is to run in the emulated machines instead of what always does; see `tests/vm` |
 //! | `DUET_TEST_REQUIRE` | what must not be skipped: `root`, `containerd`, ... or `all` |

@@ -64,6 +64,13 @@ impl Wish {
             .env("UPSTREAM", &upstream.to_string())
     }
 
+    /// Chooses another image.
+    #[must_use]
+    pub fn image(mut self, image: &str) -> Self {
+        image.clone_into(&mut self.image);
+        self
+    }
+
     /// Sets the program and its arguments.
     #[must_use]
     pub fn command(mut self, command: &[&str]) -> Self {
