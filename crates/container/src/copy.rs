@@ -7,13 +7,14 @@ use rustix::io::Errno;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
+use crate::drain::Copying;
 use crate::polled::polled;
 
 /// How much is read at once: 64 KiB, a FIFO's usual capacity, so that a full one empties in
 /// one turn.
 const CHUNK: usize = 64 * 1024;
 
-/// Copies until `from` ends or `to` is no longer read, and closes both.
+/// Copies until `from` ends or `to` is no longer read, and closes both. What was written is told.
 ///
 /// A FIFO is read only after it was reported ready. One that never had a writer is not, while
 /// `read` would answer 0 at once, as at the end.
@@ -22,7 +23,7 @@ const CHUNK: usize = 64 * 1024;
 ///
 /// The errno, unless it is one that means the end: `EPIPE` of the reader, `EIO` of a terminal
 /// that nobody has open.
-pub(crate) async fn copy(from: OwnedFd, to: OwnedFd) -> io::Result<()> {
+pub(crate) async fn copy(from: OwnedFd, to: OwnedFd, told: &Copying) -> io::Result<()> {
     let from = polled(from, Interest::READABLE)?;
     let to = Writer::new(to)?;
     let mut buffer = vec![0; CHUNK];
@@ -36,7 +37,7 @@ pub(crate) async fn copy(from: OwnedFd, to: OwnedFd) -> io::Result<()> {
             Ok(Err(error)) => return Err(error),
             Err(_would_block) => continue,
         };
-        match to.write_all(&buffer[..count]).await {
+        match to.write_all(&buffer[..count], told).await {
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(()),
             Err(error) if Errno::from_io_error(&error) == Some(Errno::IO) => return Ok(()),
             done => done?,
@@ -83,8 +84,8 @@ impl Writer {
         Ok(Writer::Polled(polled(fd, Interest::WRITABLE)?))
     }
 
-    /// Writes all of `bytes`, waiting for room.
-    pub(crate) async fn write_all(&self, mut bytes: &[u8]) -> io::Result<()> {
+    /// Writes all of `bytes`, waiting for room, and tells of each piece.
+    pub(crate) async fn write_all(&self, mut bytes: &[u8], told: &Copying) -> io::Result<()> {
         while !bytes.is_empty() {
             let written = match self {
                 Writer::Plain(file) => rustix::io::write(file, bytes).map_err(io::Error::from),
@@ -97,7 +98,10 @@ impl Writer {
                 }
             };
             match written {
-                Ok(count) => bytes = &bytes[count..],
+                Ok(count) => {
+                    bytes = &bytes[count..];
+                    told.moved();
+                }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }

@@ -187,13 +187,13 @@ impl Actor {
         let Some(mut process) = self.execs.remove(exec) else {
             return;
         };
-        process.io.release();
+        process.io.close_input();
         self.publish(Some(exec), process.pid, exit);
         process.stop(exit);
         self.execs.insert(exec.to_owned(), process);
     }
 
-    /// Forgets an exec that ended or never started, and answers when its loggers have finished.
+    /// Forgets an exec that ended or never started, and answers when its readers and loggers have finished.
     pub(crate) fn forget(&mut self, exec: &str, reply: Reply<Deleted>) {
         let forgotten = match self.execs.get(exec) {
             None => Err(Error::UnknownExec {
@@ -211,7 +211,7 @@ impl Actor {
             pid: process.pid,
             exit: process.exit().unwrap_or_else(Exit::never),
         };
-        if !process.io.has_loggers() {
+        if process.io.is_finished() {
             return answer(reply, Ok(deleted));
         }
         self.jobs.spawn(async move {

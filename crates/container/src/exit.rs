@@ -9,8 +9,8 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 use crate::children::Child;
+use crate::drain::Drain;
 use crate::error::Error;
-use crate::plumbing::Drain;
 use crate::polled::polled;
 use crate::words::Exit;
 
@@ -34,21 +34,22 @@ impl Watch {
     }
 
     /// Waits for the end, reaps the process, and waits until its output is passed on.
-    pub(crate) async fn ended(mut self) -> Exit {
+    pub(crate) async fn ended(self) -> Exit {
+        let Watch { pidfd, drain } = self;
         let exit = loop {
-            let mut ready = match self.pidfd.readable().await {
+            let mut ready = match pidfd.readable().await {
                 Ok(ready) => ready,
                 Err(error) => {
                     tracing::error!(%error, "end of a process cannot be seen");
                     break Exit::unseen();
                 }
             };
-            match reap(self.pidfd.get_ref()) {
+            match reap(pidfd.get_ref()) {
                 Some(exit) => break exit,
                 None => ready.clear_ready(),
             }
         };
-        self.drain.done().await;
+        drain.done().await;
         exit
     }
 }

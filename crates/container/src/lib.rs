@@ -14,7 +14,7 @@
 //! | `listen`, `listeners` | the sockets that guests are born with, and those that outlive them |
 //! | `lifecycle` | what is allowed when: a pure function |
 //! | `actor`, `exec`, `process`, `handle` | who owns the container, and the way to it |
-//! | `target`, `outputs`, `stdio`, `terminal`, `given`, `plumbing`, `copy` | where bytes go |
+//! | `target`, `outputs`, `stdio`, `terminal`, `given`, `plumbing`, `copy`, `drain` | where bytes go |
 //! | `logger`, `hooks`, `notify`, `helper`, `ledger` | programs of the host's that serve a container |
 //! | `exit`, `children`, `oom` | how ends are seen |
 //! | `body` | the seam between the rules and the kernel |
@@ -26,6 +26,7 @@ mod children;
 mod confined;
 mod copy;
 mod create;
+mod drain;
 mod error;
 mod exec;
 mod exit;

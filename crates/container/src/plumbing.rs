@@ -2,26 +2,18 @@
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::time::Duration;
 
-use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use crate::drain::{Copied, Drain};
 use crate::error::Error;
 use crate::given;
 use crate::helper::Served;
 use crate::logger::{Attended, Logger};
 use crate::outputs::{Outputs, Writes};
-use crate::stdio::{Ends, Input, Owner, Pipes, release};
+use crate::stdio::{Ends, Input, Owner, Pipes};
 use crate::terminal::{self, Connected, Terminal};
 use crate::words::{IoOwner, Stdio};
-
-/// How long the exit of a process may wait for the rest of its terminal's output: 2 s.
-///
-/// The kernel hangs up the terminal when its session's leader ends, so that the rest is there
-/// at once; only a reader that does not read makes us wait. The copy goes on after that, until
-/// the process is deleted.
-const DRAIN_LIMIT: Duration = Duration::from_secs(2);
 
 /// What is open before there is a process.
 #[derive(Debug)]
@@ -37,20 +29,16 @@ pub(crate) enum Plumbing {
 /// What is open while there is one.
 #[derive(Debug, Default)]
 pub(crate) struct Io {
-    /// Dropped when the process has ended: its readers see the end.
-    holds: Vec<OwnedFd>,
     /// Dropped by CloseIO.
     input: Option<OwnedFd>,
     terminal: Option<Terminal>,
-    /// Ends with us.
+    /// End with us.
     copies: JoinSet<()>,
+    /// Those that somebody may still read.
+    copied: Vec<Copied>,
     /// They end with us too, and badly unless [`Io::finish`] is called.
     loggers: Vec<Attended>,
 }
-
-/// Tells when everything that a process wrote has been passed on.
-#[derive(Debug)]
-pub(crate) struct Drain(Option<watch::Receiver<bool>>);
 
 // === impl Plumbing ===
 
@@ -87,7 +75,10 @@ impl Plumbing {
         match (self, console) {
             (Plumbing::Pipes(pipes), _) => {
                 io.loggers = attend(pipes.loggers)?;
-                io.holds = pipes.holds;
+                let drain = Drain {
+                    holds: pipes.holds,
+                    ..Drain::default()
+                };
                 if let Some(Input { source, pipe }) = pipes.input {
                     io.input = Some(source.hold);
                     io.copies.spawn(async move {
@@ -96,27 +87,26 @@ impl Plumbing {
                         }
                     });
                 }
-                Ok((io, Drain(None)))
+                Ok((io, drain))
             }
             (Plumbing::Terminal(mut ends), Some(console)) => {
                 io.loggers = attend(std::mem::take(&mut ends.loggers))?;
                 let Connected {
                     terminal,
                     input,
-                    holds,
-                    complete,
+                    drain,
                 } = ends.connect(console, &mut io.copies)?;
                 io.terminal = Some(terminal);
                 io.input = input;
-                io.holds = holds;
-                Ok((io, Drain(Some(complete))))
+                io.copied.clone_from(&drain.copied);
+                Ok((io, drain))
             }
             (Plumbing::Console(socket), Some(console)) => {
                 given::send(&socket, &console).map_err(|source| Error::Terminal {
                     step: "send the master",
                     source,
                 })?;
-                Ok((io, Drain(None)))
+                Ok((io, Drain::default()))
             }
             (Plumbing::Terminal(_) | Plumbing::Console(_), None) => Err(Error::NoTerminal),
         }
@@ -131,20 +121,26 @@ impl Io {
         self.input = None;
     }
 
-    /// The process has ended: readers of its output may see the end. Needs the runtime.
-    pub(crate) fn release(&mut self) {
-        self.holds.drain(..).for_each(release);
-        self.input = None;
+    /// Whether [`Io::finish`] has nothing to wait for.
+    pub(crate) fn is_finished(&self) -> bool {
+        self.loggers.is_empty() && self.copied.iter().all(Copied::is_over)
     }
 
-    /// Whether [`Io::finish`] may take its time.
-    pub(crate) fn has_loggers(&self) -> bool {
-        !self.loggers.is_empty()
-    }
-
-    /// The process is deleted: lets go of everything, and lets its loggers finish.
+    /// The process is deleted: waits for who still reads what it wrote, lets go of everything, and lets its loggers finish.
     pub(crate) async fn finish(self) {
-        let Io { loggers, .. } = self;
+        let Io {
+            input,
+            terminal,
+            copies,
+            copied,
+            loggers,
+        } = self;
+        drop((input, terminal));
+        for mut output in copied {
+            output.finish().await;
+        }
+        // Loggers see the end now.
+        drop(copies);
         for logger in loggers {
             logger.end().await;
         }
@@ -161,17 +157,4 @@ impl Io {
 
 fn attend(loggers: Vec<Logger>) -> Result<Vec<Attended>, Error> {
     loggers.into_iter().map(Logger::attend).collect()
-}
-
-// === impl Drain ===
-
-impl Drain {
-    /// Waits until the output is complete, within [`DRAIN_LIMIT`].
-    pub(crate) async fn done(&mut self) {
-        let Some(complete) = &mut self.0 else { return };
-        let waited = tokio::time::timeout(DRAIN_LIMIT, complete.wait_for(|done| *done)).await;
-        if waited.is_err() {
-            tracing::warn!("output of a terminal is still unread after its process ended");
-        }
-    }
 }

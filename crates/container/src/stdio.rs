@@ -16,16 +16,16 @@
 
 use std::fs;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileTypeExt;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Gid, Mode, OFlags, Uid, open};
 use rustix::pipe::{PipeFlags, pipe_with};
 
 use crate::copy::copy;
+use crate::drain::copying;
 use crate::error::Error;
 use crate::logger::Logger;
 use crate::outputs::Outputs;
@@ -37,11 +37,8 @@ use crate::words::{IoOwner, Stdio};
 /// Clients open their end before they ask, but in a thread that may come late. A process that
 /// has written and ended by then would have written for nobody, and the reader would wait for a
 /// writer for ever. runc's shim waits without a limit; who never reads costs us this once, and
-/// who comes later still finds it for [`LATE_LIMIT`] after the process has ended (decision 44).
+/// who comes later still finds it for ten seconds after the process has ended (decision 44).
 const READER_LIMIT: Duration = Duration::from_millis(500);
-
-/// How long an output that nobody reads outlasts its process: 10 s. Nobody waits for that.
-const LATE_LIMIT: Duration = Duration::from_secs(10);
 
 /// What a process without a terminal is given, and what the shim keeps.
 #[derive(Debug, Default)]
@@ -175,7 +172,8 @@ impl Input {
     /// Copies until the FIFO has no writer left or the process no longer reads; then the
     /// process sees the end of its input.
     pub(crate) async fn copy(fifo: OwnedFd, pipe: OwnedFd) -> io::Result<()> {
-        copy(fifo, pipe).await
+        // Nobody waits for its end.
+        copy(fifo, pipe, &copying().0).await
     }
 }
 
@@ -273,34 +271,6 @@ pub(crate) fn await_reader(path: &str) -> Option<OwnedFd> {
             }
         }
     }
-}
-
-/// Lets go of an output whose process has ended. Where nobody reads, a writer stays for who comes
-/// late: with it stays what was written, and after it there is an end to see.
-pub(crate) fn release(hold: OwnedFd) {
-    let path = format!("/proc/self/fd/{}", hold.as_raw_fd());
-    let flags = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    // The hold reads, so this does not fail for want of a reader.
-    let writer = open(path, flags, Mode::empty());
-    drop(hold);
-    let Ok(writer) = writer else { return };
-    if is_read(&writer) {
-        return;
-    }
-    tokio::spawn(async move {
-        let deadline = Instant::now() + LATE_LIMIT;
-        while !is_read(&writer) && Instant::now() < deadline {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    });
-}
-
-/// Whether a FIFO has a reader, asked by its writer.
-fn is_read(writer: &OwnedFd) -> bool {
-    let mut fds = [PollFd::new(writer, PollFlags::empty())];
-    let asked = poll(&mut fds, Some(&Timespec::default()));
-    let [fd] = &fds;
-    asked.is_err() || !fd.revents().contains(PollFlags::ERR)
 }
 
 pub(crate) fn is_fifo(path: &str) -> io::Result<bool> {

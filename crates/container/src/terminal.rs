@@ -13,10 +13,10 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::fs::OFlags;
 use rustix::termios::{SpecialCodeIndex, Winsize, tcgetattr, tcsetwinsize};
-use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::copy::{Writer, copy};
+use crate::drain::{Drain, copying};
 use crate::error::Error;
 use crate::logger::Logger;
 use crate::outputs::{Outputs, Sink};
@@ -45,10 +45,8 @@ pub(crate) struct Connected {
     pub(crate) terminal: Terminal,
     /// Dropping it is CloseIO.
     pub(crate) input: Option<OwnedFd>,
-    /// Dropping them is the end that the readers see.
-    pub(crate) holds: Vec<OwnedFd>,
-    /// Turns true when the output is complete.
-    pub(crate) complete: watch::Receiver<bool>,
+    /// Its output.
+    pub(crate) drain: Drain,
 }
 
 // === impl Ends ===
@@ -79,7 +77,7 @@ impl Ends {
             let (to, end) = (clone()?, clone()?);
             tasks.spawn(async move {
                 let copied = async {
-                    copy(fifo, to).await?;
+                    copy(fifo, to, &copying().0).await?;
                     end_of_file(end).await
                 };
                 if let Err(error) = copied.await {
@@ -87,23 +85,22 @@ impl Ends {
                 }
             });
         }
-        let (complete, completed) = watch::channel(self.output.is_none());
-        let mut holds = Vec::new();
+        let mut drain = Drain::default();
         if let Some(Sink { file, hold, .. }) = self.output {
-            holds.extend(hold);
             let from = clone()?;
+            let (told, copied) = copying();
+            drain.holds.extend(hold);
+            drain.copied.push(copied);
             tasks.spawn(async move {
-                if let Err(error) = copy(from, file).await {
+                if let Err(error) = copy(from, file, &told).await {
                     tracing::warn!(%error, "output of a terminal ended early");
                 }
-                complete.send_replace(true);
             });
         }
         Ok(Connected {
             terminal: Terminal { master },
             input: input_hold,
-            holds,
-            complete: completed,
+            drain,
         })
     }
 }
@@ -131,7 +128,7 @@ impl Terminal {
 async fn end_of_file(master: OwnedFd) -> io::Result<()> {
     let modes = tcgetattr(&master)?;
     let eof = modes.special_codes[SpecialCodeIndex::VEOF];
-    match Writer::new(master)?.write_all(&[eof]).await {
+    match Writer::new(master)?.write_all(&[eof], &copying().0).await {
         Err(error) if rustix::io::Errno::from_io_error(&error) == Some(rustix::io::Errno::IO) => {
             Ok(())
         }

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use tokio::task::JoinSet;
+
 use super::{Actor, Done, Sweep, Who};
 use crate::error::Error;
 use crate::lifecycle::State;
@@ -17,7 +19,7 @@ impl Actor {
     pub(super) fn ended(&mut self, who: Who, exit: Exit) {
         if who.is_none() {
             self.init.ended = Some(exit);
-            self.init.io.release();
+            self.init.io.close_input();
             self.body.keep_counters();
         }
         self.pass_kills(who, exit);
@@ -81,9 +83,11 @@ impl Actor {
                 .map(|process| std::mem::take(&mut process.io))
                 .collect();
             self.jobs.spawn(async move {
-                for io in ios {
-                    io.finish().await;
-                }
+                ios.into_iter()
+                    .map(Io::finish)
+                    .collect::<JoinSet<_>>()
+                    .join_all()
+                    .await;
                 let destroyed = tokio::task::spawn_blocking(move || body.destroy()).await;
                 let destroyed = destroyed.unwrap_or_else(|error| {
                     Err(Error::Host {

@@ -99,49 +99,6 @@ fn the_reader_sees_the_end_only_after_the_hold_is_gone() {
 }
 
 #[test]
-fn an_output_that_nobody_read_outlasts_its_process() {
-    let dir = tempfile::tempdir().unwrap();
-    let path = fifo(&dir, "out");
-    let pipes = opened(&with("", &path, ""), 0, None).unwrap();
-    rustix::io::write(pipes.ends.stdout.as_ref().unwrap(), b"last words").unwrap();
-    drop(pipes.ends);
-    runtime().block_on(async {
-        pipes.holds.into_iter().for_each(release);
-        let mut reader = OpenOptions::new()
-            .read(true)
-            .custom_flags(libc_nonblock())
-            .open(&path)
-            .unwrap();
-        let mut text = [0; 64];
-        assert_eq!(reader.read(&mut text).unwrap(), 10);
-        // And then there is an end.
-        loop {
-            match reader.read(&mut text) {
-                Ok(count) => break assert_eq!(count, 0),
-                Err(error) => assert_eq!(error.kind(), io::ErrorKind::WouldBlock),
-            }
-            tokio::task::yield_now().await;
-        }
-    });
-}
-
-#[test]
-fn an_output_that_is_read_ends_with_its_process() {
-    let dir = tempfile::tempdir().unwrap();
-    let path = fifo(&dir, "out");
-    let pipes = opened(&with("", &path, ""), 0, None).unwrap();
-    let mut reader = OpenOptions::new()
-        .read(true)
-        .custom_flags(libc_nonblock())
-        .open(&path)
-        .unwrap();
-    drop(pipes.ends);
-    // Without a runtime: nothing is left to be done.
-    pipes.holds.into_iter().for_each(release);
-    assert_eq!(reader.read(&mut [0; 64]).unwrap(), 0);
-}
-
-#[test]
 fn a_reader_may_leave_and_another_goes_on() {
     let dir = tempfile::tempdir().unwrap();
     let path = fifo(&dir, "out");

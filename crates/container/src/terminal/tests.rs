@@ -91,8 +91,7 @@ fn output_is_complete_when_the_last_user_has_closed() {
         let ends = opened(&stdio).unwrap();
         let Connected {
             input: _hold,
-            holds,
-            mut complete,
+            drain,
             ..
         } = ends.connect(rig.master, &mut tasks).unwrap();
         let mut user = rig.user;
@@ -102,8 +101,7 @@ fn output_is_complete_when_the_last_user_has_closed() {
             }
         });
         writer.await.unwrap();
-        complete.wait_for(|done| *done).await.unwrap();
-        drop(holds);
+        drain.done().await;
     });
     let text = reader.join().unwrap();
     assert_eq!(
