@@ -87,12 +87,13 @@ fn attached(node: &Node, name: &str, spec: &str) -> Command {
     duet
 }
 
-/// The slices of such pods, where systemd makes the cgroups, and what systemd calls their state.
+/// The slices of such pods and the one they lie in, where systemd makes the cgroups, with what systemd
+/// calls their state.
 fn slices() -> Vec<(String, String)> {
     let mut list = Command::new("systemctl");
     list.args(["list-units", "--all", "--full", "--plain", "--no-legend"]);
-    let listed = command::run(list.arg("duet-*.slice")).ok().stdout;
-    let words = listed.lines().map(|line| line.split_whitespace());
+    let listed = command::run(list.args(["duet.slice", "duet-*.slice"])).ok();
+    let words = listed.stdout.lines().map(|line| line.split_whitespace());
     words
         .map(|mut words| {
             let (name, state) = (words.next(), words.nth(1));
@@ -439,10 +440,12 @@ fn a_pod_is_in_a_slice_of_systemds_that_goes_with_it() {
     let spec = format!("containers: [{main}]");
     let mut running = command::start(&mut attached(&node, "pod", &spec));
     running.says("main | here");
-    let [(slice, state)] = &slices()[..] else {
-        panic!("{:?}", slices());
+    let made = slices();
+    let [(slice, _), (parent, _)] = &made[..] else {
+        panic!("{made:?}");
     };
-    assert_eq!(state, "active");
+    assert!(made.iter().all(|(_, state)| state == "active"), "{made:?}");
+    assert_eq!(parent, "duet.slice");
     // The pause container's and main's.
     let mut list = Command::new("systemctl");
     list.args([
@@ -454,18 +457,19 @@ fn a_pod_is_in_a_slice_of_systemds_that_goes_with_it() {
     let scopes = command::run(&mut list).ok().stdout;
     let within = scopes.lines().filter(|line| line == slice).count();
     assert_eq!(within, 2, "{scopes}");
+
+    // One that nothing was ever made in is not stopped, nor what a neighbour's lies in.
+    let nobody = "runtimeClassName: nobody, containers: [{name: a, image: 'localhost/duet-run:1'}]";
+    let outcome = command::run(&mut attached(&node, "none", nobody));
+    assert_eq!(outcome.code, FAILED, "{outcome:#?}");
+    assert!(!outcome.stderr.contains("left behind"), "{outcome:#?}");
+    assert_eq!(slices(), made);
+
     running.terminate();
     let outcome = running.wait();
     assert_eq!(outcome.code, 143, "{outcome:#?}");
     assert!(!outcome.stderr.contains("left behind"), "{outcome:#?}");
-    wait::until(&format!("{slice} to be forgotten"), || {
-        let stays = slices().iter().any(|(name, _)| name == slice);
-        (!stays).then_some(())
+    wait::until(&format!("{slice} and {parent} to be forgotten"), || {
+        slices().is_empty().then_some(())
     });
-
-    // One that nothing was ever made in is not stopped.
-    let missing = "containers: [{name: a, image: 'localhost/missing:1', imagePullPolicy: Never}]";
-    let outcome = command::run(&mut attached(&node, "none", missing));
-    assert_eq!(outcome.code, FAILED, "{outcome:#?}");
-    assert!(!outcome.stderr.contains("left behind"), "{outcome:#?}");
 }

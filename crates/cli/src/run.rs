@@ -220,17 +220,43 @@ async fn clean_up(
     both(files, cgroup)
 }
 
-/// Stops a slice: systemd keeps one that is empty. One that nothing was ever made in it does not know.
+/// Stops a slice, and those that it lies in as long as nothing else does: systemd keeps empty ones.
+/// One that nothing was ever made in it does not know.
 async fn stop_slice(slice: &str) -> Result<(), Error> {
-    let systemctl = |words: &[&str]| {
-        let words = [words, &[slice]].concat();
-        program::run("systemctl", words.into_iter().map(str::to_owned).collect())
-    };
-    let state = systemctl(&["show", "--property=ActiveState", "--value"]).await?;
-    if state.trim() == "inactive" {
-        return Ok(());
+    if is_active(slice).await? {
+        let _said = systemctl(&["stop", slice]).await?;
     }
-    systemctl(&["stop"]).await.map(drop)
+    let mut inner = slice;
+    // `a-b.slice` lies in `a.slice`.
+    while let Some((above, _)) = inner.rsplit_once('-') {
+        let parent = format!("{above}.slice");
+        // Whoever has written a unit for it decides about it.
+        let of = [
+            "show",
+            "--property=RequiredBy,FragmentPath",
+            "--value",
+            &parent,
+        ];
+        let needed = !systemctl(&of).await?.trim().is_empty();
+        if needed || !is_active(&parent).await? {
+            break;
+        }
+        // Without its dependencies, or a pod that has begun meanwhile would be stopped with it.
+        let alone = "--job-mode=ignore-dependencies";
+        let _said = systemctl(&["stop", alone, &parent]).await?;
+        inner = above;
+    }
+    Ok(())
+}
+
+async fn is_active(unit: &str) -> Result<bool, Error> {
+    let state = systemctl(&["show", "--property=ActiveState", "--value", unit]).await?;
+    Ok(state.trim() != "inactive")
+}
+
+async fn systemctl(words: &[&str]) -> Result<String, Error> {
+    let words = words.iter().map(|word| (*word).to_owned());
+    program::run("systemctl", words.collect()).await
 }
 
 /// The first error counts; one that comes while cleaning up after it is shown beside it.
