@@ -110,7 +110,10 @@ impl<'n> Container<'n> {
         };
         wait::until(&format!("{} to run", self.id), || {
             // Most programs say something at once, and looking costs nothing; a client does.
-            if task.client.said_within(Duration::from_millis(100)) {
+            if task
+                .client
+                .said_within(Duration::from_millis(100) * wait::slowness())
+            {
                 return Some(());
             }
             if task.status().as_deref() == Some("RUNNING") {

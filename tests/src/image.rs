@@ -9,7 +9,8 @@ use std::process::Command;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
-use crate::{guests, machine};
+use crate::guests;
+use crate::machine::{self, Sandboxer};
 
 /// The image of pause containers.
 pub const PAUSE: &str = "duet.test/pause:1";
@@ -38,6 +39,42 @@ enum Entry {
     Directory { mode: u32 },
     File { content: Vec<u8>, mode: u32 },
     Link { target: PathBuf },
+}
+
+/// The archive of the images every scenario may use, for the containerd whose folder `dir` is.
+///
+/// Where `DUET_TEST_IMAGES` names a folder it is there, as [`write_all`] has made it: an emulated machine
+/// needs a minute and more to make it.
+///
+/// # Panics
+///
+/// When it cannot be written.
+#[must_use]
+pub fn archive(dir: &Path, sandboxer: Sandboxer) -> PathBuf {
+    if let Some(made) = std::env::var_os("DUET_TEST_IMAGES") {
+        return archive_in(Path::new(&made), sandboxer);
+    }
+    write_all(dir, sandboxer)
+}
+
+/// Writes that archive into `dir`. Who makes pods without a pause container needs none.
+///
+/// # Panics
+///
+/// When it cannot be written.
+pub fn write_all(dir: &Path, sandboxer: Sandboxer) -> PathBuf {
+    let mut images = all();
+    images.retain(|image| sandboxer == Sandboxer::Podsandbox || image.name() != PAUSE);
+    let file = archive_in(dir, sandboxer);
+    write(&images, &file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+    file
+}
+
+fn archive_in(dir: &Path, sandboxer: Sandboxer) -> PathBuf {
+    dir.join(match sandboxer {
+        Sandboxer::Podsandbox => "images.tar",
+        Sandboxer::Shim => "images-without-pause.tar",
+    })
 }
 
 /// The images every scenario may use.
@@ -301,7 +338,10 @@ impl Archive {
         if image.artifacts.is_empty() {
             let layer = image.layer()?;
             let kind = "application/vnd.oci.image.layer.v1.tar";
-            return Ok((vec![self.blob(kind, &layer)?], vec![digest(&layer)]));
+            let blob = self.blob(kind, &layer)?;
+            // It is not compressed: as it lies there it is unpacked.
+            let digest = blob["digest"].as_str().unwrap_or_default().to_owned();
+            return Ok((vec![blob], vec![digest]));
         }
         let artifacts = image.artifacts.iter();
         let layers = artifacts.map(|(kind, content)| self.blob(kind, content));

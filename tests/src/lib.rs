@@ -12,6 +12,7 @@
 //! | `DUET_TEST_RUNTIME` | `duet` (default), or `runc`: the oracle, for the tests that are not about wasm |
 //! | `DUET_TEST_CGROUPS` | `cgroupfs` (default), or `systemd` on a machine that it runs |
 //! | `DUET_TEST_SLOWNESS` | how many times longer everything may take, in an emulated machine; default 1 |
+//! | `DUET_TEST_IMAGES` | a folder in which the archives of the images lie already; default: they are made |
 //! | `DUET_TEST_CONTAINERD` | a folder with another `containerd` and `ctr`; default: those in `PATH` |
 //! | `DUET_TEST_UPGRADE` | folders with later releases of it, in order, for the test of upgrades |
 //! | `DUET_TEST_OTHERS` | a folder with what `tests/others/make.sh` brings: programs of others |

@@ -2,6 +2,7 @@
 //! that nothing is left.
 
 use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
@@ -278,20 +279,13 @@ impl Node {
     /// Imports the images into `namespace`, unless they are there.
     fn import(&self, namespace: &str) {
         static ARCHIVE: OnceLock<PathBuf> = OnceLock::new();
-        let archive = ARCHIVE.get_or_init(|| {
-            let file = self.daemon.dir.join("images.tar");
-            let mut images = image::all();
-            images.retain(|image| {
-                self.sandboxer == Sandboxer::Podsandbox || image.name() != image::PAUSE
-            });
-            image::write(&images, &file).expect("our own folder");
-            file
-        });
-        let there = command::run(self.daemon.ctr(namespace).args(["images", "ls", "-q"])).ok();
-        // One import brings them all.
-        if !there.stdout.contains(image::GUESTS) {
+        static IMPORTED: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+        let archive = ARCHIVE.get_or_init(|| image::archive(&self.daemon.dir, self.sandboxer));
+        let mut imported = IMPORTED.lock().unwrap_or_else(PoisonError::into_inner);
+        if !imported.contains(namespace) {
             let mut import = self.daemon.ctr(namespace);
             let _imported = command::run(import.args(["images", "import"]).arg(archive)).ok();
+            imported.insert(namespace.to_owned());
         }
     }
 

@@ -1,5 +1,5 @@
 # What both machines have in common: harnesses that run in columns, and how they tell their ends.
-export DUET_TEST_REQUIRE=all DUET_BIN_DIR=/usr/bin DUET_TEST_SLOWNESS=8
+export DUET_TEST_REQUIRE=all DUET_BIN_DIR=/usr/bin DUET_TEST_SLOWNESS=8 DUET_TEST_IMAGES=/images
 
 # Runs tests with a /run/containerd of their own, as tests/private.sh does.
 column() { # name, harness, environment, filters...

@@ -1,6 +1,7 @@
 //! The small machine: a kernel from Debian and an initramfs of what was built here.
 
-use duet_tests::{command, image, machine};
+use duet_tests::machine::{self, Sandboxer};
+use duet_tests::{command, image};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -122,7 +123,9 @@ pub(crate) fn build() -> Machine {
     with_duet(&root);
     with_containerds(&root);
     with_tests(&root);
-    image::write(&image::all(), &root.join("images/all.tar")).unwrap();
+    for sandboxer in [Sandboxer::Podsandbox, Sandboxer::Shim] {
+        let _archive = image::write_all(&root.join("images"), sandboxer);
+    }
     let here = machine::workspace().join("tests/vm");
     for script in SCRIPTS {
         copy(&here.join(script), &root.join(script));
