@@ -27,7 +27,7 @@ test-needs := runc=/usr/sbin/runc strace=/usr/bin/strace bsdutils=/usr/bin/scrip
     util-linux=/usr/bin/unshare git=/usr/bin/git \
     libseccomp-dev=/usr/share/doc/libseccomp-dev
 bench-needs := wrk=/usr/bin/wrk
-vm-needs := qemu-system-x86=/usr/bin/qemu-system-x86_64
+vm-needs := qemu-system-x86=/usr/bin/qemu-system-x86_64 e2fsprogs=/usr/sbin/mke2fs
 others-needs := python3-venv=/usr/share/doc/python3-venv nodejs=/usr/bin/node npm=/usr/bin/npm
 
 # Installs those of $(1) whose file is missing.

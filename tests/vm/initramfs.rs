@@ -6,13 +6,14 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// Modules of the kernel that are loaded, in that order.
+/// Modules of the kernel that are loaded.
 const MODULES: &[&str] = &[
     "fs/overlayfs/overlay.ko",
     "net/llc/llc.ko",
     "net/802/stp.ko",
     "net/bridge/bridge.ko",
     "drivers/net/veth.ko",
+    "drivers/block/brd.ko",
 ];
 
 /// Programs of the machine that builds, which the harness needs in the one that is built.
@@ -24,6 +25,7 @@ const PROGRAMS: &[&str] = &[
     "tail",
     "timeout",
     "script",
+    "mke2fs",
     "unshare",
     "env",
     "strace",
