@@ -7,10 +7,12 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use duet_tests::cri::Wish;
-use duet_tests::{Node, command, leaks, wait};
+use duet_tests::shim::{Bundle, Shim};
+use duet_tests::{Node, command, image, leaks, machine, wait};
 use k8s_cri::v1::LinuxContainerResources;
 use nix::sys::signal::{self, Signal};
 use nix::unistd::Pid;
+use serde_json::json;
 
 const FOREVER: &str = "echo ready; exec sleep 1000";
 
@@ -261,4 +263,73 @@ fn a_limit_of_one_task_is_enough_for_one() {
     assert_eq!(unit.property("TasksMax"), "1");
     pod.remove();
     unit.is_gone();
+}
+
+#[test]
+fn annotations_are_properties_of_the_unit_and_its_users_may_divide_its_cgroup() {
+    let Some(node) = Node::enter_with_systemd() else {
+        return;
+    };
+    let id = "divided";
+    // Without what is given away the user could neither make a cgroup nor move into it.
+    let script = "mkdir /sys/fs/cgroup/below && echo 0 >/sys/fs/cgroup/below/cgroup.procs && \
+        echo 1 >/sys/fs/cgroup/memory.max || exec sleep 1000";
+    let config = |annotation: &str, value: &str| {
+        json!({
+            "ociVersion": "1.0.2",
+            "root": {"path": "rootfs"},
+            "process": {"args": ["/bin/sh", "-c", script], "cwd": "/", "env": ["PATH=/bin"],
+                "user": {"uid": 1234, "gid": 1234}},
+            "mounts": [
+                {"destination": "/proc", "type": "proc", "source": "proc"},
+                {"destination": "/sys", "type": "sysfs", "source": "sysfs"},
+                {"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup"},
+            ],
+            "annotations": {annotation: value},
+            "linux": {
+                "cgroupsPath": format!("{}:oci:{id}", node.cgroup_parent()),
+                "namespaces": [{"type": "mount"}, {"type": "pid"}, {"type": "cgroup"}],
+            },
+        })
+    };
+    let wrong = config("org.systemd.property.TimeoutStopSec", "soon").to_string();
+    let bundle = Bundle::new(&node.scratch().join(id), Some(&wrong)).expect("our own folder");
+    let bin = bundle.dir.join("rootfs/bin");
+    for dir in [
+        &bin,
+        &bundle.dir.join("rootfs/proc"),
+        &bundle.dir.join("rootfs/sys"),
+    ] {
+        fs::create_dir_all(dir).expect("our own folder");
+    }
+    fs::copy(image::busybox(), bin.join("busybox")).expect("Debian's busybox-static");
+    for name in ["sh", "mkdir", "sleep"] {
+        std::os::unix::fs::symlink("busybox", bin.join(name)).expect("our own folder");
+    }
+    let program = machine::binary("containerd-shim-duet-v1");
+    let shim = Shim::start(node.daemon(), &program, node.namespace(), id, &bundle);
+    let shim = shim.unwrap_or_else(|error| panic!("{error}"));
+    let error = shim.create(id, &bundle.dir).expect_err("it is no time");
+    let why = "annotations.org.systemd.property.TimeoutStopSec = soon: it is no value";
+    assert!(error.contains(why), "{error}");
+
+    let right = config("org.systemd.property.TimeoutStopSec", "7").to_string();
+    fs::write(bundle.dir.join("config.json"), right).expect("our own folder");
+    let pid = shim.create(id, &bundle.dir).expect("Create");
+    shim.begin(id).expect("Start");
+    let unit = Unit(format!("oci-{id}.scope"));
+    assert_eq!(unit.property("TimeoutStopUSec"), "7s");
+    wait::until("it has divided its cgroup, and gone no further", || {
+        let program = fs::read(format!("/proc/{pid}/cmdline")).expect("it runs");
+        program.starts_with(b"sleep\0").then_some(())
+    });
+    let cgroup = fs::read_to_string(format!("/proc/{pid}/cgroup")).expect("it runs");
+    let group = unit.property("ControlGroup");
+    assert_eq!(cgroup.trim(), format!("0::{group}/below"));
+    assert_eq!(unit.file("memory.max"), "max");
+    shim.kill(id).expect("Kill");
+    assert_eq!(shim.wait(id), Ok(137));
+    shim.delete(id).expect("Delete");
+    unit.is_gone();
+    let _deleted = shim.shutdown().ok();
 }

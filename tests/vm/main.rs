@@ -57,6 +57,7 @@ const UNDER_SYSTEMD: &[&str] = &[
     "systemd::a_pod_of_cri_is_scopes_in_its_slice",
     "systemd::running_out_of_memory_ends_the_container_and_not_its_unit_first",
     "systemd::a_limit_of_one_task_is_enough_for_one",
+    "systemd::annotations_are_properties_of_the_unit_and_its_users_may_divide_its_cgroup",
     "apparmor::a_profile_confines_a_program_and_its_execs",
     "apparmor::a_profile_confines_a_guest",
     "apparmor::a_profile_that_is_not_loaded_is_named",

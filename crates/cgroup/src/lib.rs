@@ -26,6 +26,7 @@
 mod attach;
 mod control;
 mod create;
+mod delegate;
 mod devices;
 mod devices_bpf;
 mod error;

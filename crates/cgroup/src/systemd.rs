@@ -16,12 +16,16 @@
 //! | --- | --- |
 //! | `scope` | the unit: its name, its path, its life |
 //! | `properties` | limits in systemd's words |
+//! | `asked`, `variant` | properties that annotations ask for, and their values |
 //! | `bus` | the connection, for the time of one request |
 //! | `message` | D-Bus, as far as it is needed for that |
 
+mod asked;
 mod bus;
 mod message;
 mod properties;
 mod scope;
+mod variant;
 
+pub use asked::Property;
 pub use scope::{Scope, slice_path, stop};

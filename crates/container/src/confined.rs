@@ -6,10 +6,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use duet_cgroup::systemd::{self, Scope};
+use duet_cgroup::systemd::{self, Property, Scope};
 use duet_cgroup::{Begun, Cgroup, Host, Mode, OomWatch};
 use duet_plan::{CgroupFacts, Hierarchy};
-use duet_spec::{CgroupsPath, LinuxPids, LinuxResources, Namespace, Namespaces};
+use duet_spec::{CgroupsPath, Container, LinuxPids, LinuxResources, Namespace, Namespaces};
 
 use crate::error::Error;
 use crate::ground::Ground;
@@ -30,8 +30,8 @@ const TASKS: &str = "pids.max";
 pub(crate) enum Place {
     /// Duet itself, below the root of each hierarchy.
     Path(PathBuf),
-    /// systemd.
-    Scope(Scope),
+    /// systemd, and the user of the host to whom it is given.
+    Scope(Scope, Option<u32>),
 }
 
 /// A cgroup that is removed with its owner, and whatever lives in it killed.
@@ -58,9 +58,10 @@ struct Pending {
 // === impl Place ===
 
 impl Place {
-    /// Where `linux.cgroupsPath` says, else where runc would have it.
-    pub(crate) fn of(path: Option<&CgroupsPath>, id: &str) -> Result<Self, Error> {
-        Ok(match path {
+    /// Where `linux.cgroupsPath` says, else where runc would have it. Annotations of systemd's count for a scope
+    /// only, as under runc.
+    pub(crate) fn of(spec: &Container, id: &str) -> Result<Self, Error> {
+        Ok(match &spec.cgroups_path {
             Some(CgroupsPath::Cgroupfs(path)) => Place::Path(path.clone()),
             None => Place::Path(Path::new("/").join(id)),
             Some(CgroupsPath::Systemd {
@@ -69,7 +70,15 @@ impl Place {
                 name,
             }) => {
                 let scope = Scope::new(slice, prefix, name);
-                Place::Scope(scope.map_err(Error::cgroup("find the cgroup"))?)
+                let scope = scope.map_err(Error::cgroup("find the cgroup"))?;
+                let asked = spec.annotations.iter();
+                let asked =
+                    asked.filter_map(|(name, value)| Property::annotated(name, value).transpose());
+                let asked = asked.collect::<Result<_, _>>();
+                Place::Scope(
+                    scope.with(asked.map_err(Error::cgroup(CREATE))?),
+                    spec.cgroup_owner(),
+                )
             }
         })
     }
@@ -77,14 +86,14 @@ impl Place {
     pub(crate) fn path(&self) -> &Path {
         match self {
             Place::Path(path) => path,
-            Place::Scope(scope) => scope.path(),
+            Place::Scope(scope, _) => scope.path(),
         }
     }
 
     pub(crate) fn unit(&self) -> Option<&str> {
         match self {
             Place::Path(_) => None,
-            Place::Scope(scope) => Some(scope.unit()),
+            Place::Scope(scope, _) => Some(scope.unit()),
         }
     }
 }
@@ -102,17 +111,22 @@ impl Confined {
         let failed = Error::cgroup(CREATE);
         let mut confined = match place {
             Place::Path(path) => Self::at(ground.host(), &path).map_err(failed)?,
-            Place::Scope(scope) => {
+            Place::Scope(scope, owner) => {
                 let placeholder = Placeholder::stand(ground.children())?;
                 let pid = placeholder.pid.unsigned_abs();
-                Confined {
+                let confined = Confined {
                     cgroup: scope.start(ground.host(), pid, resources).map_err(failed)?,
                     scope: Some(scope),
                     placeholder: Mutex::new(Some(placeholder)),
                     roomy: true,
                     pending: Mutex::default(),
                     removed: AtomicBool::new(false),
+                };
+                if let Some(uid) = owner {
+                    let given = confined.cgroup.delegate(uid);
+                    given.map_err(Error::cgroup("give away the cgroup"))?;
                 }
+                confined
             }
         };
         // Into a user namespace two are born, of whom one ends: no room for the second is EAGAIN.
@@ -147,7 +161,7 @@ impl Confined {
                 *confined.pending() = Some(Pending { begun, limits });
                 Ok(confined)
             }
-            Place::Path(_) | Place::Scope(_) => Self::create(ground, place, resources, namespaces),
+            Place::Path(_) | Place::Scope(..) => Self::create(ground, place, resources, namespaces),
         }
     }
 

@@ -113,7 +113,7 @@ impl Prepared {
     fn new(request: Create, spec: Spec) -> Result<Self, Error> {
         request.stdio.check(&spec.process)?;
         tell_unknown(&request.id, &spec.process);
-        let cgroup = Place::of(spec.cgroups_path.as_ref(), &request.id)?;
+        let cgroup = Place::of(&spec, &request.id)?;
         Ok(Prepared {
             request,
             spec,

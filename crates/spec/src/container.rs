@@ -1,9 +1,10 @@
 //! The whole of a `config.json`.
 
 use crate::{
-    CgroupsPath, Device, Error, Hooks, IdMappings, Mount, Namespace, Namespaces, Process,
-    Propagation, TimeOffsets,
+    CgroupsPath, Device, Error, Hooks, IdMappings, Mount, MountKind, Namespace, Namespaces,
+    Process, Propagation, TimeOffsets,
     annotations::{self, Options},
+    attr,
     document::Document,
     fields,
     process::Lifted,
@@ -129,6 +130,28 @@ impl Container {
     pub fn host_uid(&self, process: &Process) -> u32 {
         let uid = process.user.uid;
         self.id_mappings.host_uid(uid).unwrap_or(uid)
+    }
+
+    /// To whom the host is to give the container's cgroup: the user of its process, if it has a cgroup
+    /// namespace of its own and may write to the cgroups that it sees. So does runc with systemd
+    /// (`CreateLibcontainerConfig`), for a systemd in the container or a runtime.
+    #[must_use]
+    pub fn cgroup_owner(&self) -> Option<u32> {
+        let writable = self.mounts.iter().any(|mount| {
+            let attributes = mount.attributes;
+            matches!(mount.kind, MountKind::Cgroup { .. })
+                && mount.destination == "/sys/fs/cgroup"
+                && (attributes.set | attributes.set_recursive) & attr::RDONLY == 0
+        });
+        if self.namespaces.cgroup != Namespace::New || !writable {
+            return None;
+        }
+        let uid = self.process.user.uid;
+        match self.namespaces.user {
+            Namespace::Host => Some(uid),
+            // Nobody owns anything whom the namespace does not know.
+            Namespace::New | Namespace::Path(_) => self.id_mappings.host_uid(uid),
+        }
     }
 
     fn read(document: Document<'_>, bundle: &Path, mut value: Value) -> Result<Self, Error> {

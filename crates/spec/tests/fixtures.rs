@@ -133,3 +133,39 @@ fn an_exec_loads() {
     let on = Process::parse_with_terminal(silent.as_bytes(), true).unwrap();
     assert_eq!(on, process);
 }
+
+#[test]
+fn a_cgroup_is_given_to_whom_it_is_mounted_for_writing() {
+    let owner = |options: &str, namespaces: &str, more: &str| {
+        let json = format!(
+            r#"{{"ociVersion": "1.2.0", "root": {{"path": "rootfs"}},
+            "process": {{"args": ["a"], "cwd": "/", "user": {{"uid": 7, "gid": 0}}}},
+            "mounts": [{{"destination": "/sys/fs/cgroup/", "type": "cgroup", "source": "cgroup",
+                "options": [{options}]}}],
+            "linux": {{"namespaces": [{{"type": "mount"}}{namespaces}]{more}}}}}"#
+        );
+        let spec = Container::parse(Path::new("/run/bundle"), json.as_bytes());
+        spec.unwrap().cgroup_owner()
+    };
+    let own = r#", {"type": "cgroup"}"#;
+    assert_eq!(owner(r#""rw", "nosuid""#, own, ""), Some(7));
+    assert_eq!(
+        owner(r#""ro""#, own, ""),
+        None,
+        "it can write nothing there"
+    );
+    assert_eq!(
+        owner(r#""rw""#, "", ""),
+        None,
+        "it sees the cgroups of others"
+    );
+    let others = r#", {"type": "cgroup", "path": "/proc/1/ns/cgroup"}"#;
+    assert_eq!(owner(r#""rw""#, others, ""), None);
+
+    let mapped = format!(r#"{own}, {{"type": "user"}}"#);
+    let maps = |first: u32| {
+        let map = format!(r#"[{{"containerID": {first}, "hostID": 200000, "size": 10}}]"#);
+        format!(r#", "uidMappings": {map}, "gidMappings": {map}"#)
+    };
+    assert_eq!(owner(r#""rw""#, &mapped, &maps(0)), Some(200_007));
+}

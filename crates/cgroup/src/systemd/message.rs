@@ -7,6 +7,8 @@
 //!
 //! [D-Bus specification, "Type System" and "Message Protocol"](https://dbus.freedesktop.org/doc/dbus-specification.html).
 
+use std::borrow::Cow;
+
 /// The longest message that is read: 1 MiB. The answers that are waited for have some 100 bytes.
 const LONGEST: usize = 1 << 20;
 
@@ -51,6 +53,20 @@ pub(super) enum Value {
     Bytes(Vec<u8>),
     /// `a(ss)`
     Pairs(Vec<(String, String)>),
+    /// `y`
+    Byte(u8),
+    /// `n`
+    Int16(i16),
+    /// `q`
+    Uint16(u16),
+    /// `i`
+    Int32(i32),
+    /// `u`
+    Uint32(u32),
+    /// `x`
+    Int64(i64),
+    /// An array of values that are of the first one's type: none of those that have `a` above.
+    List(Box<Value>, Vec<Value>),
 }
 
 /// The text of a message, or a part of it, each value at its alignment.
@@ -130,6 +146,44 @@ pub(super) fn whole(head: &[u8; HEAD]) -> Option<usize> {
     (head[0] == ORDER && whole <= LONGEST).then_some(whole)
 }
 
+// === impl Value ===
+
+impl Value {
+    fn signature(&self) -> Cow<'static, str> {
+        Cow::Borrowed(match self {
+            Value::Text(_) => "s",
+            Value::Flag(_) => "b",
+            Value::Number(_) => "t",
+            Value::Numbers(_) => "au",
+            Value::Bytes(_) => "ay",
+            Value::Pairs(_) => "a(ss)",
+            Value::Byte(_) => "y",
+            Value::Int16(_) => "n",
+            Value::Uint16(_) => "q",
+            Value::Int32(_) => "i",
+            Value::Uint32(_) => "u",
+            Value::Int64(_) => "x",
+            Value::List(sample, _) => return Cow::Owned(format!("a{}", sample.signature())),
+        })
+    }
+
+    fn alignment(&self) -> usize {
+        match self {
+            Value::Byte(_) => 1,
+            Value::Int16(_) | Value::Uint16(_) => 2,
+            Value::Text(_)
+            | Value::Flag(_)
+            | Value::Numbers(_)
+            | Value::Bytes(_)
+            | Value::Pairs(_)
+            | Value::Int32(_)
+            | Value::Uint32(_)
+            | Value::List(..) => 4,
+            Value::Number(_) | Value::Int64(_) => 8,
+        }
+    }
+}
+
 // === impl Writer ===
 
 impl Writer {
@@ -180,43 +234,46 @@ impl Writer {
     }
 
     fn variant(&mut self, value: &Value) {
+        self.signature(&value.signature());
+        self.value(value);
+    }
+
+    fn value(&mut self, value: &Value) {
         match value {
-            Value::Text(text) => {
-                self.signature("s");
-                self.text(text);
-            }
-            Value::Flag(flag) => {
-                self.signature("b");
-                self.number(u32::from(*flag));
-            }
-            Value::Number(number) => {
-                self.signature("t");
-                self.align(8);
-                self.bytes.extend(number.to_ne_bytes());
-            }
-            Value::Numbers(numbers) => {
-                self.signature("au");
-                self.array(4, |array| {
-                    for number in numbers {
-                        array.number(*number);
-                    }
-                });
-            }
-            Value::Bytes(bytes) => {
-                self.signature("ay");
-                self.array(1, |array| array.bytes.extend(bytes));
-            }
-            Value::Pairs(pairs) => {
-                self.signature("a(ss)");
-                self.array(8, |array| {
-                    for (first, second) in pairs {
-                        array.align(8);
-                        array.text(first);
-                        array.text(second);
-                    }
-                });
-            }
+            Value::Text(text) => self.text(text),
+            Value::Flag(flag) => self.number(u32::from(*flag)),
+            Value::Number(number) => self.fixed(number.to_ne_bytes()),
+            Value::Numbers(numbers) => self.array(4, |array| {
+                for number in numbers {
+                    array.number(*number);
+                }
+            }),
+            Value::Bytes(bytes) => self.array(1, |array| array.bytes.extend(bytes)),
+            Value::Pairs(pairs) => self.array(8, |array| {
+                for (first, second) in pairs {
+                    array.align(8);
+                    array.text(first);
+                    array.text(second);
+                }
+            }),
+            Value::Byte(byte) => self.bytes.push(*byte),
+            Value::Int16(number) => self.fixed(number.to_ne_bytes()),
+            Value::Uint16(number) => self.fixed(number.to_ne_bytes()),
+            Value::Int32(number) => self.fixed(number.to_ne_bytes()),
+            Value::Uint32(number) => self.fixed(number.to_ne_bytes()),
+            Value::Int64(number) => self.fixed(number.to_ne_bytes()),
+            Value::List(sample, values) => self.array(sample.alignment(), |array| {
+                for value in values {
+                    array.value(value);
+                }
+            }),
         }
+    }
+
+    /// A number, which is aligned to its own length.
+    fn fixed<const N: usize>(&mut self, bytes: [u8; N]) {
+        self.align(N);
+        self.bytes.extend(bytes);
     }
 
     fn align(&mut self, alignment: usize) {
@@ -414,6 +471,38 @@ mod tests {
         ];
         assert_eq!(bytes, expected);
         assert_eq!(whole(bytes.first_chunk().unwrap()), Some(bytes.len()));
+    }
+
+    #[test]
+    fn each_value_is_at_the_alignment_of_its_type() {
+        let text = |text: &str| Value::Text(text.to_owned());
+        for (value, expected) in [
+            (Value::Byte(7), &[1, b'y', 0, 7][..]),
+            (Value::Int16(-1), &[1, b'n', 0, 0, 255, 255]),
+            (Value::Uint16(1), &[1, b'q', 0, 0, 1, 0]),
+            (Value::Int32(-1), &[1, b'i', 0, 0, 255, 255, 255, 255]),
+            (Value::Uint32(1), &[1, b'u', 0, 0, 1, 0, 0, 0]),
+            (
+                Value::Int64(1),
+                &[1, b'x', 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0],
+            ),
+            (
+                Value::List(Box::new(text("")), vec![text("a"), text("b")]),
+                &[
+                    2, b'a', b's', 0, 14, 0, 0, 0, 1, 0, 0, 0, b'a', 0, 0, 0, 1, 0, 0, 0, b'b', 0,
+                ],
+            ),
+            (
+                Value::List(Box::new(Value::Number(0)), vec![Value::Number(1)]),
+                &[2, b'a', b't', 0, 8, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0],
+            ),
+        ] {
+            let mut writer = Writer::default();
+            writer.variant(&value);
+            if cfg!(target_endian = "little") {
+                assert_eq!(writer.bytes, expected, "{value:?}");
+            }
+        }
     }
 
     #[test]

@@ -17,6 +17,7 @@
 //! [systemd.resource-control(5)](https://www.freedesktop.org/software/systemd/man/latest/systemd.resource-control.html);
 //! the selection is runc's (`libcontainer/cgroups/systemd`), with `CPUWeight=idle` and the weight of I/O added.
 
+use std::borrow::Cow;
 use std::fs;
 
 use oci_spec::runtime::{LinuxCpu, LinuxResources};
@@ -38,18 +39,19 @@ const PERCENT: u64 = 10_000;
 
 /// A unit's properties, each once.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Properties(Vec<(&'static str, Value)>);
+pub(super) struct Properties(Vec<(Cow<'static, str>, Value)>);
 
 // === impl Properties ===
 
 impl Properties {
-    pub(super) fn set(&mut self, name: &'static str, value: Value) {
+    pub(super) fn set(&mut self, name: impl Into<Cow<'static, str>>, value: Value) {
+        let name = name.into();
         self.0.retain(|(known, _)| *known != name);
         self.0.push((name, value));
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (&str, &Value)> {
-        self.0.iter().map(|(name, value)| (*name, value))
+        self.0.iter().map(|(name, value)| (&**name, value))
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -286,16 +288,17 @@ fn device(rule: &Rule, drivers: &str) -> Option<String> {
 mod tests {
     use super::*;
 
-    fn limits(mode: Mode, json: &str) -> Vec<(&'static str, Value)> {
+    fn limits(mode: Mode, json: &str) -> Vec<(Cow<'static, str>, Value)> {
         let mut properties = Properties::default();
         let resources = serde_json::from_str(json).unwrap();
         properties.limit(mode, &resources, PERIOD).unwrap();
-        properties.0.sort_by_key(|(name, _)| *name);
+        properties.0.sort_by(|(one, _), (other, _)| one.cmp(other));
         properties.0
     }
 
-    fn numbers(expected: &[(&'static str, u64)]) -> Vec<(&'static str, Value)> {
-        let number = |(name, number): &(&'static str, u64)| (*name, Value::Number(*number));
+    fn numbers(expected: &[(&'static str, u64)]) -> Vec<(Cow<'static, str>, Value)> {
+        let number =
+            |(name, number): &(&'static str, u64)| (Cow::Borrowed(*name), Value::Number(*number));
         expected.iter().map(number).collect()
     }
 
@@ -356,7 +359,7 @@ mod tests {
             ("MemoryMax", 2000),
             ("TasksMax", 9),
         ]);
-        expected.insert(0, ("AllowedCPUs", Value::Bytes(vec![0b1101, 0b10])));
+        expected.insert(0, ("AllowedCPUs".into(), Value::Bytes(vec![0b1101, 0b10])));
         assert_eq!(limits(Mode::V2, json), expected);
     }
 

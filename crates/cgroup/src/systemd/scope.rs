@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use oci_spec::runtime::LinuxResources;
 
+use super::asked::Property;
 use super::bus::Bus;
 use super::message::{Value, Writer};
 use super::properties::{PERIOD, Properties};
@@ -48,6 +49,7 @@ pub struct Scope {
     unit: String,
     slice: String,
     path: PathBuf,
+    asked: Vec<Property>,
 }
 
 // === impl Scope ===
@@ -75,7 +77,16 @@ impl Scope {
             path: parent.join(escaped(&unit)),
             slice: slice_name.to_owned(),
             unit,
+            asked: Vec::new(),
         })
+    }
+
+    /// Gives it properties besides those that make it a container's, which they outrank, and its
+    /// limits, which outrank them.
+    #[must_use]
+    pub fn with(mut self, properties: Vec<Property>) -> Self {
+        self.asked = properties;
+        self
     }
 
     /// The unit's name.
@@ -183,6 +194,9 @@ impl Scope {
         // Its own default is a share of the machine's; a container has what was asked for.
         properties.set("TasksMax", Value::Number(u64::MAX));
         properties.set("PIDs", Value::Numbers(vec![pid]));
+        for asked in &self.asked {
+            properties.set(asked.name.clone(), asked.value.clone());
+        }
         properties
     }
 }
@@ -300,6 +314,23 @@ mod tests {
         );
         let scope = Scope::new("", "", "abc").unwrap();
         assert_eq!(scope.path(), Path::new("/system.slice/-abc.scope"));
+    }
+
+    #[test]
+    fn what_is_asked_for_outranks_what_makes_a_scope_a_containers() {
+        let scope = Scope::new("", "", "abc").unwrap();
+        let asked = [("CollectMode", "'inactive'"), ("TimeoutStopSec", "1")].map(|(name, text)| {
+            let asked = Property::annotated(&format!("org.systemd.property.{name}"), text);
+            asked.unwrap().unwrap()
+        });
+        let properties = scope.with(asked.to_vec()).properties(Mode::V2, 7);
+        let values = |wanted: &str| {
+            let values = properties.iter().filter(|(name, _)| *name == wanted);
+            values.map(|(_, value)| value.clone()).collect::<Vec<_>>()
+        };
+        assert_eq!(values("CollectMode"), [Value::Text("inactive".to_owned())]);
+        assert_eq!(values("TimeoutStopUSec"), [Value::Number(1_000_000)]);
+        assert_eq!(values("PIDs"), [Value::Numbers(vec![7])]);
     }
 
     #[test]
