@@ -337,3 +337,6 @@ fn set_network(cgroup: &Cgroup, network: &LinuxNetwork) -> Result<(), Error> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;
