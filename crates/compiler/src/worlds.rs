@@ -212,7 +212,7 @@ fn check_module(names: &Names) -> Result<(), String> {
             return Err(format!(
                 "imports {name:?} from {module:?}, which nothing provides: a module gets \
                  WASI preview 1, \"wasi_snapshot_preview1\"{}",
-                hint(module)
+                module_hint(module, name)
             ));
         }
     }
@@ -317,35 +317,71 @@ fn third_hint(name: &str) -> Option<&'static str> {
     })
 }
 
-/// What the import is known for elsewhere.
+/// What a module's import is known for elsewhere.
+fn module_hint(module: &str, name: &str) -> &'static str {
+    match module {
+        // Of preview 0 all but one are known.
+        "wasi_unstable" => "; this is preview 0, of compilers from before 2020",
+        "wasi_snapshot_preview1" if name.starts_with("sock_") => {
+            "; this is WasmEdge's: preview 1 itself has no way to open a socket, only those that \
+             io.containerd.duet.v1.listen opens"
+        }
+        "wasi" => "; this is wasi-threads",
+        "wasi_ephemeral_nn" => "; this is wasi-nn as modules have it",
+        "wasix_32v1" | "wasix_64v1" => "; this is WASIX, which is Wasmer's",
+        "env" => "; it was compiled for a host of its own, such as emscripten",
+        _ if module.starts_with("wasi_ephemeral_crypto") => "; this is wasi-crypto",
+        _ => "",
+    }
+}
+
+/// What components' imports are known for elsewhere, by how they begin; the first that fits.
+const KNOWN: [(&str, &str); 11] = [
+    ("wasi:nn/", "; this is world wasi:nn/ml"),
+    ("wasi:tls/", "; this is world wasi:tls/imports"),
+    (
+        "wasi:keyvalue/watcher",
+        "; this is world wasi:keyvalue/watch-service",
+    ),
+    (
+        "wasi:keyvalue/",
+        "; this is another draft of world wasi:keyvalue/imports",
+    ),
+    ("wasi:logging/", "; this is world wasi:logging/imports"),
+    ("wasi:blobstore/", "; this is world wasi:blobstore/imports"),
+    ("wasi:messaging/", "; this is world wasi:messaging/imports"),
+    (
+        "wasi:config/",
+        "; this is another draft of world wasi:config/imports",
+    ),
+    (
+        "wasi:clocks/timezone@0.2.",
+        "; it is unstable in 0.2: no part of world wasi:clocks/imports unless asked for",
+    ),
+    ("wasi:cli/run@0.2.", EXPORT),
+    ("wasi:http/incoming-handler@0.2.", EXPORT),
+];
+const EXPORT: &str = "; this is for components to export, and there is no other that does";
+
+/// What a component's import is known for elsewhere.
 fn hint(name: &str) -> &'static str {
     if let Some(hint) = third_hint(name) {
         return hint;
     }
-    match name {
-        "wasi_unstable" => "; this is preview 0, of compilers from before 2020",
-        "wasi" => "; this is wasi-threads",
-        "env" => "; it was compiled for a host of its own, such as emscripten",
-        _ if name.starts_with("wasi:nn/") => "; this is world wasi:nn/ml",
-        _ if name.starts_with("wasi:tls/") => "; this is world wasi:tls/imports",
-        _ if name.starts_with("wasi:keyvalue/watcher") => {
-            "; this is world wasi:keyvalue/watch-service"
-        }
-        _ if name.starts_with("wasi:keyvalue/") => {
-            "; this is another draft of world wasi:keyvalue/imports"
-        }
-        _ if name.starts_with("wasi:blobstore/") => "; this is world wasi:blobstore/imports",
-        _ if name.starts_with("wasi:messaging/") => "; this is world wasi:messaging/imports",
-        _ if name.starts_with("wasi:config/") => {
-            "; this is another draft of world wasi:config/imports"
-        }
-        _ if PREVIEW2
-            .iter()
-            .any(|(package, _)| name.starts_with(package)) =>
-        {
-            "; that package has it in no version 0.2"
-        }
-        _ if name.starts_with("wasi:") => "; a proposal or another version of WASI",
-        _ => "",
+    if let Some((_, hint)) = KNOWN.iter().find(|(begin, _)| name.starts_with(begin)) {
+        return hint;
+    }
+    let (interface, _) = name.split_once('@').unwrap_or((name, ""));
+    if is_among(interface, &PREVIEW2) {
+        "; of another version than 0.2"
+    } else if PREVIEW2
+        .iter()
+        .any(|(package, _)| name.starts_with(package))
+    {
+        "; that package has it in no version 0.2"
+    } else if name.starts_with("wasi:") {
+        "; a proposal or another version of WASI"
+    } else {
+        ""
     }
 }

@@ -68,8 +68,44 @@ fn an_import_that_nothing_provides_is_named_with_its_world() {
         text.contains("imports \"fd_teleport\" from \"wasi_snapshot_preview1\""),
         "{text}"
     );
+    for (module, name, hint) in [
+        (
+            "wasi_ephemeral_nn",
+            "load",
+            "; this is wasi-nn as modules have it",
+        ),
+        (
+            "wasi_ephemeral_crypto_common",
+            "options_open",
+            "; this is wasi-crypto",
+        ),
+        (
+            "wasi_snapshot_preview1",
+            "sock_open",
+            "; this is WasmEdge's: preview 1 itself has no way",
+        ),
+        ("wasi", "thread-spawn", "; this is wasi-threads"),
+        ("wasix_32v1", "proc_fork", "; this is WASIX"),
+    ] {
+        let text = refused(&format!(
+            r#"(module (import "{module}" "{name}" (func)) (func (export "_start")))"#
+        ));
+        let words = format!("imports {name:?} from {module:?}, which nothing provides");
+        assert!(text.contains(&words) && text.contains(hint), "{text}");
+    }
     for (import, world) in [
-        ("wasi:nn/graph@0.2.0", "; this is world wasi:nn/ml"),
+        (
+            "wasi:nn/graph@0.2.0-rc-2024-10-28",
+            "; this is world wasi:nn/ml",
+        ),
+        (
+            "wasi:logging/logging@0.1.0-draft",
+            "; this is world wasi:logging/imports",
+        ),
+        (
+            "wasi:clocks/timezone@0.2.3",
+            "; it is unstable in 0.2: no part of world wasi:clocks/imports",
+        ),
         (
             "wasi:keyvalue/store@0.2.0-draft2",
             "; this is another draft of world wasi:keyvalue/imports",
@@ -85,6 +121,14 @@ fn an_import_that_nothing_provides_is_named_with_its_world() {
         (
             "wasi:clocks/timezone@0.3.0",
             "; of 0.3 that is not provided here",
+        ),
+        (
+            "wasi:http/incoming-handler@0.2.3",
+            "; this is for components to export, and there is no other that does",
+        ),
+        (
+            "wasi:cli/environment@0.1.0",
+            "; of another version than 0.2",
         ),
         (
             "wasi:cli/teleport@0.2.3",
