@@ -181,6 +181,8 @@ fn judge(status: ExitStatus, text: &str, name: &str) -> Result<(), Error> {
         (None, signal) => {
             let signal = signal.unwrap_or_default();
             let hint = match signal {
+                // Rust's words for an allocator that has none, twice if two threads say so.
+                6 | 11 if text.starts_with("memory allocation of") => " (out of memory)",
                 // Its last words are an instruction that traps: `abort` alone does not end process 1.
                 6 | 11 => " (it broke down)",
                 9 | 24 => " (out of time or memory)",
@@ -218,5 +220,9 @@ mod tests {
             let expected = format!("/app.wasm: the compiler was ended by {expected}");
             assert_eq!(error.to_string(), expected);
         }
+        let words = "memory allocation of memory allocation of 4336 bytes failed";
+        let error = judge(ExitStatus::from_raw(11), words, "/app.wasm").unwrap_err();
+        let hint = "ended by signal 11 (out of memory): memory allocation";
+        assert!(error.to_string().contains(hint), "{error}");
     }
 }

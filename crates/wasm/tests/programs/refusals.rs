@@ -1,10 +1,12 @@
 //! What cannot run: each has a sentence of its own, and says it before a container is made.
 
+use std::fs::File;
+use std::io::Read as _;
 use std::process::{Command, Stdio};
-
 use std::time::Instant;
 
-use duet_wasm::Preview;
+use duet_wasm::{CODE, Preview};
+use rustix::fs::{Mode, OFlags, openat};
 
 use crate::harness::{Guest, PATIENCE, cache, compile, root, runner};
 
@@ -212,32 +214,42 @@ fn a_module_with_too_much_in_it_is_refused_with_a_number() {
     if !root() {
         return;
     }
-    let module = |sections: &[(u8, &[u8])]| {
-        let mut wasm = b"\0asm\x01\0\0\0".to_vec();
-        for (id, body) in sections {
-            wasm.push(*id);
-            wasm.extend(leb128(body.len()));
-            wasm.extend_from_slice(body);
-        }
-        wasm
-    };
-    let count = 1_000_001;
-    let functions = [leb128(count), vec![0; count]].concat();
-    let bodies = [leb128(count), [2, 0, 0x0b].repeat(count)].concat();
-    let many = module(&[(1, b"\x01\x60\0\0"), (3, &functions), (10, &bodies)]);
-    let text = refusal(&many);
+    let text = refusal(&of_functions(1_000_001));
     assert!(
         text.contains("invalid at byte") && text.contains("functions"),
         "{text}"
     );
     // A data segment of 2 GiB, of which there are five bytes.
     let data = [b"\x01\x01".to_vec(), leb128(2 << 30), b"hello".to_vec()].concat();
-    let mut large = module(&[(5, b"\x01\0\x01")]);
+    let mut large = of_sections(&[(5, b"\x01\0\x01")]);
     large.push(11);
     large.extend(leb128(data.len() - 5 + (2 << 30)));
     large.extend(data);
     let text = refusal(&large);
     assert!(text.contains("cut off after "), "{text}");
+}
+
+fn of_sections(sections: &[(u8, &[u8])]) -> Vec<u8> {
+    let mut wasm = b"\0asm\x01\0\0\0".to_vec();
+    for (id, body) in sections {
+        wasm.push(*id);
+        wasm.extend(leb128(body.len()));
+        wasm.extend_from_slice(body);
+    }
+    wasm
+}
+
+/// A command of so many functions, none of which does anything. (A million are valid, and more than the 2 GiB of memory
+/// that the compiler may have: by hand, for it takes longer than a test may.)
+fn of_functions(count: usize) -> Vec<u8> {
+    let functions = [leb128(count), vec![0; count]].concat();
+    let bodies = [leb128(count), [2, 0, 0x0b].repeat(count)].concat();
+    of_sections(&[
+        (1, b"\x01\x60\0\0"),
+        (3, &functions),
+        (7, b"\x01\x06_start\0\0"),
+        (10, &bodies),
+    ])
 }
 
 pub(crate) fn leb128(mut number: usize) -> Vec<u8> {
@@ -259,8 +271,24 @@ fn compiled_code_is_not_a_program() {
         return;
     }
     // What the compiler makes begins like any ELF file, and is refused like one.
-    let code = std::fs::read(runner()).unwrap();
-    assert!(refusal(&code).contains("not WebAssembly"));
+    let program = std::fs::read(runner()).unwrap();
+    assert!(refusal(&program).contains("not WebAssembly"));
+    for guest in [
+        r#"(module (func (export "_start")))"#,
+        r#"(component (instance $r) (export "wasi:cli/run@0.2.0" (instance $r)))"#,
+    ] {
+        let compiled = compile(&wat::parse_str(guest).unwrap()).unwrap();
+        let code = openat(
+            compiled.tree().unwrap(),
+            CODE,
+            OFlags::RDONLY | OFlags::CLOEXEC,
+            Mode::empty(),
+        );
+        let mut bytes = Vec::new();
+        File::from(code.unwrap()).read_to_end(&mut bytes).unwrap();
+        assert!(bytes.starts_with(b"\x7fELF"));
+        assert!(refusal(&bytes).contains("not WebAssembly"));
+    }
 }
 
 #[test]
