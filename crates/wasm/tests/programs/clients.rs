@@ -4,7 +4,9 @@ use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::TcpStream;
 use std::time::Duration;
 
-use crate::harness::{Guest, root};
+use rustix::process::Signal;
+
+use crate::harness::{Guest, PATIENCE, eventually, root};
 use crate::servers::{Gate, Server, ask, of_both_previews, read, whole};
 
 /// How a client of HTTP/2 begins: with the preface and empty SETTINGS.
@@ -194,4 +196,36 @@ fn who_asks_nothing_for_long_is_told_to_go_and_nobody_else() {
     Frame::next(&mut asking, DATA, GOAWAY);
     Frame::next(&mut asking, GOAWAY, HEADERS);
     assert_eq!(server.end(), (0, String::new()));
+}
+
+#[test]
+fn whose_time_ends_before_there_is_a_place_is_told_to_come_again() {
+    if !root() {
+        return;
+    }
+    // One that waits for room in a log that nobody reads is ended by nobody, and keeps its place.
+    let mut server = Server::start(Guest::named("server.wasm").http(|http| {
+        (http.concurrency, http.plain_log) = (1, true);
+        (http.timeout, http.drain) = (Some(Duration::from_secs(1)), Duration::from_secs(1));
+    }));
+    // Twice what the pipe takes.
+    let path = format!("/say/{}", "x".repeat(8 << 10));
+    let mut all: Vec<_> = (0..16).map(|_| server.connect()).collect();
+    for stream in &mut all {
+        ask(stream, &path, "connection: close\r\n");
+    }
+    let (sender, answers) = std::sync::mpsc::channel();
+    for mut stream in all {
+        let sender = sender.clone();
+        std::thread::spawn(move || sender.send(whole(&mut stream)));
+    }
+    let refused = eventually("one to be told", || {
+        let answer = answers.recv_timeout(PATIENCE).unwrap();
+        answer.starts_with("HTTP/1.1 503 ").then_some(answer)
+    });
+    assert!(refused.contains("\r\nretry-after: 1\r\n"), "{refused}");
+    server.guest.signal(Signal::TERM);
+    eventually("the server to end", || {
+        (!server.guest.is_running()).then_some(())
+    });
 }
