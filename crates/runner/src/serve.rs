@@ -16,13 +16,14 @@
 //! | `requests.rs` | how many at a time, for how long, and what the guest leaves unanswered |
 //! | `instances.rs` | guests, made or used again |
 //! | `clock.rs` | interrupts those that compute |
-//! | `log.rs` | what they print |
+//! | `log.rs`, `lines.rs` | what they print |
 
 mod addressee;
 mod clock;
 mod connections;
 mod idle;
 mod instances;
+mod lines;
 mod listener;
 mod log;
 mod requests;

@@ -137,6 +137,45 @@ fn arguments_environment_and_stdin_arrive() {
 }
 
 #[test]
+fn a_component_is_told_its_directory() {
+    if !root() {
+        return;
+    }
+    // Ends well if the directory is there, has four bytes, and these are "/srv".
+    let asks = r#"(component
+        (import "wasi:cli/environment@0.2.0" (instance $environment
+            (export "initial-cwd" (func (result (option string))))))
+        (core module $memory
+            (memory (export "memory") 1)
+            (func (export "realloc") (param i32 i32 i32 i32) (result i32) (i32.const 1024)))
+        (core instance $of (instantiate $memory))
+        (core func $cwd (canon lower (func $environment "initial-cwd")
+            (memory (core memory $of "memory")) (realloc (core func $of "realloc"))))
+        (core module $main
+            (import "of" "memory" (memory 1))
+            (import "environment" "cwd" (func $cwd (param i32)))
+            (func (export "run") (result i32)
+                (call $cwd (i32.const 0))
+                (i32.eqz (i32.and
+                    (i32.eq (i32.load8_u (i32.const 0)) (i32.const 1))
+                    (i32.and
+                        (i32.eq (i32.load (i32.const 8)) (i32.const 4))
+                        (i32.eq (i32.load (i32.load (i32.const 4))) (i32.const 0x7672732f)))))))
+        (core instance $run (instantiate $main
+            (with "of" (instance $of))
+            (with "environment" (instance (export "cwd" (func $cwd))))))
+        (func $lifted (result (result)) (canon lift (core func $run "run")))
+        (instance $cli (export "run" (func $lifted)))
+        (export "wasi:cli/run@0.2.0" (instance $cli)))"#;
+    for (directory, code) in [("/srv", 0), ("/usr", 1)] {
+        let mut guest = Guest::wat(asks);
+        directory.clone_into(&mut guest.handoff.cwd);
+        let ended = guest.run();
+        assert_eq!((ended.code, ended.stderr.as_str()), (code, ""));
+    }
+}
+
+#[test]
 fn files_are_the_containers() {
     if !root() {
         return;
