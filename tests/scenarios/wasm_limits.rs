@@ -65,21 +65,28 @@ fn kills(pid: i32) -> u64 {
 
 /// A number in the memory cgroup of a process: the file and what is before it in its line, for v1 and for v2.
 fn count(pid: i32, v1: (&str, &str), v2: (&str, &str)) -> (PathBuf, u64) {
-    let groups = fs::read_to_string(format!("/proc/{pid}/cgroup")).expect("it runs");
-    let path = groups.lines().find_map(|line| line.split_once(":memory:"));
-    let root = PathBuf::from("/sys/fs/cgroup");
-    let (file, field) = match path {
-        Some((_, path)) => (root.join(format!("memory{path}/{}", v1.0)), v1.1),
-        None => {
-            let path = groups.lines().find_map(|line| line.strip_prefix("0::"));
-            let path = path.expect("it is in a cgroup");
-            (root.join(format!("{}/{}", &path[1..], v2.0)), v2.1)
-        }
-    };
+    let (file, is_v1) = file(pid, "memory", v1.0, v2.0);
+    let field = if is_v1 { v1.1 } else { v2.1 };
     let text = fs::read_to_string(&file).expect("the limit is kept");
     let count = text.lines().find_map(|line| line.strip_prefix(field));
     let count = count.and_then(|count| count.trim().parse().ok());
     (file, count.expect("a number"))
+}
+
+/// A file in the cgroup of a process, by its names on v1 and on v2, and whether this is v1.
+fn file(pid: i32, controller: &str, v1: &str, v2: &str) -> (PathBuf, bool) {
+    let groups = fs::read_to_string(format!("/proc/{pid}/cgroup")).expect("it runs");
+    let name = format!(":{controller}:");
+    let path = groups.lines().find_map(|line| line.split_once(&name));
+    let root = PathBuf::from("/sys/fs/cgroup");
+    match path {
+        Some((_, path)) => (root.join(format!("{controller}{path}/{v1}")), true),
+        None => {
+            let path = groups.lines().find_map(|line| line.strip_prefix("0::"));
+            let path = path.expect("it is in a cgroup");
+            (root.join(format!("{}/{v2}", &path[1..])), false)
+        }
+    }
 }
 
 /// Whether what is written into a folder is kept in memory only as long as there is room.
@@ -121,6 +128,21 @@ fn a_guest_that_looks_up_all_it_can_has_no_more_threads_than_there_are_for_it() 
         .min(8)
         + 2;
     assert!(threads() <= 64 + own, "{}", threads());
+    assert_eq!(server.get("/"), "hello\n");
+    assert_eq!(server.end(), "");
+
+    // Where the container may have few more, each has those that there are, and the server goes on.
+    let server = Server::start_without_names(&node, "few", &["--mount", &mount]);
+    let pid = server.task.pid();
+    let most = fs::read_dir(format!("/proc/{pid}/task"))
+        .expect("it runs")
+        .count()
+        + 4;
+    let (limit, _) = file(pid, "pids", "pids.max", "pids.max");
+    fs::write(limit, most.to_string()).expect("our own container's");
+    assert_eq!(server.get("/flood/200"), "200");
+    assert_eq!(server.get("/"), "hello\n");
+    assert_eq!(server.get("/flood/200"), "200");
     assert_eq!(server.get("/"), "hello\n");
     assert_eq!(server.end(), "");
 }
