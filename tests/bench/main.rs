@@ -1,20 +1,22 @@
 //! `make bench`: what a container's life costs under Duet, and beside it under runc.
 //!
-//! Seven questions: how long create, start, wait and delete take at the Task API of a
+//! Nine questions: how long create, start, wait and delete take at the Task API of a
 //! running shim, and what a large module adds to it; how long an exec takes there; how long `ctr run --rm` takes; what a pod of the shim's own
 //! asks of it beside one around a pause container, in time and in memory; how much memory an idle wasm container
-//! adds to its pod. Nothing here passes or fails: the promises are in SPECIFICATION.md.
+//! adds to its pod; how long it takes from TERM to an end, and whether a request that is in flight then is lost. Nothing here passes or fails: the promises are in SPECIFICATION.md.
 //!
 //! `duet-bench [ROUNDS] [FILE.json]`; 40 rounds without, and with 0 only the memory. `DUET_BENCH_BEFORE` may
 //! name a folder with Duet's programs as they were: they are asked the first three questions too.
 //! `duet-bench serving WASMTIME [ROUNDS]` asks servers instead (`make bench-serving`).
 //! `duet-bench lives [ROUNDS]` asks the Task API alone: a container's life, and an exec's.
+//! `duet-bench stops [ROUNDS]` asks the last two questions alone.
 #![forbid(unsafe_code)]
 
 mod memory;
 mod sandboxes;
 mod serving;
 mod specs;
+mod stops;
 
 use std::cell::Cell;
 use std::fs;
@@ -36,9 +38,10 @@ const ROUNDS: usize = 40;
 fn main() {
     let mut arguments = std::env::args().skip(1).peekable();
     match arguments.peek().map(String::as_str) {
-        Some("flight") => return serving::fly(),
+        Some("flight") => return serving::fly(arguments.skip(1)),
         Some("serving") => return serve(arguments.skip(1)),
         Some("lives") => return lives(arguments.nth(1)),
+        Some("stops") => return stops(arguments.nth(1)),
         Some(_) | None => {}
     }
     let rounds = arguments
@@ -51,7 +54,14 @@ fn main() {
     println!("{}", machine["text"].as_str().unwrap_or_default());
     let mut tables = Vec::new();
     if rounds > 0 {
-        for measure in [task_api, large_modules, exec, ctr_run, sandboxes::begin] {
+        for measure in [
+            task_api,
+            large_modules,
+            exec,
+            ctr_run,
+            sandboxes::begin,
+            stops::measure,
+        ] {
             let table = measure(&node, rounds);
             println!("\n{table}");
             tables.push(table.json());
@@ -64,6 +74,7 @@ fn main() {
     for pod in &pods {
         println!("{pod}");
     }
+    in_flight(&node);
     if let Some(file) = file {
         let report = json!({
             "machine": machine,
@@ -83,6 +94,20 @@ fn lives(rounds: Option<String>) {
     for measure in [task_api, exec] {
         println!("\n{}", measure(&node, rounds));
     }
+}
+
+/// TERM alone.
+fn stops(rounds: Option<String>) {
+    let rounds = rounds.map_or(ROUNDS, |word| word.parse().expect("a number of rounds"));
+    let node = Node::enter_with_duet().expect("root, containerd and Duet's binaries");
+    println!("{}", describe()["text"].as_str().unwrap_or_default());
+    println!("\n{}", stops::measure(&node, rounds));
+    in_flight(&node);
+}
+
+fn in_flight(node: &Node) {
+    let (lost, of) = stops::flight(node);
+    println!("Requests without an answer, of {of} in flight at TERM: {lost}");
 }
 
 /// Servers of `wasi:http`.

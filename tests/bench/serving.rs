@@ -83,6 +83,8 @@ pub(crate) fn flight(node: &Node) -> usize {
             "--nofile=8192",
             own.to_str().expect("a path in UTF-8"),
             "flight",
+            &FLIGHT.to_string(),
+            "100",
         ])
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -98,17 +100,23 @@ pub(crate) fn flight(node: &Node) -> usize {
     lost.trim().parse().expect("a number")
 }
 
-/// The client of [`flight`]: says a letter when all is sent, and how many answers there were not.
-pub(crate) fn fly() {
-    let mut streams: Vec<_> = (0..FLIGHT)
-        .map(|_| {
+/// The client of [`flight`], with how many requests and of how many milliseconds: says a letter when all is sent,
+/// and how many answers there were not.
+pub(crate) fn fly(mut arguments: impl Iterator<Item = String>) {
+    let count = arguments.next().and_then(|count| count.parse().ok());
+    let length = arguments.next().expect("how long each takes");
+    let mut streams: Vec<_> = (0..count.expect("how many there are"))
+        .map(|_: usize| {
             let mut stream = TcpStream::connect("127.0.0.1:8080").expect("it listens");
-            stream
-                .write_all(b"GET /sleep/100 HTTP/1.1\r\nhost: test\r\n\r\n")
+            write!(stream, "GET /sleep/{length} HTTP/1.1\r\nhost: test\r\n")
                 .expect("it is connected");
             stream
         })
         .collect();
+    // None is answered while others are still to come.
+    for stream in &mut streams {
+        stream.write_all(b"\r\n").expect("it is connected");
+    }
     print!("s");
     std::io::stdout().flush().expect("a pipe");
     let lost = streams.iter_mut().filter_map(|stream| {
@@ -130,7 +138,7 @@ fn server<'n>(node: &'n Node, options: &[&str]) -> Task<'n> {
 }
 
 /// A command in the network namespace of a process.
-fn inside(pid: i32, program: &str) -> Command {
+pub(crate) fn inside(pid: i32, program: &str) -> Command {
     let mut command = Command::new("nsenter");
     command.args(["--net", "--target", &pid.to_string(), program]);
     command

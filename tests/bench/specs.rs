@@ -29,6 +29,17 @@ pub(crate) enum Idle {
     Huge,
 }
 
+/// A container that is told to stop by TERM.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stop {
+    /// A `wasi:http` server.
+    Server,
+    /// A guest that computes.
+    Spinning,
+    /// A shell that waits for TERM.
+    Native,
+}
+
 /// A module that is made for the measurements.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Module {
@@ -166,6 +177,28 @@ impl Specs {
         self.with_env(id, &self.wasm_root, args, env)
     }
 
+    /// A container that waits for TERM.
+    pub(crate) fn to_be_stopped(&self, id: &str, stop: Stop) -> String {
+        let shell = "trap 'exit 143' TERM; sleep 1000000 & wait";
+        match stop {
+            Stop::Server => self.with(id, &self.wasm_root, &["/server.wasm"]),
+            Stop::Spinning => self.with(id, &self.wasm_root, &["/probe.wasm", "spin"]),
+            Stop::Native => self.with(id, &self.native_root, &["/bin/sh", "-c", shell]),
+        }
+    }
+
+    /// A server that can have so many connections, and lets their requests wait.
+    pub(crate) fn of_many_requests(&self, id: &str, requests: usize) -> String {
+        let mut spec = self.spec(id, &self.wasm_root, &["/server.wasm"], &[]);
+        let files = requests + 100;
+        spec["process"]["rlimits"] =
+            json!([{ "type": "RLIMIT_NOFILE", "soft": files, "hard": files }]);
+        for (name, value) in [("concurrency", "256"), ("queue", "10000"), ("drain", "10m")] {
+            spec["annotations"][format!("io.containerd.duet.v1.http.{name}")] = json!(value);
+        }
+        spec.to_string()
+    }
+
     /// A wasm container that ends at once, in 32 MiB of memory.
     pub(crate) fn made_and_over(&self, id: &str, module: Module) -> String {
         self.made(id, module, false)
@@ -217,6 +250,18 @@ fn unpacked(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
 fn namespaces(spec: &mut Value) -> impl Iterator<Item = &mut Value> {
     let list = spec["linux"]["namespaces"].as_array_mut();
     list.into_iter().flatten()
+}
+
+// === impl Stop ===
+
+impl Stop {
+    /// Its code then.
+    pub(crate) fn code(self) -> u32 {
+        match self {
+            Self::Server => 0,
+            Self::Spinning | Self::Native => 143,
+        }
+    }
 }
 
 // === impl Idle ===

@@ -80,6 +80,18 @@ impl Series {
         self.percentile(95)
     }
 
+    /// The shortest time.
+    #[must_use]
+    pub fn least(&self) -> Duration {
+        self.times.iter().min().copied().unwrap_or_default()
+    }
+
+    /// The longest time.
+    #[must_use]
+    pub fn most(&self) -> Duration {
+        self.times.iter().max().copied().unwrap_or_default()
+    }
+
     fn percentile(&self, percent: usize) -> Duration {
         let mut times = self.times.clone();
         times.sort();
@@ -99,6 +111,8 @@ impl Table {
                 "subject": series.subject,
                 "median_ms": millis(series.median()),
                 "p95_ms": millis(series.p95()),
+                "min_ms": millis(series.least()),
+                "max_ms": millis(series.most()),
                 "runs": series.times.len(),
             })
         };
@@ -113,16 +127,17 @@ impl fmt::Display for Table {
         writeln!(f, "{} ({runs} runs each, interleaved)", self.question)?;
         writeln!(
             f,
-            "  {:<28}{:>12}{:>12}{:>10}",
-            "", "median ms", "p95 ms", "ratio"
+            "  {:<28}{:>12}{:>12}{:>12}{:>12}{:>10}",
+            "", "min ms", "median ms", "p95 ms", "max ms", "ratio"
         )?;
         for series in &self.series {
             let median = series.median();
             let ratio = median.as_secs_f64() / baseline.as_secs_f64();
             let (median, p95) = (millis(median), millis(series.p95()));
+            let (least, most) = (millis(series.least()), millis(series.most()));
             writeln!(
                 f,
-                "  {:<28}{median:>12.2}{p95:>12.2}{ratio:>10.3}",
+                "  {:<28}{least:>12.2}{median:>12.2}{p95:>12.2}{most:>12.2}{ratio:>10.3}",
                 series.subject
             )?;
         }
@@ -147,6 +162,8 @@ mod tests {
         };
         assert_eq!(series.median(), Duration::from_millis(10));
         assert_eq!(series.p95(), Duration::from_millis(19));
+        assert_eq!(series.least(), Duration::from_millis(1));
+        assert_eq!(series.most(), Duration::from_millis(20));
     }
 
     #[test]

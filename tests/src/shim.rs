@@ -218,6 +218,18 @@ impl Shim {
         self.call::<api::Empty>("Kill", &request).map(drop)
     }
 
+    /// Sends a signal to the first process of a container.
+    ///
+    /// # Errors
+    ///
+    /// What the shim said.
+    pub fn signal(&self, id: &str, signal: u32) -> Result<(), String> {
+        let mut request = api::KillRequest::new();
+        id.clone_into(&mut request.id);
+        request.signal = signal;
+        self.call::<api::Empty>("Kill", &request).map(drop)
+    }
+
     /// Forgets a container that has ended.
     ///
     /// # Errors
