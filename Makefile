@@ -142,6 +142,11 @@ others := $(abspath $(target))/others
 others: build test-needs tests-built $(others)/made ## programs of others, which pip and npm fetch: SQLite, CPython, resvg, and components in Python and JavaScript
 	$(call run-tests,others,DUET_TEST_OTHERS=$(others))
 
+.PHONY: bench-others
+bench-others: build test-needs $(others)/made ## a CPython of others: what the second start of a CPython costs, and fifty of it in one pod
+	$(CARGO) build --release -p duet-tests --bin duet-bench
+	$(SUDO) env DUET_BIN_DIR=$(bin) DUET_TEST_OTHERS=$(others) TMPDIR=/dev/shm $(bin)/duet-bench python
+
 $(others)/made: tests/others/make.sh $(wildcard tests/others/components/*) | others-needs
 	tests/others/make.sh $(others)
 	touch $@

@@ -8,6 +8,7 @@
 //! `duet-bench [ROUNDS] [FILE.json]`; 40 rounds without, and with 0 only the memory. `DUET_BENCH_BEFORE` may
 //! name a folder with Duet's programs as they were: they are asked the first three questions too.
 //! `duet-bench serving WASMTIME [ROUNDS]` asks servers instead (`make bench-serving`).
+//! `duet-bench python [ROUNDS]` asks the CPython that `make others` has fetched: what its second start and fifty of it cost.
 //! `duet-bench lives [ROUNDS]` asks the Task API alone: a container's life, and an exec's.
 //! `duet-bench stops [ROUNDS]` asks the last two questions alone.
 #![forbid(unsafe_code)]
@@ -42,6 +43,7 @@ fn main() {
         Some("serving") => return serve(arguments.skip(1)),
         Some("lives") => return lives(arguments.nth(1)),
         Some("stops") => return stops(arguments.nth(1)),
+        Some("python") => return python(arguments.nth(1)),
         Some(_) | None => {}
     }
     let rounds = arguments
@@ -108,6 +110,39 @@ fn stops(rounds: Option<String>) {
 fn in_flight(node: &Node) {
     let (lost, of) = stops::flight(node);
     println!("Requests without an answer, of {of} in flight at TERM: {lost}");
+}
+
+/// The CPython of others, beside a small module.
+fn python(rounds: Option<String>) {
+    let rounds = rounds.map_or(ROUNDS, |word| word.parse().expect("a number of rounds"));
+    assert!(
+        specs::python().is_some(),
+        "DUET_TEST_OTHERS names no folder: run `make others`"
+    );
+    let node = Node::enter_with_duet().expect("root, containerd and Duet's binaries");
+    println!("{}", describe()["text"].as_str().unwrap_or_default());
+    println!("\n{}", python_starts(&node, rounds));
+    println!("\n{}", memory::of_python(&node));
+}
+
+/// The starts of a CPython that was compiled before, and that ends before it has begun to work.
+fn python_starts(node: &Node, rounds: usize) -> Table {
+    let duet = Stage::new(
+        node,
+        "duet-python",
+        &machine::binary("containerd-shim-duet-v1"),
+    );
+    let subjects: Vec<Subject<'_>> = vec![
+        (
+            "CPython --version",
+            Box::new(|| duet.life(Specs::python_version)),
+        ),
+        ("a small module", Box::new(|| duet.life(Specs::wasm))),
+    ];
+    let question = "Task API: create + start + wait + delete of a CPython of 26 MB";
+    let table = bench::interleaved(question, rounds, subjects);
+    duet.close();
+    table
 }
 
 /// Servers of `wasi:http`.

@@ -18,6 +18,8 @@ pub(crate) struct Memory {
 struct Cost {
     /// Of all containers of a pod together.
     containers: u64,
+    /// What of it are pages that the guests have written into their own memories.
+    written: u64,
     /// Of the shim before the first of them.
     shim_alone: u64,
     /// Of the shim with all of them.
@@ -26,9 +28,18 @@ struct Cost {
 
 /// Starts the containers of each kind in a pod of their own, and looks when all of them are idle.
 pub(crate) fn idle_wasm(node: &Node) -> Memory {
-    let kinds = Idle::ALL.map(|kind| (kind, idle(node, kind)));
+    measured(node, &Idle::ALL)
+}
+
+/// As [`idle_wasm`], of the CPython that others have built and a small module.
+pub(crate) fn of_python(node: &Node) -> Memory {
+    measured(node, &[Idle::Preview1, Idle::Python])
+}
+
+fn measured(node: &Node, kinds: &[Idle]) -> Memory {
+    let kinds = kinds.iter().map(|&kind| (kind, idle(node, kind)));
     Memory {
-        kinds: kinds.into(),
+        kinds: kinds.collect(),
     }
 }
 
@@ -52,6 +63,7 @@ fn idle(node: &Node, kind: Idle) -> Cost {
         pids.iter().all(|pid| is_asleep(*pid)).then_some(())
     });
     let containers = pids.iter().map(|pid| pss(*pid)).sum();
+    let written = pids.iter().map(|pid| written(*pid)).sum();
     let shim = pss(shim_pid);
     for (id, _) in &bundles {
         stage.shim.kill(id).expect("Kill");
@@ -61,6 +73,7 @@ fn idle(node: &Node, kind: Idle) -> Cost {
     stage.close();
     Cost {
         containers,
+        written,
         shim_alone,
         shim,
     }
@@ -76,6 +89,7 @@ impl Memory {
                 "kind": kind.to_string(),
                 "containers": kind.containers(),
                 "containers_pss_kib": cost.containers,
+                "guests_memory_kib": cost.written,
                 "shim_alone_pss_kib": cost.shim_alone,
                 "shim_pss_kib": cost.shim,
             })
@@ -92,16 +106,17 @@ impl fmt::Display for Memory {
         )?;
         writeln!(
             f,
-            "  {:<28}{:>8}{:>12}{:>22}",
-            "", "number", "container", "shim (without them)"
+            "  {:<28}{:>8}{:>12}{:>14}{:>22}",
+            "", "number", "container", "guest's own", "shim (without them)"
         )?;
         for (kind, cost) in &self.kinds {
             let number = kind.containers();
             let each = cost.containers / u64::from(number);
+            let own = cost.written / u64::from(number);
             let shim = format!("{} ({})", cost.shim, cost.shim_alone);
             writeln!(
                 f,
-                "  {:<28}{number:>8}{each:>12}{shim:>22}",
+                "  {:<28}{number:>8}{each:>12}{own:>14}{shim:>22}",
                 kind.to_string()
             )?;
         }
@@ -115,6 +130,36 @@ pub(crate) fn pss(pid: u32) -> u64 {
     let line = rollup.lines().find_map(|line| line.strip_prefix("Pss:"));
     let number = line.and_then(|line| line.split_whitespace().next()?.parse().ok());
     number.expect("the kernel tells the PSS")
+}
+
+/// What a guest has written into its linear memory, in KiB: the private pages of the one reservation of
+/// 4 GiB and more that its process has, however many mappings that is made of.
+fn written(pid: u32) -> u64 {
+    const RESERVED: u64 = 4 << 30;
+    let smaps = fs::read_to_string(format!("/proc/{pid}/smaps")).expect("it runs");
+    // Mappings that touch are one range: its start, its end, and what in it is nobody else's.
+    let mut ranges: Vec<(u64, u64, u64)> = Vec::new();
+    for line in smaps.lines() {
+        let mut words = line.split_whitespace();
+        let first = words.next().unwrap_or_default();
+        let bounds = first.split_once('-').and_then(|(start, end)| {
+            let number = |text| u64::from_str_radix(text, 16).ok();
+            Some((number(start)?, number(end)?))
+        });
+        match (bounds, ranges.last_mut()) {
+            (Some((start, end)), Some(last)) if last.1 == start => last.1 = end,
+            (Some((start, end)), _) => ranges.push((start, end, 0)),
+            (None, Some(last)) if first == "Anonymous:" => {
+                let size = words.next().and_then(|size| size.parse::<u64>().ok());
+                last.2 += size.expect("the kernel tells a size");
+            }
+            (None, _) => {}
+        }
+    }
+    let memories = ranges
+        .iter()
+        .filter(|(start, end, _)| end - start >= RESERVED);
+    memories.map(|(_, _, written)| written).sum()
 }
 
 /// The resident set size of a process, in KiB.

@@ -27,6 +27,8 @@ pub(crate) enum Idle {
     Large,
     /// A preview 1 module as large as a Python with its library.
     Huge,
+    /// Such a Python, which others have built.
+    Python,
 }
 
 /// A container that is told to stop by TERM.
@@ -173,6 +175,11 @@ impl Specs {
             Idle::Middling => return self.made(id, Module::Middling, true),
             Idle::Large => return self.made(id, Module::Large, true),
             Idle::Huge => return self.made(id, Module::Huge, true),
+            Idle::Python => {
+                let path = self.python().expect("only asked for if it is there");
+                let sleep = "import time; time.sleep(100000000)";
+                return self.with(id, &self.wasm_root, &[&path, "-c", sleep]);
+            }
         };
         self.with_env(id, &self.wasm_root, args, env)
     }
@@ -202,6 +209,23 @@ impl Specs {
     /// A wasm container that ends at once, in 32 MiB of memory.
     pub(crate) fn made_and_over(&self, id: &str, module: Module) -> String {
         self.made(id, module, false)
+    }
+
+    /// A CPython that says its version and ends, before it has begun to work.
+    pub(crate) fn python_version(&self, id: &str) -> String {
+        let path = self.python().expect("only asked for if it is there");
+        self.with(id, &self.wasm_root, &[&path, "--version"])
+    }
+
+    /// The path in the root file system of the CPython that `make others` has fetched.
+    fn python(&self) -> Option<String> {
+        let source = python()?;
+        let path = self.wasm_root.join("cpython.wasm");
+        if !path.exists() {
+            let bytes = fs::read(&source).unwrap_or_else(|e| panic!("{}: {e}", source.display()));
+            unpacked(&path, &bytes).expect("our own folder");
+        }
+        Some("/cpython.wasm".to_owned())
     }
 
     fn made(&self, id: &str, module: Module, waits: bool) -> String {
@@ -240,6 +264,12 @@ impl Specs {
     }
 }
 
+/// The CPython of others, if `DUET_TEST_OTHERS` names the folder with it.
+pub(crate) fn python() -> Option<PathBuf> {
+    let folder = PathBuf::from(env::var_os("DUET_TEST_OTHERS")?);
+    Some(folder.join("cpython.wasm"))
+}
+
 /// Writes a file as an image is unpacked: with the time of its making, which was earlier.
 fn unpacked(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     let mut file = File::create(path)?;
@@ -267,7 +297,7 @@ impl Stop {
 // === impl Idle ===
 
 impl Idle {
-    /// Every kind.
+    /// Every kind that is always there.
     pub(crate) const ALL: [Self; 6] = [
         Self::Preview1,
         Self::Preview2,
@@ -281,7 +311,7 @@ impl Idle {
     pub(crate) fn containers(self) -> u32 {
         match self {
             Self::Preview1 | Self::Preview2 | Self::Server | Self::Large => 25,
-            Self::Middling | Self::Huge => 50,
+            Self::Middling | Self::Huge | Self::Python => 50,
         }
     }
 }
@@ -295,6 +325,7 @@ impl fmt::Display for Idle {
             Self::Middling => "preview 1, 800 kB of module",
             Self::Large => "preview 1, 8 MiB of module",
             Self::Huge => "preview 1, 26 MB of module",
+            Self::Python => "CPython that sleeps",
         })
     }
 }
