@@ -23,6 +23,12 @@ pub fn check() -> Result<(), TooOld> {
     check_release(&uname().release().to_string_lossy())
 }
 
+/// Whether this kernel is of that release or a later one. What cannot be read is older.
+#[must_use]
+pub fn is_at_least(release: (u32, u32)) -> bool {
+    version(&uname().release().to_string_lossy()) >= Some(release)
+}
+
 /// The name of an error of the kernel's, such as `ENOENT`; what is none of the kernel's in its
 /// own words.
 #[must_use]
@@ -43,14 +49,17 @@ pub fn is_absent(error: &std::io::Error) -> bool {
 }
 
 fn check_release(release: &str) -> Result<(), TooOld> {
-    let mut numbers = release.split(['.', '-', '+']).map(|part| part.parse().ok());
-    let version = numbers.next().flatten().zip(numbers.next().flatten());
-    if version >= Some(MINIMUM) {
+    if version(release) >= Some(MINIMUM) {
         Ok(())
     } else {
         let release = release.to_owned();
         Err(TooOld { release })
     }
+}
+
+fn version(release: &str) -> Option<(u32, u32)> {
+    let mut numbers = release.split(['.', '-', '+']).map(|part| part.parse().ok());
+    numbers.next().flatten().zip(numbers.next().flatten())
 }
 
 #[cfg(test)]

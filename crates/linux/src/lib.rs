@@ -21,6 +21,7 @@
 //! may call no library at all, the one call in `duet-launch` that starts it, and two files of `duet-wasm`.
 #![deny(unsafe_code)]
 
+pub mod appends;
 #[expect(unsafe_code, reason = "bpf(2) has no safe wrapper")]
 pub mod bpf;
 pub mod channel;
