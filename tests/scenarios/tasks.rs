@@ -2,6 +2,7 @@
 
 use std::fs;
 
+use duet_tests::command::Outcome;
 use duet_tests::machine::Runtime;
 use duet_tests::{Node, wait};
 
@@ -75,28 +76,43 @@ fn exec_with_a_terminal_is_on_a_terminal() {
         .script("echo ready; exec sleep 1000")
         .start();
     task.says("ready");
+    let outcome = on_a_terminal(&node, "tty; stty size; exit 5");
+    assert!(outcome.stdout.contains("/dev/pts/0"), "{outcome:?}");
+    assert_eq!(outcome.code, 5, "{outcome:?}");
+    task.end();
+}
+
+/// Runs a shell script on a terminal in the container `host`.
+fn on_a_terminal(node: &Node, script: &str) -> Outcome {
     // ctr needs a terminal of its own; `script` gives it one.
     let mut ctr = node.daemon().ctr(node.namespace());
-    ctr.args([
-        "task",
-        "exec",
-        "--tty",
-        "--exec-id",
-        "t",
-        "host",
-        "/bin/sh",
-        "-c",
-    ]);
+    ctr.args(["task", "exec", "--tty", "--exec-id", "t", "host"]);
     let words: Vec<_> = std::iter::once(ctr.get_program())
         .chain(ctr.get_args())
         .map(|word| word.to_string_lossy().into_owned())
-        .chain(["'tty; stty size; exit 5'".to_owned()])
+        .chain(["/bin/sh -c".to_owned(), format!("'{script}'")])
         .collect();
-    let mut script = std::process::Command::new("script");
-    script.args(["-qec", &words.join(" "), "/dev/null"]);
-    let outcome = duet_tests::command::run(&mut script);
-    assert!(outcome.stdout.contains("/dev/pts/0"), "{outcome:?}");
-    assert_eq!(outcome.code, 5, "{outcome:?}");
+    let mut terminal = std::process::Command::new("script");
+    terminal.args(["-qec", &words.join(" "), "/dev/null"]);
+    duet_tests::command::run(&mut terminal)
+}
+
+#[test]
+fn a_hundred_thousand_lines_on_a_terminal_arrive_each_time() {
+    let Some(node) = Node::enter() else { return };
+    let mut task = node
+        .container("host")
+        .script("echo ready; exec sleep 1000")
+        .start();
+    task.says("ready");
+    let whole: String = (1..=100_000).map(|line| format!("{line}\n")).collect();
+    for _ in 0..5 {
+        let outcome = on_a_terminal(&node, "seq 1 100000").ok();
+        // `script` types an end of its own input, which the terminal echoes wherever it stands.
+        // And each of the two terminals on the way adds its CR.
+        let said = outcome.stdout.replace("^@", "").replace('\r', "");
+        assert!(said == whole, "{} bytes", said.len());
+    }
     task.end();
 }
 
