@@ -3,6 +3,7 @@
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt as _;
 
+use duet_tests::machine::Runtime;
 use duet_tests::{Node, wait};
 
 /// Waits until a file has these lines, in any order.
@@ -55,6 +56,40 @@ fn a_file_takes_both_outputs() {
         .start();
     has(&log, &["out", "err"]);
     assert_eq!(task.stdout(), "");
+    task.end();
+}
+
+#[test]
+fn a_file_is_not_the_programs_to_read_or_rewrite() {
+    let Some(node) = Node::enter() else { return };
+    let log = node.scratch().join("web.log");
+    let uri = format!("file://{}", log.display());
+    let script = "echo first; echo second > /dev/stdout; echo third > /dev/stderr; \
+                  [ -f /proc/self/fd/1 ] && echo a file; exec sleep 1000";
+    let with = ["--log-uri", &uri];
+    let task = node.container("logged").with(&with).script(script).start();
+    let judge = |lines: usize| {
+        has(&log, &["first", "second", "third"]);
+        let text = wait::until("all that it says", || {
+            let text = fs::read_to_string(&log).ok()?;
+            (text.lines().count() >= lines).then_some(text)
+        });
+        assert!(!text.contains("a file"), "{text}");
+        // Under runc's shim each output has its own way to the file.
+        if node.runtime() == Runtime::Duet {
+            assert_eq!(text, "first\nsecond\nthird\n".repeat(lines / 3));
+        }
+    };
+    // Root could truncate it.
+    judge(3);
+    // Who is not root could not open it.
+    let script = script.replace("exec sleep 1000", "exit 7");
+    let outcome = task.exec(
+        &["--user", "1000", "--log-uri", &uri],
+        &["/bin/sh", "-c", &script],
+    );
+    assert_eq!(outcome.code, 7, "{outcome:?}");
+    judge(6);
     task.end();
 }
 

@@ -29,6 +29,7 @@ use crate::ground::Ground;
 use crate::handle::{Container, Label};
 use crate::kind::{self, Kind};
 use crate::ledger::Ledger;
+use crate::outputs::Writes;
 use crate::plumbing::Plumbing;
 use crate::rootfs::Rootfs;
 use crate::signal;
@@ -174,7 +175,8 @@ impl Prepared {
         } = request;
         let uid = spec.host_uid(&spec.process);
         let served = ground.served(&id, &ledger);
-        let (plumbing, ends) = Plumbing::open(&stdio, uid, io_owner, served)?;
+        let writes = Writes::of(&[&spec.process]);
+        let (plumbing, ends) = Plumbing::open(&stdio, uid, io_owner, writes, served)?;
         // What was given is the process's: whoever reads it must see its end.
         stdio.given = None;
         let rootfs = {

@@ -4,7 +4,8 @@
 //! soon as that has begun to read: until then a client may give up the opening of its end (containerd's does, when it
 //! is told that an exec is over), and what was written would be nobody's (decision 49).
 
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -44,20 +45,26 @@ pub(crate) struct Drain {
 /// An output that the shim copies, as seen by who waits for it.
 #[derive(Debug, Clone)]
 pub(crate) struct Copied {
-    /// Changes with everything that was passed on, and closes with the end of the copy.
-    moved: watch::Receiver<()>,
+    /// Whether the copy has something in its hands. Changes with all that is passed on, and closes with the end of the copy.
+    moved: watch::Receiver<bool>,
+    /// Where it comes from, if that is a pipe. Somebody else may have it open for long: then it counts that nothing is in it.
+    pipe: Option<Arc<OwnedFd>>,
 }
 
 /// The same, as the copy itself has it.
 #[derive(Debug)]
 pub(crate) struct Copying {
-    moved: watch::Sender<()>,
+    moved: watch::Sender<bool>,
 }
 
-/// A copy, from both sides.
-pub(crate) fn copying() -> (Copying, Copied) {
-    let (sender, receiver) = watch::channel(());
-    (Copying { moved: sender }, Copied { moved: receiver })
+/// A copy, from both sides; from `pipe` if it is one.
+pub(crate) fn copying(pipe: Option<Arc<OwnedFd>>) -> (Copying, Copied) {
+    let (moved, receiver) = watch::channel(false);
+    let copied = Copied {
+        moved: receiver,
+        pipe,
+    };
+    (Copying { moved }, copied)
 }
 
 // === impl Drain ===
@@ -85,13 +92,15 @@ impl Drain {
 impl Copied {
     /// Whether everything was passed on.
     pub(crate) fn is_over(&self) -> bool {
-        self.moved.has_changed().is_err()
+        // In this order: the copy says what it holds before it reads.
+        let empty = self.pipe.as_ref().is_some_and(|pipe| unread(pipe) == 0);
+        self.moved.has_changed().is_err() || empty && !*self.moved.borrow()
     }
 
     /// Waits until everything was passed on, at most until `end` and as long as something is within each `stall`;
     /// whether it was.
     async fn over(&mut self, stall: Duration, end: Instant) -> bool {
-        loop {
+        while !self.is_over() {
             let limit = end.min(Instant::now() + stall);
             match timeout_at(limit, self.moved.changed()).await {
                 Ok(Ok(())) => {}
@@ -99,6 +108,7 @@ impl Copied {
                 Err(_limit) => return false,
             }
         }
+        true
     }
 
     /// The last wait for it, before the copy is ended.
@@ -112,9 +122,23 @@ impl Copied {
 // === impl Copying ===
 
 impl Copying {
+    /// Something may be taken.
+    pub(crate) fn takes(&self) {
+        self.moved.send_if_modified(|holds| {
+            *holds = true;
+            // Nothing has moved yet.
+            false
+        });
+    }
+
     /// Some of it was passed on.
     pub(crate) fn moved(&self) {
-        self.moved.send_replace(());
+        self.moved.send_replace(true);
+    }
+
+    /// What was taken is passed on.
+    pub(crate) fn passed(&self) {
+        self.moved.send_replace(false);
     }
 }
 
@@ -149,9 +173,9 @@ async fn release(hold: OwnedFd, end: Instant) {
     });
 }
 
-/// How many bytes a FIFO holds.
-fn unread(fifo: &OwnedFd) -> u64 {
-    ioctl_fionread(fifo).unwrap_or(0)
+/// How many bytes a pipe or a FIFO holds.
+fn unread(pipe: impl AsFd) -> u64 {
+    ioctl_fionread(pipe).unwrap_or(0)
 }
 
 /// Whether a FIFO has a reader, asked by its writer.

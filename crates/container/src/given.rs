@@ -44,6 +44,7 @@ impl Given {
                     stdin: clone(stdin)?,
                     stdout: clone(stdout)?,
                     stderr: clone(stderr)?,
+                    complaints: None,
                 };
                 Ok((Plumbing::Pipes(Pipes::default()), ends))
             }

@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use rustix::fs::{Mode, OFlags, open};
+use rustix::pipe::{PipeFlags, pipe_with};
 
 use crate::error::Error;
 use crate::helper::Served;
@@ -14,12 +15,17 @@ use crate::stdio::{Owner, await_reader, give, is_fifo};
 use crate::target::{Target, means_both};
 use crate::words::Stdio;
 
+/// AppArmor's word for no profile.
+const UNCONFINED: &str = "unconfined";
+
 /// The outputs of a process, and who reads them.
 #[derive(Debug, Default)]
 pub(crate) struct Outputs {
     pub(crate) stdout: Option<Sink>,
     pub(crate) stderr: Option<Sink>,
     pub(crate) loggers: Vec<Logger>,
+    /// Where a complaint goes that is written before anything is copied, if stderr is.
+    pub(crate) complaints: Option<OwnedFd>,
 }
 
 /// The writing side of an output.
@@ -29,17 +35,47 @@ pub(crate) struct Sink {
     pub(crate) file: OwnedFd,
     /// The FIFO, open both ways; `None` for a file and for a logger's pipe.
     pub(crate) hold: Option<OwnedFd>,
-    /// Whether the process's user may have it: a file is a log of the host's.
-    pipe: bool,
+    /// What passes it on.
+    pub(crate) relay: Option<Relay>,
 }
 
-/// Whether a writer may be made to wait by its descriptor.
+/// A pipe that a process writes, and where the shim copies it to: what the process may not have itself, or could not
+/// open again by its name.
+#[derive(Debug)]
+pub(crate) struct Relay {
+    /// Not blocking.
+    pub(crate) from: OwnedFd,
+    /// Not blocking either.
+    pub(crate) to: OwnedFd,
+}
+
+/// Who writes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Writes {
-    /// As a program expects its stdout.
-    Block,
-    /// For a copy in the shim's own event loop.
-    Poll,
+    /// The process, to a FIFO itself. A file is a log of the host's: it would be read, rewritten and truncated through
+    /// `/dev/stdout`, and not opened by who is not root.
+    Process,
+    /// A process that a security module looks after: it has a pipe, which those tell from files. A FIFO's place is not
+    /// one that its profile knows.
+    Confined,
+    /// A copy in the shim's own event loop.
+    Copy,
+}
+
+// === impl Writes ===
+
+impl Writes {
+    /// For a process that has the labels of one of these.
+    pub(crate) fn of(processes: &[&duet_spec::Process]) -> Self {
+        let is_confined = |process: &&duet_spec::Process| {
+            let profile = process.apparmor_profile.as_deref();
+            process.selinux_label.is_some() || profile.is_some_and(|name| name != UNCONFINED)
+        };
+        match processes.iter().any(is_confined) {
+            true => Writes::Confined,
+            false => Writes::Process,
+        }
+    }
 }
 
 // === impl Outputs ===
@@ -67,7 +103,18 @@ impl Outputs {
             }
             _ => {
                 outputs.stdout = outputs.one("stdout", out, stdout, writes, served)?;
-                outputs.stderr = outputs.one("stderr", err, stderr, writes, served)?;
+                let failed = |source| self::stdio("duplicate", "stderr", err, source);
+                let shared = outputs.stdout.as_ref().filter(|_| out == err);
+                outputs.stderr = match shared.and_then(Sink::again) {
+                    // In the order in which they were written.
+                    Some(again) => Some(again.map_err(failed)?),
+                    None => outputs.one("stderr", err, stderr, writes, served)?,
+                };
+                let own = outputs.stderr.as_ref().and_then(|sink| sink.relay.as_ref());
+                let relay = own.or(outputs.stdout.as_ref().and_then(|sink| sink.relay.as_ref()));
+                if let Some(relay) = relay.filter(|_| own.is_some() || out == err) {
+                    outputs.complaints = Some(relay.to.try_clone().map_err(failed)?);
+                }
             }
         }
         Ok(outputs)
@@ -110,8 +157,8 @@ impl Sink {
         let path = target.path();
         let failed = |step| move |source: io::Error| stdio(step, stream, path, source);
         let wait = match writes {
-            Writes::Block => OFlags::empty(),
-            Writes::Poll => OFlags::NONBLOCK,
+            Writes::Process => OFlags::empty(),
+            Writes::Confined | Writes::Copy => OFlags::NONBLOCK,
         };
         let write = OFlags::WRONLY | OFlags::CLOEXEC | wait;
         let open = |step, flags, mode| open(path, flags, mode).map_err(|e| failed(step)(e.into()));
@@ -121,49 +168,66 @@ impl Sink {
             }
             let flags = write | OFlags::APPEND | OFlags::CREATE;
             let file = open("open", flags, Mode::from_raw_mode(0o644))?;
-            return Ok(Sink {
-                file,
-                hold: None,
-                pipe: false,
-            });
+            return Sink::to(file, None, writes != Writes::Copy).map_err(failed("make a pipe for"));
         }
         if !is_fifo(path).map_err(failed("open"))? {
-            let flags = write | OFlags::APPEND | OFlags::NOCTTY;
-            return Ok(Sink {
-                file: open("open", flags, Mode::empty())?,
-                hold: None,
-                pipe: false,
-            });
+            let flags = write | OFlags::APPEND | OFlags::NOCTTY | OFlags::NONBLOCK;
+            let file = open("open", flags, Mode::empty())?;
+            return Sink::to(file, None, writes != Writes::Copy).map_err(failed("make a pipe for"));
         }
         // Kept until the hold is there: the reader must not see an end between the two.
         let _writer = await_reader(path);
         // Both ways: Linux opens such a FIFO at once, whoever is on the other side.
         let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let hold = open("open", flags, Mode::empty())?;
+        let file = open("open", write, Mode::empty())?;
+        Sink::to(file, Some(hold), writes == Writes::Confined).map_err(failed("make a pipe for"))
+    }
+
+    /// Writes to `to`, by a relay if that `is_relayed`.
+    fn to(to: OwnedFd, hold: Option<OwnedFd>, is_relayed: bool) -> io::Result<Self> {
+        if !is_relayed {
+            return Ok(Sink {
+                file: to,
+                hold,
+                relay: None,
+            });
+        }
+        let (from, file) = pipe_with(PipeFlags::CLOEXEC)?;
+        // The flag belongs to the description: the process's end stays blocking.
+        rustix::fs::fcntl_setfl(&from, OFlags::NONBLOCK)?;
         Ok(Sink {
-            file: open("open", write, Mode::empty())?,
-            hold: Some(hold),
-            pipe: true,
+            file,
+            hold,
+            relay: Some(Relay { from, to }),
         })
     }
 
+    /// The same once more, if it is relayed: what has one place has one order.
+    fn again(&self) -> Option<io::Result<Self>> {
+        self.relay.as_ref()?;
+        let again = self.file.try_clone().map(|file| Sink {
+            file,
+            hold: None,
+            relay: None,
+        });
+        Some(again)
+    }
+
     fn pipe(stream: &'static str, uri: &str, file: OwnedFd, writes: Writes) -> Result<Self, Error> {
-        if writes == Writes::Poll {
+        if writes == Writes::Copy {
             rustix::fs::fcntl_setfl(&file, OFlags::NONBLOCK)
                 .map_err(|errno| stdio("set O_NONBLOCK on", stream, uri, errno.into()))?;
         }
         Ok(Sink {
             file,
             hold: None,
-            pipe: true,
+            relay: None,
         })
     }
 
-    /// Lets the process's user reopen a pipe. A file keeps its owner.
+    /// Lets the process's user reopen it.
     pub(crate) fn give(&self, stream: &'static str, name: &str, owner: Owner) -> Result<(), Error> {
-        if !self.pipe {
-            return Ok(());
-        }
         give(self.file.as_fd(), owner).map_err(|errno| stdio("fchown", stream, name, errno.into()))
     }
 }

@@ -5,12 +5,13 @@ use std::sync::Arc;
 
 use tokio::task::JoinSet;
 
-use crate::drain::{Copied, Drain};
+use crate::copy::copy;
+use crate::drain::{Copied, Drain, copying};
 use crate::error::Error;
 use crate::given;
 use crate::helper::Served;
 use crate::logger::{Attended, Logger};
-use crate::outputs::{Outputs, Writes};
+use crate::outputs::{Outputs, Relay, Writes};
 use crate::stdio::{Ends, Input, Owner, Pipes};
 use crate::terminal::{self, Connected, Terminal};
 use crate::words::{IoOwner, Stdio};
@@ -51,19 +52,20 @@ impl Plumbing {
         stdio: &Stdio,
         user: u32,
         owner: Option<IoOwner>,
+        writes: Writes,
         served: Served<'_>,
     ) -> Result<(Self, Ends), Error> {
         if let Some(given) = &stdio.given {
             return given.open();
         }
         if stdio.terminal {
-            let outputs = Outputs::open(stdio, Writes::Poll, served)?;
+            let outputs = Outputs::open(stdio, Writes::Copy, served)?;
             return Ok((
                 Plumbing::Terminal(terminal::Ends::open(stdio, outputs)?),
                 Ends::default(),
             ));
         }
-        let outputs = Outputs::open(stdio, Writes::Block, served)?;
+        let outputs = Outputs::open(stdio, writes, served)?;
         let mut pipes = Pipes::open(stdio, outputs, Owner::of(user, owner))?;
         let ends = std::mem::take(&mut pipes.ends);
         Ok((Plumbing::Pipes(pipes), ends))
@@ -75,10 +77,14 @@ impl Plumbing {
         match (self, console) {
             (Plumbing::Pipes(pipes), _) => {
                 io.loggers = attend(pipes.loggers)?;
-                let drain = Drain {
+                let mut drain = Drain {
                     holds: pipes.holds,
                     ..Drain::default()
                 };
+                for relay in pipes.relays {
+                    drain.copied.push(pass_on(relay, &mut io.copies));
+                }
+                io.copied.clone_from(&drain.copied);
                 if let Some(Input { source, pipe }) = pipes.input {
                     io.input = Some(source.hold);
                     io.copies.spawn(async move {
@@ -153,6 +159,19 @@ impl Io {
             None => Ok(()),
         }
     }
+}
+
+/// Copies what a process writes into its pipe to where it is to go.
+fn pass_on(relay: Relay, copies: &mut JoinSet<()>) -> Copied {
+    let Relay { from, to } = relay;
+    let from = Arc::new(from);
+    let (told, copied) = copying(Some(Arc::clone(&from)));
+    copies.spawn(async move {
+        if let Err(error) = copy(from, to, &told).await {
+            tracing::warn!(%error, "output ended early");
+        }
+    });
+    copied
 }
 
 fn attend(loggers: Vec<Logger>) -> Result<Vec<Attended>, Error> {

@@ -1,6 +1,6 @@
 //! A process's stdin, stdout and stderr.
 //!
-//! Output is not copied. The process gets a description of containerd's FIFO of its own, and
+//! Output to a FIFO is not copied. The process gets a description of containerd's FIFO of its own, and
 //! the shim holds the FIFO open in both directions until the process has ended:
 //!
 //! ```text
@@ -28,7 +28,7 @@ use crate::copy::copy;
 use crate::drain::copying;
 use crate::error::Error;
 use crate::logger::Logger;
-use crate::outputs::Outputs;
+use crate::outputs::{Outputs, Relay};
 use crate::target::Target;
 use crate::words::{IoOwner, Stdio};
 
@@ -49,6 +49,8 @@ pub(crate) struct Pipes {
     pub(crate) holds: Vec<OwnedFd>,
     /// Where its input comes from.
     pub(crate) input: Option<Input>,
+    /// What passes its output on.
+    pub(crate) relays: Vec<Relay>,
     /// Who reads its output, where that is a program.
     pub(crate) loggers: Vec<Logger>,
 }
@@ -58,10 +60,12 @@ pub(crate) struct Pipes {
 pub(crate) struct Ends {
     /// Read end of a pipe.
     pub(crate) stdin: Option<OwnedFd>,
-    /// A FIFO or a file, write only.
+    /// A FIFO or a pipe, write only.
     pub(crate) stdout: Option<OwnedFd>,
-    /// A FIFO or a file, write only.
+    /// A FIFO or a pipe, write only.
     pub(crate) stderr: Option<OwnedFd>,
+    /// Where what is written to a pipe will be copied, for a process that will not be.
+    pub(crate) complaints: Option<OwnedFd>,
 }
 
 // === impl Ends ===
@@ -69,7 +73,7 @@ pub(crate) struct Ends {
 impl Ends {
     /// Says on the process's stderr why there will be no process: who reads its log finds it there.
     pub(crate) fn complain(&self, why: &(dyn std::error::Error + 'static)) {
-        let Some(stderr) = &self.stderr else {
+        let Some(stderr) = self.complaints.as_ref().or(self.stderr.as_ref()) else {
             return;
         };
         let mut text = String::new();
@@ -126,19 +130,23 @@ impl Pipes {
             stdout,
             stderr,
             loggers,
+            complaints,
         } = outputs;
         let mut pipes = Pipes {
             loggers,
             ..Pipes::default()
         };
+        pipes.ends.complaints = complaints;
         if let Some(sink) = stdout {
             sink.give("stdout", &stdio.stdout, owner)?;
             pipes.holds.extend(sink.hold);
+            pipes.relays.extend(sink.relay);
             pipes.ends.stdout = Some(sink.file);
         }
         if let Some(sink) = stderr {
             sink.give("stderr", &stdio.stderr, owner)?;
             pipes.holds.extend(sink.hold);
+            pipes.relays.extend(sink.relay);
             pipes.ends.stderr = Some(sink.file);
         }
         if let Some(source) = Source::open(&stdio.stdin)? {
@@ -173,7 +181,7 @@ impl Input {
     /// process sees the end of its input.
     pub(crate) async fn copy(fifo: OwnedFd, pipe: OwnedFd) -> io::Result<()> {
         // Nobody waits for its end.
-        copy(fifo, pipe, &copying().0).await
+        copy(fifo, pipe, &copying(None).0).await
     }
 }
 

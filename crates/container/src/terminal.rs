@@ -77,7 +77,7 @@ impl Ends {
             let (to, end) = (clone()?, clone()?);
             tasks.spawn(async move {
                 let copied = async {
-                    copy(fifo, to, &copying().0).await?;
+                    copy(fifo, to, &copying(None).0).await?;
                     end_of_file(end).await
                 };
                 if let Err(error) = copied.await {
@@ -88,7 +88,7 @@ impl Ends {
         let mut drain = Drain::default();
         if let Some(Sink { file, hold, .. }) = self.output {
             let from = clone()?;
-            let (told, copied) = copying();
+            let (told, copied) = copying(None);
             drain.holds.extend(hold);
             drain.copied.push(copied);
             tasks.spawn(async move {
@@ -128,7 +128,10 @@ impl Terminal {
 async fn end_of_file(master: OwnedFd) -> io::Result<()> {
     let modes = tcgetattr(&master)?;
     let eof = modes.special_codes[SpecialCodeIndex::VEOF];
-    match Writer::new(master)?.write_all(&[eof], &copying().0).await {
+    match Writer::new(master)?
+        .write_all(&[eof], &copying(None).0)
+        .await
+    {
         Err(error) if rustix::io::Errno::from_io_error(&error) == Some(rustix::io::Errno::IO) => {
             Ok(())
         }

@@ -10,6 +10,7 @@ use super::{Linux, tell_unknown};
 use crate::body::Born;
 use crate::error::Error;
 use crate::kind::{self, Guest, Kind};
+use crate::outputs::Writes;
 use crate::plumbing::Plumbing;
 use crate::signal;
 use crate::tools;
@@ -35,7 +36,8 @@ impl Linux {
         };
         let served = self.ground.served(exec, &self.ledger);
         let uid = self.spec.host_uid(process);
-        let (plumbing, ends) = Plumbing::open(stdio, uid, self.io_owner, served)?;
+        let writes = Writes::of(&[process, &self.spec.process]);
+        let (plumbing, ends) = Plumbing::open(stdio, uid, self.io_owner, writes, served)?;
         let _labour = self.ground.children().labour();
         let facts = duet_launch::exec_facts(self.ask(process, &ends))?;
         let tree = if kinds.container == kinds.process {

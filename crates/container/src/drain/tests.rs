@@ -130,7 +130,7 @@ fn an_output_that_is_read_ends_with_its_process() {
 #[test]
 fn a_copy_is_waited_for_as_long_as_something_moves() {
     run(async {
-        let (told, mut copied) = copying();
+        let (told, mut copied) = copying(None);
         assert!(!copied.is_over());
         // Nothing moves, and there is no time left.
         assert!(!copied.over(Duration::ZERO, hours()).await);
@@ -139,5 +139,22 @@ fn a_copy_is_waited_for_as_long_as_something_moves() {
         drop(told);
         assert!(copied.over(Duration::from_secs(60), hours()).await);
         assert!(copied.is_over());
+    });
+}
+
+#[test]
+fn what_a_pipe_held_is_passed_on_though_somebody_keeps_it_open() {
+    let (from, to) = rustix::pipe::pipe().unwrap();
+    let from = Arc::new(from);
+    run(async {
+        let (told, mut copied) = copying(Some(Arc::clone(&from)));
+        rustix::io::write(&to, b"x").unwrap();
+        assert!(!copied.is_over());
+        told.takes();
+        rustix::io::read(&from, &mut [0; 8]).unwrap();
+        assert!(!copied.is_over(), "it is on its way");
+        told.passed();
+        assert!(copied.over(Duration::from_secs(60), hours()).await);
+        drop((to, told));
     });
 }

@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use rustix::fs::{CWD, FileType, mknodat};
 
+use std::os::fd::AsRawFd;
+
 use super::*;
 use crate::outputs::Writes;
 
@@ -36,7 +38,7 @@ fn with(stdin: &str, stdout: &str, stderr: &str) -> Stdio {
 /// What a process of `user` is given; loggers, which need root, have tests of their own.
 fn opened(stdio: &Stdio, user: u32, owner: Option<IoOwner>) -> Result<Pipes, Error> {
     let household = crate::helper::tests::Household::default();
-    let outputs = Outputs::open(stdio, Writes::Block, household.served())?;
+    let outputs = Outputs::open(stdio, Writes::Process, household.served())?;
     Pipes::open(stdio, outputs, Owner::of(user, owner))
 }
 
@@ -142,23 +144,74 @@ fn what_is_not_offered_is_refused_by_name() {
     assert_eq!(error.to_string(), "stdout \"out\": is not an absolute path");
 }
 
+/// What a process does with its outputs, and all of it passed on.
+fn written(pipes: Pipes, write: impl FnOnce(File, Option<File>)) {
+    let Pipes { ends, relays, .. } = pipes;
+    drop(ends.complaints);
+    write(ends.stdout.unwrap().into(), ends.stderr.map(File::from));
+    runtime().block_on(async {
+        for Relay { from, to } in relays {
+            copy(from, to, &copying(None).0).await.unwrap();
+        }
+    });
+}
+
 #[test]
-fn a_file_is_made_and_appended_to() {
+fn a_file_is_made_and_appended_to_and_nobody_s_but_ours() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("logs/web.log");
     let uri = format!("file://{}", path.display());
-    for line in ["one\n", "two\n"] {
-        let pipes = opened(&with("", &uri, ""), 1234, None).unwrap();
-        File::from(pipes.ends.stdout.unwrap())
-            .write_all(line.as_bytes())
-            .unwrap();
+    for line in ["one", "two"] {
+        let pipes = opened(&with("", &uri, ""), 0, None).unwrap();
+        written(pipes, |mut stdout, stderr| {
+            let mut stderr = stderr.expect("a URI means both outputs");
+            // In the order in which they were written; and by the name of its descriptor it is no other's to cut off.
+            writeln!(stdout, "{line}").unwrap();
+            let name = format!("/proc/self/fd/{}", stdout.as_raw_fd());
+            let mut again = File::create(name).unwrap();
+            writeln!(stderr, "{line}: an error").unwrap();
+            writeln!(again, "{line} again").unwrap();
+        });
     }
-    assert_eq!(fs::read_to_string(&path).unwrap(), "one\ntwo\n");
-    let pipes = opened(&with("", &uri, ""), 0, None).unwrap();
-    let mut stderr = File::from(pipes.ends.stderr.expect("a URI means both outputs"));
-    stderr.write_all(b"three\n").unwrap();
-    assert_eq!(fs::read_to_string(&path).unwrap(), "one\ntwo\nthree\n");
-    assert_ne!(fs::metadata(&path).unwrap().uid(), 1234);
+    let text = "one\none: an error\none again\ntwo\ntwo: an error\ntwo again\n";
+    assert_eq!(fs::read_to_string(&path).unwrap(), text);
+}
+
+#[test]
+fn what_a_file_has_no_room_for_ends_nobody() {
+    let pipes = opened(&with("", "file:///dev/full", ""), 0, None).unwrap();
+    written(pipes, |mut stdout, _| {
+        for _ in 0..3 {
+            writeln!(stdout, "unheard").unwrap();
+        }
+    });
+}
+
+#[test]
+fn who_is_confined_has_a_pipe_and_the_fifo_gets_all_of_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = fifo(&dir, "out");
+    let household = crate::helper::tests::Household::default();
+    let stdio = with("", &path, "");
+    let outputs = Outputs::open(&stdio, Writes::Confined, household.served()).unwrap();
+    let pipes = Pipes::open(&stdio, outputs, Owner::of(0, None)).unwrap();
+    let mut reader = OpenOptions::new()
+        .read(true)
+        .custom_flags(libc_nonblock())
+        .open(&path)
+        .unwrap();
+    let stdout = pipes.ends.stdout.as_ref().unwrap();
+    let name = fs::read_link(format!("/proc/self/fd/{}", stdout.as_raw_fd())).unwrap();
+    assert!(name.to_str().unwrap().starts_with("pipe:"), "{name:?}");
+    assert_eq!(
+        pipes.holds.len(),
+        1,
+        "a containerd that restarts loses nothing"
+    );
+    written(pipes, |mut stdout, _| writeln!(stdout, "said").unwrap());
+    let mut text = String::new();
+    reader.read_to_string(&mut text).unwrap();
+    assert_eq!(text, "said\n");
 }
 
 #[test]

@@ -13,7 +13,7 @@ use crate::outputs::Writes;
 
 fn opened(stdio: &Stdio) -> Result<Ends, Error> {
     let household = crate::helper::tests::Household::default();
-    let outputs = Outputs::open(stdio, Writes::Poll, household.served())?;
+    let outputs = Outputs::open(stdio, Writes::Copy, household.served())?;
     Ends::open(stdio, outputs)
 }
 
