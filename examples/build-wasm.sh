@@ -100,6 +100,9 @@ rust examples/ambassador wasm32-wasip2 ambassador.wasm examples/ambassador/ambas
 rust examples/init-config wasm32-wasip2 init_config.wasm examples/init-config/init-config.wasm
 rust crates/wasm/tests/guests/probe wasm32-wasip1 probe.wasm crates/wasm/tests/guests/probe-p1.wasm
 rust crates/wasm/tests/guests/probe wasm32-wasip2 probe.wasm crates/wasm/tests/guests/probe-p2.wasm
+for preview in 1 2; do
+    rust crates/wasm/tests/guests/groups wasm32-wasip$preview groups.wasm crates/wasm/tests/guests/groups-p$preview.wasm
+done
 rust crates/wasm/tests/guests/server wasm32-wasip2 server.wasm crates/wasm/tests/guests/server.wasm
 rust crates/wasm/tests/guests/keyvalue wasm32-wasip2 keyvalue.wasm crates/wasm/tests/guests/keyvalue.wasm
 # There is no library for preview 3 yet: it comes beside that of preview 2. What names its interfaces asks for Rust 1.87

@@ -1,4 +1,5 @@
-//! Every function of preview 1, by groups: `tests/guests/calls.c` calls them and judges.
+//! WASI by groups: `tests/guests/calls.c` calls every function of preview 1 and judges, and `groups` does what
+//! Rust's standard library makes of it, of both previews.
 
 use crate::harness::{Ended, Guest, root};
 
@@ -48,4 +49,34 @@ fn nothing_is_moved_from_one_file_system_to_another() {
     let other = tempfile::tempdir_in("/dev/shm").unwrap();
     let ended = run("across", &[other.path().to_str().unwrap()]);
     assert_eq!((ended.code, ended.stderr.as_str()), (0, ""));
+}
+
+#[test]
+fn every_group_works_for_rusts_standard_library_in_both_previews() {
+    if !root() {
+        return;
+    }
+    let well = (0, "well\n", "");
+    let table = [
+        ("environ", well),
+        ("clocks", well),
+        ("random", well),
+        ("files", well),
+        ("paths", well),
+        ("readdir", well),
+        ("streams", (0, "well\n", "on stderr\n")),
+    ];
+    // What that library asks for in preview 2 is `exit`, which knows success and failure.
+    for (guest, code) in [("groups-p1.wasm", 42), ("groups-p2.wasm", 1)] {
+        for (group, expected) in table.into_iter().chain([("process", (code, "", ""))]) {
+            let directory = tempfile::tempdir().unwrap();
+            let path = directory.path().to_str().unwrap();
+            let ended = Guest::named(guest)
+                .args([group, path])
+                .env("COLOUR=blue")
+                .run();
+            let seen = (ended.code, ended.stdout.as_str(), ended.stderr.as_str());
+            assert_eq!(seen, expected, "{guest} {group}");
+        }
+    }
 }
