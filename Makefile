@@ -24,7 +24,7 @@ run-needs := containerd=/usr/bin/containerd containernetworking-plugins=/usr/lib
 demo-needs := nginx-light=/usr/sbin/nginx busybox-static=/usr/share/doc/busybox-static curl=/usr/bin/curl \
     procps=/usr/bin/pgrep
 test-needs := runc=/usr/sbin/runc strace=/usr/bin/strace bsdutils=/usr/bin/script \
-    util-linux=/usr/bin/unshare git=/usr/bin/git \
+    util-linux=/usr/bin/unshare git=/usr/bin/git e2fsprogs=/usr/sbin/mkfs.ext4 \
     libseccomp-dev=/usr/share/doc/libseccomp-dev
 bench-needs := wrk=/usr/bin/wrk
 vm-needs := qemu-system-x86=/usr/bin/qemu-system-x86_64 e2fsprogs=/usr/sbin/mke2fs

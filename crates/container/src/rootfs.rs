@@ -17,6 +17,7 @@ use rustix::mount::{
     MountFlags, MountPropagationFlags, MoveMountFlags, UnmountFlags, mount_change, move_mount,
 };
 
+use duet_linux::loop_device::{LoopDevice, Use};
 use duet_linux::mount;
 use duet_spec::{IdMappings, IdRange};
 
@@ -54,6 +55,13 @@ impl Rootfs {
         }
         for mount in mounts {
             let options = Options::parse(&mount.options)?;
+            if let Some(("fuse" | "fuse3", _)) = mount.fstype.split_once('.') {
+                // A program of the host's would have to serve it, from outside of the pod.
+                return Err(Error::Unsupported {
+                    field: "rootfs mount type",
+                    value: mount.fstype.clone(),
+                });
+            }
             attach(at, mount, &options).map_err(|error| {
                 rootfs.failed(format!("mount {} {} on", mount.fstype, mount.source), error)
             })?;
@@ -142,9 +150,17 @@ fn attach(at: &Path, mount: &RootfsMount, options: &Options) -> io::Result<()> {
     let target = PathBuf::from(format!("/proc/self/fd/{}", place.as_raw_fd()));
     let flags = options.flags.bits();
     let data = options.data.join(",");
-    let source = Path::new(&mount.source);
+    // It is wanted until the file system is mounted, which then keeps it.
+    let device = options.looped.map(|usage| {
+        let device = LoopDevice::attach(Path::new(&mount.source), usage);
+        device.map_err(|error| io::Error::new(error.kind(), format!("loop device: {error}")))
+    });
+    let device = device.transpose()?;
+    let source = device
+        .as_ref()
+        .map_or(Path::new(&mount.source), LoopDevice::path);
     if let Some(ids) = &options.ids {
-        id_mapped(ids, at, mount, &place, options)?;
+        id_mapped(ids, at, mount, source, &place, options)?;
     } else if data.len() < PAGE {
         duet_linux::mount::mount(source, &target, &mount.fstype, flags, &data)?;
     } else {
@@ -191,6 +207,7 @@ fn id_mapped(
     ids: &IdMappings,
     at: &Path,
     asked: &RootfsMount,
+    source: &Path,
     place: impl AsFd,
     options: &Options,
 ) -> io::Result<()> {
@@ -198,9 +215,8 @@ fn id_mapped(
     if asked.fstype != "overlay" {
         let recursive = options.flags.intersects(MountFlags::REC);
         let tree = if options.flags.intersects(MountFlags::BIND) {
-            tree(Path::new(&asked.source), options)?
+            tree(source, options)?
         } else {
-            let source = Path::new(&asked.source);
             let (fstype, data) = (asked.fstype.as_str(), options.data.join(","));
             aside(|| {
                 mount::mount(source, at, fstype, options.flags.bits(), &data)?;
@@ -244,7 +260,6 @@ fn id_mapped(
         }
         fs::create_dir("all")?;
         let all = Path::new("all");
-        let source = Path::new(&asked.source);
         mount::mount(
             source,
             all,
@@ -312,6 +327,8 @@ struct Options {
     propagation: Option<MountPropagationFlags>,
     /// Other owners for its files (`uidmap` and `gidmap`).
     ids: Option<IdMappings>,
+    /// Its source is a file, which is to be a block device.
+    looped: Option<Use>,
     /// For the filesystem itself.
     data: Vec<String>,
 }
@@ -325,8 +342,10 @@ impl Options {
             flags: MountFlags::empty(),
             propagation: None,
             ids: None,
+            looped: None,
             data: Vec::new(),
         };
+        let looped = options.iter().any(|option| option == "loop");
         let (mut uids, mut gids) = (Vec::new(), Vec::new());
         for option in options {
             let set = match option.as_str() {
@@ -352,7 +371,10 @@ impl Options {
                     sorted.propagation = propagation(option);
                     continue;
                 }
-                "loop" | "remount" | "move" => {
+                // Read below. The second is containerd's own word, beside the first only.
+                "loop" => continue,
+                "direct-io" if looped => continue,
+                "remount" | "move" => {
                     return Err(Error::Unsupported {
                         field: "rootfs mount option",
                         value: option.clone(),
@@ -383,6 +405,10 @@ impl Options {
             };
             sorted.flags |= set;
         }
+        sorted.looped = looped.then(|| Use {
+            read_only: sorted.flags.intersects(MountFlags::RDONLY),
+            direct: options.iter().any(|option| option == "direct-io"),
+        });
         sorted.ids = match (uids.is_empty(), gids.is_empty()) {
             (true, true) => None,
             (false, false) => Some(IdMappings { uids, gids }),

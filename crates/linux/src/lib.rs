@@ -12,6 +12,7 @@
 //! | `code.rs` | `prctl(2)`: `PR_SET_MDWE` | not wrapped | Linux 6.3 |
 //! | `dispositions.rs` | `rt_sigaction(2)`, to ask | nix and rustix only set, libc hides two signals | – |
 //! | `heap.rs` | `mallopt(3)`, `malloc_trim(3)` | not wrapped | – |
+//! | `loop_device.rs` | `ioctl(2)` of `loop(4)` | not wrapped | Linux 5.8 (`LOOP_CONFIGURE`) |
 //! | `names.rs` | `__nss_configure_lookup` | not wrapped | – |
 //! | `owner.rs` | `ioctl_ns(2)`: the user namespace of another | not wrapped | Linux 4.9 |
 //! | `shared.rs` | `mmap(2)` of a number in a file | unsafe in both | – |
@@ -41,6 +42,8 @@ pub mod file;
 )]
 pub mod heap;
 pub mod kernel;
+#[expect(unsafe_code, reason = "the ioctls of loop(4) have no safe wrapper")]
+pub mod loop_device;
 pub mod memfd;
 pub mod mount;
 #[expect(unsafe_code, reason = "mount_setattr(2) has no safe wrapper")]

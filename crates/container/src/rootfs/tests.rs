@@ -25,10 +25,22 @@ fn options_are_sorted_by_who_reads_them() {
 
 #[test]
 fn what_is_not_offered_is_refused_by_name() {
-    let error = Options::parse(&options(&["loop"])).unwrap_err();
+    let error = Options::parse(&options(&["move"])).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "rootfs mount option \"loop\" is not supported"
+        "rootfs mount option \"move\" is not supported"
+    );
+    let fuse = RootfsMount {
+        fstype: "fuse3.fuse-overlayfs".to_owned(),
+        source: "overlay".to_owned(),
+        target: String::new(),
+        options: Vec::new(),
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let error = Rootfs::mount(&dir.path().join("rootfs"), &[fuse]).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "rootfs mount type \"fuse3.fuse-overlayfs\" is not supported"
     );
     let error = Options::parse(&options(&["rbind", "noexec"])).unwrap_err();
     assert!(error.to_string().contains("rbind,noexec"), "{error}");
@@ -225,4 +237,70 @@ fn layers_and_directories_show_other_owners_to_a_user_namespace() {
     assert_eq!(owner("other"), (1005, 2006));
     assert!(fs::write(at.join("new"), "").is_err(), "read only");
     drop(rootfs);
+}
+
+#[test]
+fn a_file_that_is_a_file_system_is_mounted_as_one() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("skipped: needs root to mount");
+        assert!(
+            std::env::var_os("DUET_TEST_REQUIRE").is_none(),
+            "DUET_TEST_REQUIRE is set: nothing may be skipped"
+        );
+
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let image = dir.path().join("image");
+    let tree = dir.path().join("tree");
+    fs::create_dir_all(tree.join("inside")).unwrap();
+    fs::File::create(&image).unwrap().set_len(8 << 20).unwrap();
+    let mut make = std::process::Command::new("mkfs.ext4");
+    let made = make.args(["-q", "-d"]).args([&tree, &image]).status();
+    assert!(made.expect("Debian's e2fsprogs").success());
+    let attached = || {
+        let devices = fs::read_dir("/sys/block").unwrap().flatten();
+        let files = devices
+            .filter_map(|device| fs::read_to_string(device.path().join("loop/backing_file")).ok());
+        let ours = image.to_str().unwrap();
+        files.filter(|file| file.trim_end() == ours).count()
+    };
+    let at = dir.path().join("rootfs");
+    let mount = |list: &[&str]| {
+        let mount = RootfsMount {
+            fstype: "ext4".to_owned(),
+            source: image.to_str().unwrap().to_owned(),
+            target: String::new(),
+            options: options(list),
+        };
+        Rootfs::mount(&at, &[mount])
+    };
+    let ids = ["loop", "uidmap=0:1000:100", "gidmap=0:1000:100"];
+    for (list, writable) in [
+        (&["loop"][..], true),
+        (&["loop", "direct-io", "ro"], false),
+        // Root of the host is nobody there.
+        (&[ids.as_slice(), &["nodev"]].concat(), false),
+    ] {
+        let rootfs = mount(list).unwrap();
+        assert!(at.join("inside").is_dir(), "{list:?}");
+        let new = at.join(format!("new-{}", list.len()));
+        assert_eq!(fs::write(new, "").is_ok(), writable, "{list:?}");
+        assert_eq!(attached(), 1, "{list:?}");
+        drop(rootfs);
+        // The kernel ends a mount when its last user has gone, a moment later.
+        while attached() > 0 {
+            std::thread::yield_now();
+        }
+    }
+    // A hole is no file system.
+    fs::File::create(&image).unwrap().set_len(1 << 20).unwrap();
+    let error = mount(&["loop"]).unwrap_err();
+    let why = std::error::Error::source(&error).unwrap().to_string();
+    assert!(why.contains("Invalid argument"), "{why}");
+    assert_eq!(attached(), 0);
+    fs::remove_file(&image).unwrap();
+    let error = mount(&["loop"]).unwrap_err();
+    let why = std::error::Error::source(&error).unwrap().to_string();
+    assert_eq!(why, "loop device: No such file or directory (os error 2)");
 }
