@@ -137,6 +137,38 @@ fn arguments_environment_and_stdin_arrive() {
 }
 
 #[test]
+fn what_is_opened_has_the_lowest_number_that_is_free() {
+    if !root() {
+        return;
+    }
+    // Opens the root folder three times, closes the first and opens one more, which has its number: the exit code.
+    let guest = Guest::wat(
+        r#"(module
+            (import "wasi_snapshot_preview1" "proc_exit" (func $exit (param i32)))
+            (import "wasi_snapshot_preview1" "fd_close" (func $close (param i32) (result i32)))
+            (import "wasi_snapshot_preview1" "path_open"
+                (func $path_open (param i32 i32 i32 i32 i32 i64 i64 i32 i32) (result i32)))
+            (memory (export "memory") 1)
+            (data (i32.const 8) ".")
+            (func $open (result i32)
+                (if (call $path_open (i32.const 3) (i32.const 0) (i32.const 8) (i32.const 1)
+                    (i32.const 0) (i64.const 0) (i64.const 0) (i32.const 0) (i32.const 0)) (then unreachable))
+                (i32.load (i32.const 0)))
+            (func (export "_start") (local $first i32) (local $second i32) (local $third i32)
+                (local.set $first (call $open))
+                (local.set $second (call $open))
+                (local.set $third (call $open))
+                (if (i32.ne (local.get $second) (i32.add (local.get $first) (i32.const 1))) (then unreachable))
+                (if (i32.ne (local.get $third) (i32.add (local.get $first) (i32.const 2))) (then unreachable))
+                (if (call $close (local.get $first)) (then unreachable))
+                (if (i32.ne (call $open) (local.get $first)) (then unreachable))
+                (call $exit (local.get $first))))"#,
+    );
+    let ended = guest.run();
+    assert_eq!((ended.code, ended.stderr.as_str()), (4, ""));
+}
+
+#[test]
 fn a_component_is_told_its_directory() {
     if !root() {
         return;
