@@ -13,7 +13,8 @@ elif [ -e /sys/fs/cgroup/cgroup.controllers ]; then
     # Side by side, for each processor one.
     column podsandbox scenarios '' systemd:: apparmor:: tasks:: events:: births::limits pods::a_native \
         pods::a_shot pods::containers left:: volumes::what cri::exec_streams cri::stop wasm::every_group &
-    column shim scenarios "$SHIM" sandboxes::a_ user_namespaces::ctr cri::stats cri::both cri::exec_streams
+    column shim scenarios "$SHIM" sandboxes::a_ user_namespaces:: restarts::pods_outlive_a_containerd_that_is_killed \
+        cri::stats cri::both cri::exec_streams
     column kills scenarios '' kills::pods::a_pod_whose_holder
     wait
     # By itself: it looks at all slices of its kind.
