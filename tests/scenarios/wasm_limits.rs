@@ -76,11 +76,18 @@ fn count(pid: i32, v1: (&str, &str), v2: (&str, &str)) -> (PathBuf, u64) {
 /// A file in the cgroup of a process, by its names on v1 and on v2, and whether this is v1.
 fn file(pid: i32, controller: &str, v1: &str, v2: &str) -> (PathBuf, bool) {
     let groups = fs::read_to_string(format!("/proc/{pid}/cgroup")).expect("it runs");
-    let name = format!(":{controller}:");
-    let path = groups.lines().find_map(|line| line.split_once(&name));
+    // Under systemd two controllers of v1 have one hierarchy, and each its name as a link to it.
+    let path = groups.lines().find_map(|line| {
+        let (_, rest) = line.split_once(':')?;
+        let (names, path) = rest.split_once(':')?;
+        names
+            .split(',')
+            .any(|name| name == controller)
+            .then_some(path)
+    });
     let root = PathBuf::from("/sys/fs/cgroup");
     match path {
-        Some((_, path)) => (root.join(format!("{controller}{path}/{v1}")), true),
+        Some(path) => (root.join(format!("{controller}{path}/{v1}")), true),
         None => {
             let path = groups.lines().find_map(|line| line.strip_prefix("0::"));
             let path = path.expect("it is in a cgroup");
@@ -215,4 +222,25 @@ fn memory_that_others_of_the_container_have_is_not_there_to_grow_into() {
         assert_eq!(kills(task.pid()), 0, "{id}");
         task.end();
     }
+}
+
+#[test]
+fn a_quota_of_processor_time_holds_a_guest_back() {
+    let Some(node) = Node::enter_with_duet() else {
+        return;
+    };
+    let quota = ["--cpu-quota", "10000", "--cpu-period", "100000"];
+    let task = node.container("slow").with(&quota).probe(&["spin"]).start();
+    let (stat, _) = file(task.pid(), "cpu", "cpu.stat", "cpu.stat");
+    let throttled = || {
+        let text = fs::read_to_string(&stat).ok()?;
+        let count = text.lines().find_map(|l| l.strip_prefix("nr_throttled "))?;
+        count.parse::<u64>().ok()
+    };
+    // Again and again, as it computes without an end.
+    wait::until("the kernel to hold it back", || {
+        throttled().filter(|count| *count > 2)
+    });
+    task.kill("SIGKILL");
+    assert_eq!(task.wait().code, 137);
 }
