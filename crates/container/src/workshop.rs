@@ -27,8 +27,9 @@ const MEMORY: i64 = 3 << 30;
 /// How many threads they may have: 64. One compiler has three: two that compile, one that waits for them.
 const THREADS: i64 = 64;
 
-/// Their share of a busy processor: an eighth of what a cgroup has that says nothing.
-const SHARES: u64 = 128;
+/// Their share of a busy processor: half of what a cgroup has that says nothing. A start waits for them, and beside all
+/// pods of a node, which are one cgroup of more, that is little enough.
+const SHARES: u64 = 512;
 
 /// How long who is killed may take to end: 30 s. A compiler has gigabytes to give back, perhaps on a busy node.
 const END_LIMIT: Duration = Duration::from_secs(30);

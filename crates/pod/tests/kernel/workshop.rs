@@ -67,7 +67,7 @@ fn the_compiler_works_in_a_cgroup_of_its_own_that_is_limited_and_goes_with_it() 
                 format!("memory.max {memory}"),
             ),
             ("pids.max 64".to_owned(), String::new()),
-            ("cpu.shares 128".to_owned(), "cpu.weight 5".to_owned()),
+            ("cpu.shares 512".to_owned(), "cpu.weight 59".to_owned()),
         ] {
             assert!(has(&v1, &v2), "{v1} or {v2} in {limits}");
         }
