@@ -15,8 +15,9 @@ use crate::stdio::{Owner, await_reader, give, is_fifo};
 use crate::target::{Target, means_both};
 use crate::words::Stdio;
 
-/// AppArmor's word for no profile.
-const UNCONFINED: &str = "unconfined";
+/// Names of `apparmorProfile` under which every file may be opened: none, and that of containerd's CRI, which says
+/// `file,` (its `contrib/apparmor/template.go`).
+const OPEN: [&str; 2] = ["unconfined", "cri-containerd.apparmor.d"];
 
 /// The outputs of a process, and who reads them.
 #[derive(Debug, Default)]
@@ -69,7 +70,7 @@ impl Writes {
     pub(crate) fn of(processes: &[&duet_spec::Process]) -> Self {
         let is_confined = |process: &&duet_spec::Process| {
             let profile = process.apparmor_profile.as_deref();
-            process.selinux_label.is_some() || profile.is_some_and(|name| name != UNCONFINED)
+            process.selinux_label.is_some() || profile.is_some_and(|name| !OPEN.contains(&name))
         };
         match processes.iter().any(is_confined) {
             true => Writes::Confined,

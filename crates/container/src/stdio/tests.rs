@@ -218,6 +218,27 @@ fn who_is_confined_has_a_pipe_and_the_fifo_gets_all_of_it() {
 }
 
 #[test]
+fn who_may_open_every_file_is_not_confined() {
+    let of = |label: &str| {
+        let json = format!(r#"{{"args":["a"],"cwd":"/","user":{{"uid":0,"gid":0}}{label}}}"#);
+        Writes::of(&[&duet_spec::Process::parse(json.as_bytes()).unwrap()])
+    };
+    for label in [
+        "",
+        r#","apparmorProfile":"unconfined""#,
+        r#","apparmorProfile":"cri-containerd.apparmor.d""#,
+    ] {
+        assert_eq!(of(label), Writes::Process, "{label}");
+    }
+    for label in [
+        r#","apparmorProfile":"k8s-apparmor-example-deny-write""#,
+        r#","selinuxLabel":"system_u:system_r:container_t:s0""#,
+    ] {
+        assert_eq!(of(label), Writes::Confined, "{label}");
+    }
+}
+
+#[test]
 fn the_process_s_user_owns_the_fifo() {
     if !rustix::process::geteuid().is_root() {
         eprintln!("skipped: needs root to change an owner");
