@@ -272,6 +272,7 @@ fn a_server_that_is_replaced_loses_nobody_who_connects() {
     // Told to stop while clients come without a pause and another has begun beside it.
     let over = AtomicBool::new(false);
     thread::scope(|scope| {
+        let ended = Ended(&over);
         let client = || {
             let mut answers = 0;
             while !over.load(Ordering::Relaxed) {
@@ -289,7 +290,7 @@ fn a_server_that_is_replaced_loses_nobody_who_connects() {
         for _ in 0..100 {
             assert_eq!(get(port, "/env/WHO").expect("it answers"), "third");
         }
-        over.store(true, Ordering::Relaxed);
+        drop(ended);
         for client in clients {
             assert!(client.join().expect("it lost nothing") > 0);
         }
@@ -312,6 +313,15 @@ fn a_server_that_is_replaced_loses_nobody_who_connects() {
         let error = get(port, "/").err()?;
         (error.kind() == io::ErrorKind::ConnectionRefused).then_some(())
     });
+}
+
+/// Ends the clients, also when what they are for has failed.
+struct Ended<'a>(&'a AtomicBool);
+
+impl Drop for Ended<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 /// Who answers a request that is sent as soon as its connection is there. One that this busy machine held up is asked
