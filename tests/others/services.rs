@@ -42,6 +42,9 @@ fn pod_with_reuse<'c>(cri: &'c Cri<'_>, name: &str, reuse: u32) -> Pod<'c> {
     cri.pod_with(name, |config| {
         let name = "io.containerd.duet.v1.http.reuse".to_owned();
         config.annotations.insert(name, reuse.to_string());
+        // One at a time: an instance is put back a moment after its answer is there.
+        let name = "io.containerd.duet.v1.http.concurrency".to_owned();
+        config.annotations.insert(name, "1".to_owned());
     })
 }
 

@@ -68,20 +68,24 @@ fn a_file_is_not_the_programs_to_read_or_rewrite() {
                   [ -f /proc/self/fd/1 ] && echo a file; exec sleep 1000";
     let with = ["--log-uri", &uri];
     let task = node.container("logged").with(&with).script(script).start();
-    let judge = |lines: usize| {
-        has(&log, &["first", "second", "third"]);
+    let judge = |times: usize| {
+        // Runc's shim closes the file for both outputs when one of them has ended ("error copying stderr").
+        let said = match node.runtime() {
+            Runtime::Duet => "first\nsecond\nthird\n",
+            Runtime::Runc => "first\nsecond\n",
+        };
         let text = wait::until("all that it says", || {
             let text = fs::read_to_string(&log).ok()?;
-            (text.lines().count() >= lines).then_some(text)
+            let all = said.lines().all(|line| text.matches(line).count() >= times);
+            all.then_some(text)
         });
         assert!(!text.contains("a file"), "{text}");
-        // Under runc's shim each output has its own way to the file.
         if node.runtime() == Runtime::Duet {
-            assert_eq!(text, "first\nsecond\nthird\n".repeat(lines / 3));
+            assert_eq!(text, said.repeat(times));
         }
     };
     // Root could truncate it.
-    judge(3);
+    judge(1);
     // Who is not root could not open it.
     let script = script.replace("exec sleep 1000", "exit 7");
     let outcome = task.exec(
@@ -89,7 +93,7 @@ fn a_file_is_not_the_programs_to_read_or_rewrite() {
         &["/bin/sh", "-c", &script],
     );
     assert_eq!(outcome.code, 7, "{outcome:?}");
-    judge(6);
+    judge(2);
     task.end();
 }
 

@@ -47,7 +47,10 @@ pub(crate) async fn copy(from: impl AsFd + AsRawFd, to: OwnedFd, told: &Copying)
             }
         };
         match to.write_all(&buffer[..count], told).await {
-            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
+                tracing::debug!("output is lost: nobody has it open any more");
+                return Ok(());
+            }
             Err(error) if Errno::from_io_error(&error) == Some(Errno::IO) && !to.is_plain() => {
                 return Ok(());
             }
@@ -67,7 +70,7 @@ pub(crate) async fn copy(from: impl AsFd + AsRawFd, to: OwnedFd, told: &Copying)
 }
 
 /// Reads until `from` ends, for nobody; whether there was anything.
-pub(crate) async fn discard(from: OwnedFd) -> io::Result<bool> {
+pub(crate) async fn discard(from: impl AsFd + AsRawFd) -> io::Result<bool> {
     let from = polled(from, Interest::READABLE)?;
     let mut buffer = vec![0; CHUNK];
     let mut any = false;

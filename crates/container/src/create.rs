@@ -190,7 +190,7 @@ impl Prepared {
         let confined = if kind.program() == Program::Native {
             Confined::begin(&ground, cgroup, &resources, &spec.namespaces)?
         } else {
-            // The runner is born with the file of its memory limit.
+            // The runner is born with the directory of its memory cgroup.
             Confined::create(&ground, cgroup, &resources, &spec.namespaces)?
         };
         let linux = Linux {

@@ -75,15 +75,26 @@ impl Drain {
     pub(crate) async fn done(self) {
         let Drain { copied, holds } = self;
         let end = Instant::now() + EXIT_LIMIT;
+        let mut late = Vec::new();
         for mut output in copied {
             if !output.over(STALL_LIMIT, end).await {
                 tracing::warn!("output is still unread after its process ended");
+                late.push(output);
             }
         }
-        let end = Instant::now() + STALL_LIMIT;
-        for hold in holds {
-            release(hold, end).await;
+        let end = end.min(Instant::now() + STALL_LIMIT);
+        if late.is_empty() {
+            return release_all(holds, end).await;
         }
+        // The hold may be the only reader, without whom what is copied has nowhere to go. The copy ends at the latest
+        // with the process's deletion.
+        tokio::spawn(async move {
+            let end = Instant::now() + LATE_LIMIT;
+            for mut output in late {
+                output.over(LATE_LIMIT, end).await;
+            }
+            release_all(holds, end).await;
+        });
     }
 }
 
@@ -139,6 +150,12 @@ impl Copying {
     /// What was taken is passed on.
     pub(crate) fn passed(&self) {
         self.moved.send_replace(false);
+    }
+}
+
+async fn release_all(holds: Vec<OwnedFd>, end: Instant) {
+    for hold in holds {
+        release(hold, end).await;
     }
 }
 

@@ -89,7 +89,9 @@ impl Helper {
     /// Whether it has begun to exit, or has ended: the kernel says so of a process before it closes its descriptors.
     pub(crate) fn is_exiting(&self) -> bool {
         // It is not reaped here, so the number is its own.
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid)).unwrap_or_default();
+        let stat = fs::read(format!("/proc/{}/stat", self.pid)).unwrap_or_default();
+        // The kernel cuts names, also within a letter.
+        let stat = String::from_utf8_lossy(&stat);
         // `pid (name) state ppid pgrp session tty tpgid flags …`: the name may hold anything, a bracket too.
         let flags = stat
             .rsplit_once(')')

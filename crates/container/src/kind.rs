@@ -227,13 +227,14 @@ fn candidates(process: &Process) -> Vec<String> {
 /// Opens a path of the container on the host: in the bind mount that covers it, or in the root
 /// filesystem. Nothing leads out of these.
 fn open(spec: &Container, path: &Path) -> io::Result<File> {
-    match at(spec, path).and_then(|(root, rest)| file::open_without_links(root, &rest)) {
-        Err(error) if error.raw_os_error() == Some(ELOOP) => {
-            let (root, rest) = at(spec, &without_links(spec, path)?)?;
-            file::open_without_links(root, &rest)
+    if !path.components().any(|part| part == Component::ParentDir) {
+        match at(spec, path).and_then(|(root, rest)| file::open_without_links(root, &rest)) {
+            Err(error) if error.raw_os_error() == Some(ELOOP) => {}
+            opened => return opened,
         }
-        opened => opened,
     }
+    let (root, rest) = at(spec, &without_links(spec, path)?)?;
+    file::open_without_links(root, &rest)
 }
 
 /// The same place by a path without links, as the container would walk it: one of the image's may lead

@@ -167,7 +167,8 @@ impl Sink {
             if let Some(parent) = Path::new(path).parent() {
                 fs::create_dir_all(parent).map_err(failed("make the directory of"))?;
             }
-            let flags = write | OFlags::APPEND | OFlags::CREATE;
+            // What is said to be a file may be a FIFO or a terminal, for which nobody but its program may wait.
+            let flags = write | OFlags::APPEND | OFlags::CREATE | OFlags::NOCTTY | OFlags::NONBLOCK;
             let file = open("open", flags, Mode::from_raw_mode(0o644))?;
             return Sink::to(file, None, writes != Writes::Copy).map_err(failed("make a pipe for"));
         }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tokio::task::JoinSet;
 
-use crate::copy::copy;
+use crate::copy::{copy, discard};
 use crate::drain::{Copied, Drain, copying};
 use crate::error::Error;
 use crate::given;
@@ -162,14 +162,17 @@ impl Io {
 }
 
 /// Copies what a process writes into its pipe to where it is to go.
-fn pass_on(relay: Relay, copies: &mut JoinSet<()>) -> Copied {
+pub(crate) fn pass_on(relay: Relay, copies: &mut JoinSet<()>) -> Copied {
     let Relay { from, to } = relay;
     let from = Arc::new(from);
     let (told, copied) = copying(Some(Arc::clone(&from)));
     copies.spawn(async move {
-        if let Err(error) = copy(from, to, &told).await {
+        if let Err(error) = copy(Arc::clone(&from), to, &told).await {
             tracing::warn!(%error, "output ended early");
         }
+        drop(told);
+        // The pipe has a reader as long as its process is known: whoever writes on must not wait for it.
+        drop(discard(from).await);
     });
     copied
 }

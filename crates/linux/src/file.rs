@@ -27,7 +27,7 @@ pub fn place(path: &Path) -> io::Result<OwnedFd> {
 
 /// Opens a regular file for reading, its path walked as if `root` were `/`; links that procfs
 /// makes up are refused, and nothing but a regular file is opened: opening a device can be to act on it, and
-/// who made the root may have put any there.
+/// who made the root may have put any there. Nothing that blocks is waited for.
 ///
 /// # Errors
 ///
@@ -75,7 +75,10 @@ fn open_regular(root: impl AsFd, path: &Path, how: ResolveFlags) -> io::Result<F
     if FileType::from_raw_mode(fstat(&place)?.st_mode) != FileType::RegularFile {
         return Err(io::ErrorKind::InvalidInput.into());
     }
-    File::open(format!("/proc/self/fd/{}", place.as_raw_fd()))
+    let place = format!("/proc/self/fd/{}", place.as_raw_fd());
+    // Who has a lease on it is not waited for.
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOCTTY | OFlags::NONBLOCK;
+    Ok(rustix::fs::open(place, flags, Mode::empty())?.into())
 }
 
 /// The number of the mount that a descriptor is on, as the mount table has it.

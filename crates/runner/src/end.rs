@@ -41,9 +41,9 @@ impl End {
         match error.downcast_ref::<I32Exit>() {
             Some(I32Exit(code)) => Self::Exit(low_byte(*code)),
             None => match room::wanting(error) {
-                // Its stack, which is made when it is called.
-                Some(words) => Self::Unstarted(words),
-                None => {
+                // Its stack, which is made when it is called: nothing of it has run.
+                Some(words) if !error.is::<WasmBacktrace>() => Self::Unstarted(words),
+                Some(_) | None => {
                     let words = words(error);
                     tally::trap(&words);
                     Self::Trap(words)

@@ -49,6 +49,13 @@ pub(crate) fn follow(directory: OwnedFd) {
     drop(MEMORY.set(Memory::of(directory)));
 }
 
+/// The lowest limit that there is now, as far as that is told.
+pub(crate) fn lowest() -> Option<u64> {
+    let memory = MEMORY.get()?;
+    let above = memory.stat().and_then(|stat| stat.lowest);
+    memory.limit().into_iter().chain(above).min()
+}
+
 /// Remembers what an instance is born with, if that is known.
 pub(crate) fn expect(needs: Option<&ResourcesRequired>) {
     let born = needs.map_or(u32::MAX, |needs| {

@@ -22,7 +22,7 @@
 //!     <key>/blocks  <----------------------------------------------------- stdout: what loading it fills
 //!  Compiled::tree() ------------------------------------------------------> 3: maps `code`
 //!  Handoff::seal() -------------------------------------------------------> 4: argv, env, cwd, config, listen, http
-//!  the file of the container's memory limit ------------------------------> 5: read when memory grows
+//!  the directory of the container's memory cgroup ------------------------> 5: read when memory grows
 //!  Tally::told()  <-------------------------------------------------------- 6: memory, requests, traps
 //!  the pod's listeners  <-------------------------------------------------> 7: for servers that ask for it
 //! ```

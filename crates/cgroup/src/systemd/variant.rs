@@ -145,14 +145,21 @@ impl Kind {
 
     /// The whole number that is written so.
     fn whole(self, text: &str) -> Result<i128, Wrong> {
-        let (digits, base) = match text.strip_prefix("0x") {
+        let (sign, unsigned) = match text.strip_prefix('-') {
+            Some(rest) => (-1, rest),
+            None => (1, text.strip_prefix('+').unwrap_or(text)),
+        };
+        let (digits, base) = match unsigned.strip_prefix("0x") {
             Some(digits) => (digits, 16),
-            None => match text.strip_prefix('0').filter(|digits| !digits.is_empty()) {
+            None => match unsigned
+                .strip_prefix('0')
+                .filter(|digits| !digits.is_empty())
+            {
                 Some(digits) => (digits, 8),
-                None => (text, 10),
+                None => (unsigned, 10),
             },
         };
-        let number = i128::from_str_radix(digits, base).map_err(|_| NO_VALUE)?;
+        let number = sign * digits_of(digits, base)?;
         let (least, most) = match self {
             Kind::Byte => (0, u8::MAX.into()),
             Kind::Int16 => (i16::MIN.into(), i16::MAX.into()),
@@ -350,7 +357,7 @@ impl<'a> Reader<'a> {
                     long @ ('u' | 'U') => {
                         let digits = if long == 'u' { 4 } else { 8 };
                         let code: String = letters.by_ref().take(digits).collect();
-                        let code = u32::from_str_radix(&code, 16).map_err(|_| NO_VALUE)?;
+                        let code = u32::try_from(digits_of(&code, 16)?).map_err(|_| NO_VALUE)?;
                         char::from_u32(code).ok_or(NO_VALUE)?
                     }
                     letter => letter,
@@ -392,6 +399,14 @@ impl<'a> Reader<'a> {
     }
 }
 
+/// A number of nothing but digits: `from_str_radix` would take a sign as well.
+fn digits_of(text: &str, base: u32) -> Result<i128, Wrong> {
+    if !text.chars().all(|letter| letter.is_digit(base)) {
+        return Err(NO_VALUE);
+    }
+    i128::from_str_radix(text, base).map_err(|_| NO_VALUE)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -411,6 +426,7 @@ mod tests {
             ("@s 'a'", text("a")),
             ("5", Value::Int32(5)),
             ("0x10", Value::Int32(16)),
+            ("-0x10", Value::Int32(-16)),
             ("-10", Value::Int32(-10)),
             ("017", Value::Int32(15)),
             ("byte 255", Value::Byte(255)),
@@ -473,7 +489,8 @@ mod tests {
             ("objectpath '/a'", NO_SUCH_TYPE),
             ("b'bytes'", NO_SUCH_TYPE),
             ("string 5", NOT_THIS_TYPE),
-            ("-0x10", NO_VALUE),
+            ("0x-10", NO_VALUE),
+            ("0x+10", NO_VALUE),
             ("uint64 'a'", NOT_THIS_TYPE),
             ("@as 'a'", NOT_THIS_TYPE),
             ("@s ['a']", NOT_THIS_TYPE),

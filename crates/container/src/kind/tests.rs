@@ -189,6 +189,8 @@ fn links_lead_where_they_lead_in_the_container() {
         ("/usr/late", "component"),
         ("/data/out.wasm", "module"),
         ("/into/up.wasm", "module"),
+        ("/data/../app.wasm", "module"),
+        ("/usr/../data/late.wasm", "component"),
     ] {
         assert_eq!(rig.kind(arg, ""), (kind, "bytes"), "{arg}");
     }

@@ -190,6 +190,36 @@ fn what_a_file_has_no_room_for_ends_nobody() {
 }
 
 #[test]
+fn a_fifo_that_is_said_to_be_a_file_keeps_nobody_waiting() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = fifo(&dir, "out");
+    let stdio = with("", &format!("file://{path}"), "");
+    // Nobody reads yet.
+    let error = opened(&stdio, 0, None).unwrap_err();
+    let why = std::error::Error::source(&error).unwrap().to_string();
+    assert!(why.contains("No such device or address"), "{error}: {why}");
+    let mut reader = OpenOptions::new();
+    let reader = reader.read(true).custom_flags(libc_nonblock()).open(&path);
+    let pipes = opened(&stdio, 0, None).unwrap();
+    // Nobody reads any more: all of it is taken from the program.
+    drop(reader);
+    let Pipes { ends, relays, .. } = pipes;
+    drop(ends.complaints);
+    drop(ends.stderr);
+    let mut stdout = File::from(ends.stdout.unwrap());
+    runtime().block_on(async {
+        let mut copies = tokio::task::JoinSet::new();
+        let _copied: Vec<_> = relays
+            .into_iter()
+            .map(|relay| crate::plumbing::pass_on(relay, &mut copies))
+            .collect();
+        let writing = tokio::task::spawn_blocking(move || stdout.write_all(&[b'x'; 1 << 18]));
+        writing.await.unwrap().unwrap();
+        copies.join_all().await;
+    });
+}
+
+#[test]
 fn who_is_confined_has_a_pipe_and_the_fifo_gets_all_of_it() {
     let dir = tempfile::tempdir().unwrap();
     let path = fifo(&dir, "out");

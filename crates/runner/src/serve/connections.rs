@@ -124,8 +124,10 @@ impl Connections {
         });
         let (requests, spoken) = (Arc::clone(&self.requests), Arc::clone(&line));
         let service = service_fn(move |mut request: Request<Incoming>| {
-            let asked = (request.version() == Version::HTTP_2).then(|| spoken.idle.asked());
             let named = addressee::name(&mut request, || spoken.here());
+            // Of who only sends what is for nobody nothing counts as asked.
+            let asks = named.is_ok() && request.version() == Version::HTTP_2;
+            let asked = asks.then(|| spoken.idle.asked());
             let answer = Arc::clone(&requests).answer(request, named, asked);
             async { Ok::<_, Infallible>(answer.await) }
         });

@@ -17,6 +17,7 @@ use wasmtime_wasi_http::p2::bindings::{Proxy, ProxyPre};
 
 use crate::guest::{Guest, STACK, files};
 use crate::imports::{exports, linker};
+use crate::limits;
 use crate::preview3::{self, Service, ServicePre};
 use crate::room;
 use crate::serve::clock::{Clock, Inside};
@@ -26,6 +27,10 @@ use crate::serve::threads;
 
 /// How many memories are given back to the kernel at a time: 16, so half a MiB of a small guest's waits.
 const DEPARTING: usize = 16;
+
+/// Of what a container may have, so much for each of them. Those that wait are in use as the kernel counts, and what
+/// they take no other instance can grow into.
+const FOR_EACH: u64 = 64 << 20;
 
 /// In how many places a guest of preview 3 can wait at the same time without giving its stack back: 8 on the
 /// average. Most never do; each of the others is one of its calls.
@@ -223,6 +228,13 @@ pub(crate) fn load(
     }
 }
 
+fn departing() -> usize {
+    let affordable = limits::lowest().map(|limit| usize::try_from(limit / FOR_EACH));
+    affordable.map_or(DEPARTING, |count| {
+        count.unwrap_or(DEPARTING).clamp(1, DEPARTING)
+    })
+}
+
 /// How many places are not free yet although whoever had them is gone: each thread gives back so many, while
 /// as many more gather.
 fn spare() -> u32 {
@@ -251,7 +263,7 @@ fn pool(count: u32, preview: Preview, needs: &ResourcesRequired) -> PoolingAlloc
         // What an instance dirtied is given back when it goes. Nothing is kept and cleared by hand: a
         // guest's memory begins with the far end of its stack, which it never touches. Giving back interrupts
         // the other threads of the process, so several go together.
-        .decommit_batch_size(DEPARTING)
+        .decommit_batch_size(departing())
         .table_keep_resident(16 << 10);
     pool
 }
