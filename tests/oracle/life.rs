@@ -1,10 +1,10 @@
 //! One container's life at the Task API, watched.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{ErrorKind, Read as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::fs::{self, File};
+use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::thread::{self, JoinHandle};
 
 use containerd_shim_protos::api;
 use duet_tests::machine::Runtime;
@@ -17,9 +17,6 @@ use serde_json::{Value, json};
 
 use crate::cases::{Case, Place};
 use crate::probe::{self, Names, SCRIPT, Seen};
-
-/// How much a container may say before somebody reads it: 1 MiB, the most that root may ask for.
-const ROOM: i32 = 1 << 20;
 
 /// What both runtimes' containers are made of.
 pub(crate) struct Volumes {
@@ -180,7 +177,8 @@ impl Stage {
         });
 
         let bundle = Bundle::new(&self.dir.join(&id), Some(&spec.to_string())).unwrap();
-        let (path, mut said) = listen(&bundle.dir.join("said"));
+        let path = bundle.dir.join("said");
+        let said = Listener::new(&path);
         let terminal = spec["process"]["terminal"] == true;
         let mut outside = Seen::new();
         let mut note =
@@ -236,12 +234,7 @@ impl Stage {
                 fs::remove_dir(hierarchy.join(parent.strip_prefix("/").unwrap())).unwrap();
             }
         }
-        let mut text = Vec::new();
-        match said.read_to_end(&mut text) {
-            // We hold the other end, too: empty is all that the pipe can say.
-            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-            read => drop(read.expect("our own pipe")),
-        }
+        let text = said.end();
         fs::remove_dir_all(&bundle.dir).expect("nothing of it is in use");
         let names = Names {
             bundle: &bundle.dir,
@@ -325,17 +318,38 @@ impl Stage {
     }
 }
 
-/// A FIFO that we keep open at both ends, as containerd does.
-fn listen(path: &Path) -> (PathBuf, File) {
-    nix::unistd::mkfifo(path, nix::sys::stat::Mode::S_IRWXU).unwrap();
-    let file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .custom_flags(nix::libc::O_NONBLOCK)
-        .open(path)
-        .unwrap();
-    nix::fcntl::fcntl(&file, nix::fcntl::FcntlArg::F_SETPIPE_SZ(ROOM)).unwrap();
-    (path.to_owned(), file)
+/// A FIFO that we keep open at both ends, as containerd does, and read at once, as it does.
+struct Listener {
+    fifo: File,
+    reader: JoinHandle<Vec<u8>>,
+}
+
+impl Listener {
+    /// What we write after all that others have.
+    const LAST: &[u8] = b"\0that is all\0";
+
+    fn new(path: &Path) -> Self {
+        nix::unistd::mkfifo(path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let fifo = File::options().read(true).write(true).open(path).unwrap();
+        let mut from = fifo.try_clone().unwrap();
+        let reader = thread::spawn(move || {
+            let mut text = Vec::new();
+            let mut piece = [0; 4096];
+            while !text.ends_with(Self::LAST) {
+                let count = from.read(&mut piece).expect("our own pipe");
+                text.extend_from_slice(&piece[..count]);
+            }
+            text.truncate(text.len() - Self::LAST.len());
+            text
+        });
+        Self { fifo, reader }
+    }
+
+    /// All that was said.
+    fn end(mut self) -> Vec<u8> {
+        self.fifo.write_all(Self::LAST).expect("our own pipe");
+        self.reader.join().expect("our own pipe")
+    }
 }
 
 /// The names of the namespaces that are not a container's own.
