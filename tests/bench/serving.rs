@@ -77,30 +77,33 @@ pub(crate) fn flight(node: &Node) -> usize {
     wait::until("the server to answer", || {
         (requests(pid, 8080, "1") > 0.0).then_some(())
     });
+    let lost = lost(pid, FLIGHT, 100, || server.kill("SIGTERM"));
+    assert_eq!(server.wait().code, 0);
+    lost
+}
+
+/// How many get no answer of `count` requests of so many milliseconds each, all sent to the server in the network of
+/// a process before `stop` is called.
+pub(crate) fn lost(pid: i32, count: usize, length: u32, stop: impl FnOnce()) -> usize {
     let own = std::env::current_exe().expect("procfs is mounted");
+    let files = format!("--nofile={}", count + 100);
     let mut client = inside(pid, "prlimit")
-        .args([
-            "--nofile=8192",
-            own.to_str().expect("a path in UTF-8"),
-            "flight",
-            &FLIGHT.to_string(),
-            "100",
-        ])
+        .args([&files, own.to_str().expect("a path in UTF-8"), "flight"])
+        .args([count.to_string(), length.to_string()])
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .spawn()
         .expect("nsenter starts");
     let mut said = client.stdout.take().expect("a pipe");
     said.read_exact(&mut [0; 1]).expect("it sends its requests");
-    server.kill("SIGTERM");
+    stop();
     let mut lost = String::new();
     said.read_to_string(&mut lost).expect("it counts");
     let _status = client.wait().expect("our own child");
-    assert_eq!(server.wait().code, 0);
     lost.trim().parse().expect("a number")
 }
 
-/// The client of [`flight`], with how many requests and of how many milliseconds: says a letter when all is sent,
+/// The client of [`lost`], with how many requests and of how many milliseconds: says a letter when all is sent,
 /// and how many answers there were not.
 pub(crate) fn fly(mut arguments: impl Iterator<Item = String>) {
     let count = arguments.next().and_then(|count| count.parse().ok());

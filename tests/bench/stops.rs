@@ -1,15 +1,13 @@
 //! How long it is from TERM to a container's end, and what becomes of requests that are in flight then.
 
 use std::fs;
-use std::io::Read as _;
-use std::process::Stdio;
 use std::time::Duration;
 
 use duet_tests::bench::{self, Subject, Table};
 use duet_tests::{Node, command, machine, wait};
 
 use crate::Stage;
-use crate::serving::inside;
+use crate::serving::{inside, lost};
 use crate::specs::{Specs, Stop};
 
 const TERM: u32 = 15;
@@ -95,24 +93,12 @@ pub(crate) fn flight(node: &Node) -> (usize, usize) {
     // Nobody else has made the pod a network.
     let mut up = inside(pid.cast_signed(), "ip");
     let _said = command::run(up.args(["link", "set", "lo", "up"])).ok();
-    let own = std::env::current_exe().expect("procfs is mounted");
-    let files = format!("--nofile={}", FLIGHT + 100);
-    let mut client = inside(pid.cast_signed(), "prlimit")
-        .args([&files, own.to_str().expect("a path in UTF-8")])
-        .args(["flight", &FLIGHT.to_string(), "250"])
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("nsenter starts");
-    let mut said = client.stdout.take().expect("a pipe");
-    said.read_exact(&mut [0; 1]).expect("it sends its requests");
-    stage.shim.signal(&id, TERM).expect("Kill");
-    let mut lost = String::new();
-    said.read_to_string(&mut lost).expect("it counts");
-    let _status = client.wait().expect("our own child");
+    let lost = lost(pid.cast_signed(), FLIGHT, 250, || {
+        stage.shim.signal(&id, TERM).expect("Kill");
+    });
     assert_eq!(stage.shim.wait(&id).expect("Wait"), 0, "{lost}");
     stage.shim.delete(&id).expect("Delete");
     fs::remove_dir_all(&bundle.dir).expect("our own folder");
     stage.close();
-    (lost.trim().parse().expect("a number"), FLIGHT)
+    (lost, FLIGHT)
 }

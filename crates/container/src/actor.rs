@@ -258,9 +258,10 @@ impl Actor {
             }
             Done::Opened(Err(error), reply) => {
                 // It never ran its program, or must not go on with it; its end is on the way, if it
-                // is not here already.
+                // is not here already. Who has said why ends by itself, with a code of its own.
                 self.init.state = State::Created;
-                if let Some(pidfd) = &self.init.pidfd {
+                let ends = matches!(error, Error::Launch(duet_launch::Error::Step { .. }));
+                if let Some(pidfd) = self.init.pidfd.as_ref().filter(|_| !ends) {
                     drop(signal::send(pidfd, signal::KILL));
                 }
                 answer(reply, Err(error));

@@ -16,7 +16,7 @@ use crate::polled::polled;
 /// one turn.
 const CHUNK: usize = 64 * 1024;
 
-/// Copies until `from` ends or `to` is no longer read, and closes both. What was written is told.
+/// Copies until `from` ends or `to` is no longer read, and lets go of both. What was written is told.
 ///
 /// A FIFO is read only after it was reported ready. One that never had a writer is not, while
 /// `read` would answer 0 at once, as at the end. What a file has no room for is lost, and the next is tried again:

@@ -71,7 +71,7 @@ pub(crate) fn copying(pipe: Option<Arc<OwnedFd>>) -> (Copying, Copied) {
 
 impl Drain {
     /// Waits until everything is where its readers will find it, and lets go of it; but not longer than readers may
-    /// take. Needs the runtime.
+    /// take. What is copied after that keeps its FIFO. Needs the runtime.
     pub(crate) async fn done(self) {
         let Drain { copied, holds } = self;
         let end = Instant::now() + EXIT_LIMIT;
@@ -87,13 +87,12 @@ impl Drain {
             return release_all(holds, end).await;
         }
         // The hold may be the only reader, without whom what is copied has nowhere to go. The copy ends at the latest
-        // with the process's deletion.
+        // when the process is deleted.
         tokio::spawn(async move {
-            let end = Instant::now() + LATE_LIMIT;
             for mut output in late {
-                output.over(LATE_LIMIT, end).await;
+                while !output.is_over() && output.moved.changed().await.is_ok() {}
             }
-            release_all(holds, end).await;
+            release_all(holds, Instant::now()).await;
         });
     }
 }

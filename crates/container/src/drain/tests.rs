@@ -133,6 +133,36 @@ fn an_output_that_is_read_ends_with_its_process() {
 }
 
 #[test]
+fn what_is_copied_late_keeps_the_fifo_that_it_goes_to() {
+    let output = Output::new();
+    let (told, copied) = copying(None);
+    let drain = Drain {
+        copied: vec![copied],
+        holds: vec![output.hold],
+    };
+    let has_reader = || {
+        let flags = OFlags::WRONLY | OFlags::NONBLOCK;
+        open(&output.path, flags, Mode::empty()).is_ok()
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .start_paused(true)
+        .build();
+    runtime.unwrap().block_on(async {
+        // Nobody reads: the end is told all the same.
+        drain.done().await;
+        // Containerd is away for as long as it likes.
+        sleep(Duration::from_secs(3600)).await;
+        assert!(has_reader());
+        // The process is deleted.
+        drop(told);
+        while has_reader() {
+            tokio::task::yield_now().await;
+        }
+    });
+}
+
+#[test]
 fn a_copy_is_waited_for_as_long_as_something_moves() {
     run(async {
         let (told, mut copied) = copying(None);

@@ -6,6 +6,19 @@ fn options(list: &[&str]) -> Vec<String> {
     list.iter().map(|option| (*option).to_owned()).collect()
 }
 
+/// Whether the test can mount; without root it says so and is skipped.
+fn root() -> bool {
+    let root = rustix::process::geteuid().is_root();
+    if !root {
+        eprintln!("skipped: needs root to mount");
+        assert!(
+            std::env::var_os("DUET_TEST_REQUIRE").is_none(),
+            "DUET_TEST_REQUIRE is set: nothing may be skipped"
+        );
+    }
+    root
+}
+
 #[test]
 fn options_are_sorted_by_who_reads_them() {
     let parsed = Options::parse(&options(&[
@@ -61,13 +74,7 @@ fn long_lists_of_layers_become_relative() {
 
 #[test]
 fn mounts_are_made_in_order_and_go_away_with_their_owner() {
-    if !rustix::process::geteuid().is_root() {
-        eprintln!("skipped: needs root to mount");
-        assert!(
-            std::env::var_os("DUET_TEST_REQUIRE").is_none(),
-            "DUET_TEST_REQUIRE is set: nothing may be skipped"
-        );
-
+    if !root() {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
@@ -109,13 +116,7 @@ fn mounts_are_made_in_order_and_go_away_with_their_owner() {
 
 #[test]
 fn many_layers_are_mounted() {
-    if !rustix::process::geteuid().is_root() {
-        eprintln!("skipped: needs root to mount");
-        assert!(
-            std::env::var_os("DUET_TEST_REQUIRE").is_none(),
-            "DUET_TEST_REQUIRE is set: nothing may be skipped"
-        );
-
+    if !root() {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
@@ -183,13 +184,7 @@ fn ids_of_a_user_namespace_are_read_as_containerd_writes_them() {
 
 #[test]
 fn layers_and_directories_show_other_owners_to_a_user_namespace() {
-    if !rustix::process::geteuid().is_root() {
-        eprintln!("skipped: needs root to mount");
-        assert!(
-            std::env::var_os("DUET_TEST_REQUIRE").is_none(),
-            "DUET_TEST_REQUIRE is set: nothing may be skipped"
-        );
-
+    if !root() {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
@@ -241,13 +236,7 @@ fn layers_and_directories_show_other_owners_to_a_user_namespace() {
 
 #[test]
 fn a_file_that_is_a_file_system_is_mounted_as_one() {
-    if !rustix::process::geteuid().is_root() {
-        eprintln!("skipped: needs root to mount");
-        assert!(
-            std::env::var_os("DUET_TEST_REQUIRE").is_none(),
-            "DUET_TEST_REQUIRE is set: nothing may be skipped"
-        );
-
+    if !root() {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
