@@ -169,6 +169,9 @@ impl Child<'_> {
                 plain(Op::Step, PlainCall::IoprioSet, args).map(|_| ())
             }
             Step::Scheduler(ref scheduler) => syscalls::sched_setattr(scheduler),
+            Step::Personality(domain) => {
+                plain(Op::Step, PlainCall::Personality, [domain, 0, 0]).map(|_| ())
+            }
             Step::Affinity { first, len } => {
                 syscalls::sched_setaffinity(self.code.groups(first, len)?)
             }

@@ -100,7 +100,7 @@ pub(crate) fn become_program(
     kind: Program,
     seccomp: Option<Step>,
 ) {
-    surroundings(writer, spec, process, facts);
+    surroundings(writer, spec, process, facts, kind);
     descriptors(writer, facts, kind);
     if kind == Program::Wasm {
         // To process 1 of a PID namespace the kernel drops what it does not listen to yet.
@@ -203,7 +203,13 @@ fn kills_who_looks(profile: &LinuxSeccomp) -> bool {
 }
 
 /// What the program finds around it, made while the process may still do everything.
-fn surroundings(writer: &mut Writer, spec: &Container, process: &Process, facts: &Facts) {
+fn surroundings(
+    writer: &mut Writer,
+    spec: &Container,
+    process: &Process,
+    facts: &Facts,
+    kind: Program,
+) {
     // The shim's session keyring must not be the container's, unless that was asked for.
     if let Some(keyring) = &facts.keyring {
         let keyring = writer.text(keyring);
@@ -213,11 +219,21 @@ fn surroundings(writer: &mut Writer, spec: &Container, process: &Process, facts:
     if !user_namespace::has_one(spec) {
         outranking(writer, process, facts);
     }
+    machine(writer, spec, kind);
     writer.step(Step::Umask(process.user.umask.unwrap_or(UMASK)));
     program::stdio(writer, process, facts);
     // As root, like runc: an image may send a user to a directory that only root may enter.
     let cwd = writer.text(&process.cwd);
     writer.step(Step::Chdir(cwd));
+}
+
+/// What the container's processes have of the machine, those that join it too, as under runc. Before the
+/// filter, which need not allow it: containerd's default one allows but five values of `personality`.
+fn machine(writer: &mut Writer, spec: &Container, kind: Program) {
+    // A runner's is nobody's to see.
+    if let Some(personality) = spec.personality.filter(|_| kind == Program::Native) {
+        writer.step(Step::Personality(personality.number()));
+    }
 }
 
 /// What takes capabilities over the host; a child inherits it.

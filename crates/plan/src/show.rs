@@ -58,6 +58,7 @@ impl Plan {
                 other => format!("label {other}"),
             },
             Step::Scheduler(_) => "process.scheduler".to_owned(),
+            Step::Personality(_) => "linux.personality.domain".to_owned(),
             Step::Console { .. } => "console".to_owned(),
             Step::Capabilities(_) => "capabilities".to_owned(),
             Step::Seccomp(..) => "seccomp".to_owned(),
@@ -183,6 +184,7 @@ impl Plan {
                 "scheduler {} flags {:#x} nice {} priority {}",
                 scheduler.policy, scheduler.flags, scheduler.nice, scheduler.priority
             ),
+            Step::Personality(domain) => format!("personality {domain:#x}"),
             Step::Affinity { first, len } => {
                 format!("processors {:x?}", self.group_ids(first, len))
             }

@@ -9,7 +9,9 @@
 //! it: its mounts are private, where those of a native container that asks for nothing follow the host's.
 
 use crate::{Error, Facts, Filesystem, SourceKind};
-use duet_spec::{Attributes, Container, Mount, MountKind, Propagation, PropagationKind, attr};
+use duet_spec::{
+    Attributes, Container, Mount, MountKind, Personality, Propagation, PropagationKind, attr,
+};
 
 /// The spec without what the guest must not see.
 pub(crate) fn guard(spec: &Container, facts: &Facts) -> Result<Container, Error> {
@@ -18,6 +20,13 @@ pub(crate) fn guard(spec: &Container, facts: &Facts) -> Result<Container, Error>
             field: "linux.devices".to_owned(),
             value: device.path.clone(),
             why: "a wasm container has no devices of the host".to_owned(),
+        });
+    }
+    if spec.personality == Some(Personality::Linux32) {
+        return Err(Error::Refused {
+            field: "linux.personality.domain".to_owned(),
+            value: Personality::Linux32.name().to_owned(),
+            why: "a guest has no machine of the host's to see".to_owned(),
         });
     }
     let mut guarded = spec.clone();

@@ -2,7 +2,7 @@
 
 use crate::{
     CgroupsPath, Device, Error, Hooks, IdMappings, Mount, MountKind, Namespace, Namespaces,
-    Process, Propagation, TimeOffsets,
+    Personality, Process, Propagation, TimeOffsets,
     annotations::{self, Options},
     attr,
     document::Document,
@@ -51,6 +51,8 @@ pub struct Container {
     pub namespaces: Namespaces,
     /// How far the clocks of its time namespace are off.
     pub time_offsets: TimeOffsets,
+    /// The machine that its processes see.
+    pub personality: Option<Personality>,
     /// The SELinux label of the files of its file systems.
     pub mount_label: Option<String>,
     /// The ids of its user namespace; empty when it has none, or when that is joined and only
@@ -157,6 +159,7 @@ impl Container {
     fn read(document: Document<'_>, bundle: &Path, mut value: Value) -> Result<Self, Error> {
         document.offered(&value, &fields::CONFIG)?;
         let lifted = Lifted::lift(document, "process.", value.get_mut("process"))?;
+        let personality = Personality::lift(document, value.get_mut("linux"))?;
         tasks::lift_unset(value.pointer_mut("/linux/resources"));
         let spec: Spec = document.typed(value)?;
         let process = spec
@@ -209,6 +212,7 @@ impl Container {
                 linux.time_offsets().as_ref(),
                 &namespaces.time,
             )?,
+            personality,
             mount_label: linux
                 .mount_label()
                 .clone()

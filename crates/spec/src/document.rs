@@ -73,6 +73,23 @@ impl Document<'_> {
         typed
     }
 
+    /// Takes a member out of an object, with a type of its own instead of `oci-spec`'s; nothing if it asks
+    /// for nothing.
+    pub(crate) fn lift<T: DeserializeOwned>(
+        self,
+        parent: &str,
+        name: &str,
+        object: Option<&mut Value>,
+    ) -> Result<Option<T>, Error> {
+        let taken = object
+            .and_then(Value::as_object_mut)
+            .and_then(|members| members.remove(name));
+        match taken.filter(fields::asks) {
+            None => Ok(None),
+            Some(value) => self.typed_at(&format!("{parent}.{name}"), value).map(Some),
+        }
+    }
+
     /// Checks that the document asks only for fields of `shape`.
     pub(crate) fn offered(self, value: &Value, shape: &fields::Shape) -> Result<(), Error> {
         fields::check(value, shape).map_err(|objection| match objection {

@@ -252,6 +252,7 @@ pub(crate) const CONFIG: Shape = Object(&[
                 "timeOffsets",
                 Map(&Object(&[("secs", Any), ("nanosecs", Any)])),
             ),
+            ("personality", Object(&[("domain", Any)])),
             ("mountLabel", Any),
             ("sysctl", Map(&Any)),
             ("resources", RESOURCES),
@@ -341,7 +342,7 @@ fn walk<'a>(value: &'a Value, shape: &Shape, path: &mut String) -> Result<(), Ob
 }
 
 /// Whether a value asks for anything.
-fn asks(value: &Value) -> bool {
+pub(crate) fn asks(value: &Value) -> bool {
     match value {
         Value::Null => false,
         Value::Bool(value) => *value,

@@ -22,8 +22,10 @@ mod error;
 mod fields;
 mod hooks;
 mod id_map;
+mod list;
 mod mount;
 mod namespace;
+mod personality;
 mod pod;
 mod process;
 mod scheduler;
@@ -44,6 +46,7 @@ pub use namespace::{Namespace, Namespaces};
 pub use oci_spec::runtime::{
     LinuxPids, LinuxResources, LinuxSeccomp, LinuxSeccompAction, LinuxSyscall,
 };
+pub use personality::Personality;
 pub use pod::PodFiles;
 pub use process::{ConsoleSize, IoPriority, Process, Rlimit, User};
 pub use scheduler::{ExecAffinity, Processors, Scheduler};

@@ -171,28 +171,10 @@ impl Processors {
             None | Some("") => return Ok(None),
             Some(list) => list,
         };
-        let mut words = Vec::new();
-        for range in list.split(',') {
-            let (first, last) = range.split_once('-').unwrap_or((range, range));
-            let (first, last) = match (first.trim().parse::<u32>(), last.trim().parse::<u32>()) {
-                (Ok(first), Ok(last)) if first <= last && last <= LAST => (first, last),
-                _ => {
-                    let why = "is no list of processors such as 0-3,7";
-                    return Err(document.value(field, list, why));
-                }
-            };
-            for number in first..=last {
-                let word = usize::try_from(number / u32::BITS).unwrap_or(usize::MAX);
-                let even = (word / 2 + 1) * 2;
-                if words.len() < even {
-                    words.resize(even, 0);
-                }
-                if let Some(word) = words.get_mut(word) {
-                    *word |= 1 << (number % u32::BITS);
-                }
-            }
+        match crate::list::bits(list, LAST) {
+            Some(words) => Ok(Some(Self(words))),
+            None => Err(document.value(field, list, "is no list of processors such as 0-3,7")),
         }
-        Ok(Some(Self(words)))
     }
 }
 

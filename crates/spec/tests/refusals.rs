@@ -60,8 +60,8 @@ fn fields_that_are_not_offered_are_named() {
         ),
         (
             "/linux/personality",
-            json!({ "domain": "LINUX32" }),
-            "linux.personality",
+            json!({ "domain": "LINUX32", "flags": ["ADDR_NO_RANDOMIZE"] }),
+            "linux.personality.flags",
         ),
         (
             "/linux/netDevices",

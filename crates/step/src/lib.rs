@@ -326,6 +326,8 @@ pub enum Step {
     IoPriority(i32),
     /// `sched_setattr` of the caller.
     Scheduler(Scheduler),
+    /// `personality` of the caller: `PER_*`.
+    Personality(u32),
     /// `sched_setaffinity` of the caller: entries of the plan's table of groups, which are words
     /// of the mask here.
     Affinity {

@@ -133,6 +133,7 @@ pub(crate) enum PlainCall {
     Umask,
     Fchdir,
     IoprioSet,
+    Personality,
     Setresuid,
     Setresgid,
 }
@@ -144,6 +145,7 @@ impl PlainCall {
             Self::Umask => libc::SYS_umask,
             Self::Fchdir => libc::SYS_fchdir,
             Self::IoprioSet => libc::SYS_ioprio_set,
+            Self::Personality => libc::SYS_personality,
             Self::Setresuid => libc::SYS_setresuid,
             Self::Setresgid => libc::SYS_setresgid,
         }

@@ -1,4 +1,4 @@
-//! Fields that few ask for: schedulers, processors, clocks, and a tmpfs that begins full.
+//! Fields that few ask for: schedulers, processors, machines, clocks, and a tmpfs that begins full.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
@@ -6,7 +6,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 use duet_linux::process;
 use serde_json::json;
 
-use crate::stage::{Outcome, stage};
+use crate::stage::{Outcome, Stage, stage};
 use crate::user_namespaces;
 
 /// `nice` and `policy` of a process, the 19th and 41st field of its `stat`.
@@ -44,6 +44,58 @@ fn root_of_a_user_namespace_is_scheduled_as_its_spec_says() {
         spec["process"]["scheduler"] = json!({"policy": "SCHED_BATCH", "nice": -3});
         assert_eq!(stage.run(&spec).out, "nice -3 policy 3\n");
     });
+}
+
+#[test]
+fn a_container_and_its_execs_see_the_machine_that_its_spec_names() {
+    let ask = ["sh", "-c", "uname -m; cat /proc/$$/personality"];
+    stage(|stage| {
+        let seen = |spec: &serde_json::Value| {
+            let outcome = stage.run(spec);
+            assert_eq!(outcome.code, 0, "{outcome:?}");
+            outcome.out
+        };
+        let mut plain = stage.spec(ask);
+        let own = seen(&plain);
+        plain["linux"]["personality"] = json!({"domain": "LINUX"});
+        assert_eq!(seen(&plain), own);
+        let small = if cfg!(target_arch = "x86_64") {
+            "i686\n00000008\n"
+        } else {
+            "armv8l\n00000008\n"
+        };
+        plain["linux"]["personality"] = json!({"domain": "LINUX32"});
+        assert_eq!(seen(&plain), small);
+        // A filter that forbids the call is no obstacle, for it comes later.
+        plain["linux"]["seccomp"] = json!({
+            "defaultAction": "SCMP_ACT_ALLOW",
+            "syscalls": [{"names": ["personality"], "action": "SCMP_ACT_KILL_PROCESS"}],
+        });
+        for promised in [true, false] {
+            plain["process"]["noNewPrivileges"] = json!(promised);
+            assert_eq!(seen(&plain), small);
+        }
+        let mut in_user_namespace = user_namespaces::spec(stage, ask);
+        in_user_namespace["linux"]["personality"] = json!({"domain": "LINUX32"});
+        assert_eq!(seen(&in_user_namespace), small);
+
+        let mut lives = stage.spec(["sleep", "100"]);
+        lives["linux"]["personality"] = json!({"domain": "LINUX32"});
+        assert_eq!(exec_sees(stage, &lives, ask), small);
+    });
+}
+
+/// What a program says that is executed in a container of this spec.
+fn exec_sees<const N: usize>(stage: &Stage, spec: &serde_json::Value, ask: [&str; N]) -> String {
+    let process = json!({
+        "args": ask.as_slice(), "cwd": "/", "user": {"uid": 0, "gid": 0}, "env": ["PATH=/bin"],
+    });
+    let (newborn, pipes, init) = crate::lives::exec_in(stage, spec, process);
+    newborn.gate.open().unwrap();
+    let Outcome { out, .. } = pipes.outcome(&newborn.pidfd);
+    process::send_signal(&init, 9).unwrap();
+    process::wait(&init).unwrap();
+    out
 }
 
 #[test]

@@ -6,7 +6,7 @@ use crate::{
     support::{facts, facts_v2, spec},
 };
 use duet_plan::{Filesystem, Program, SourceKind, container};
-use duet_spec::{Propagation, PropagationKind};
+use duet_spec::{Personality, Propagation, PropagationKind};
 use std::path::Path;
 
 #[test]
@@ -91,6 +91,18 @@ fn a_guest_is_refused_a_window_to_the_host_by_name() {
         error.to_string(),
         "mounts[11].options: rslave: what is mounted later comes into no wasm container"
     );
+    let mut small = spec.clone();
+    small.personality = Some(Personality::Linux32);
+    container(&small, &facts(&spec), Program::Native).expect("a native container may have it");
+    let error = container(&small, &facts(&spec), Program::Wasm).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "linux.personality.domain: LINUX32: a guest has no machine of the host's to see"
+    );
+    // It has that already, and its runner is left as it is.
+    small.personality = Some(Personality::Linux);
+    let plan = container(&small, &facts(&spec), Program::Wasm).unwrap();
+    assert!(!plan.show().contains("personality"), "{}", plan.show());
     let spec = crate::support::spec("cri-privileged.json");
     let error = container(&spec, &facts(&spec), Program::Wasm).unwrap_err();
     assert!(

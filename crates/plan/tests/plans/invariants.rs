@@ -109,6 +109,7 @@ fn tables(plan: &Plan) {
             | Step::Rlimit { .. }
             | Step::IoPriority(_)
             | Step::Scheduler(_)
+            | Step::Personality(_)
             | Step::ControllingTerminal
             | Step::Null(_)
             | Step::NoNewPrivileges
