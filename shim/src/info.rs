@@ -7,7 +7,7 @@
 use std::fs;
 
 use containerd_shim_protos::types::introspection::{RuntimeInfo, RuntimeVersion};
-use duet_spec::annotations;
+use duet_spec::{MemoryPolicy, annotations};
 use protobuf::Message as _;
 use protobuf::well_known_types::any::Any;
 use serde_json::{Value, json};
@@ -181,6 +181,10 @@ fn features() -> Value {
             "apparmor": { "enabled": true },
             "selinux": { "enabled": true },
             "intelRdt": { "enabled": false },
+            "memoryPolicy": {
+                "modes": MemoryPolicy::modes().collect::<Vec<_>>(),
+                "flags": MemoryPolicy::flags().collect::<Vec<_>>(),
+            },
             "mountExtensions": { "idmap": { "enabled": true } },
             "netDevices": { "enabled": false },
         },
@@ -277,6 +281,9 @@ mod tests {
                 .len(),
             9
         );
+        let policy = linux.memory_policy().as_ref().unwrap();
+        assert_eq!(policy.modes().as_ref().unwrap().len(), 7);
+        assert_eq!(policy.flags().as_ref().unwrap().len(), 3);
         assert_eq!(features.hooks().as_ref().unwrap().len(), 6);
         assert!(
             features

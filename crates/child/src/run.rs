@@ -172,6 +172,9 @@ impl Child<'_> {
             Step::Personality(domain) => {
                 plain(Op::Step, PlainCall::Personality, [domain, 0, 0]).map(|_| ())
             }
+            Step::MemoryPolicy { mode, first, len } => {
+                syscalls::set_mempolicy(mode, self.code.groups(first, len)?)
+            }
             Step::Affinity { first, len } => {
                 syscalls::sched_setaffinity(self.code.groups(first, len)?)
             }

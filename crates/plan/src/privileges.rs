@@ -234,6 +234,10 @@ fn machine(writer: &mut Writer, spec: &Container, kind: Program) {
     if let Some(personality) = spec.personality.filter(|_| kind == Program::Native) {
         writer.step(Step::Personality(personality.number()));
     }
+    // A guest's memory is its runner's.
+    if let Some(policy) = &spec.memory_policy {
+        writer.memory_policy(policy);
+    }
 }
 
 /// What takes capabilities over the host; a child inherits it.

@@ -1,7 +1,7 @@
 //! A plan for people: one line a step.
 
 use crate::{Descriptor, Given, Plan, labels, mounts::ms, namespaces::clone};
-use duet_spec::{Capabilities, IdRange, attr};
+use duet_spec::{Capabilities, IdRange, MemoryPolicy, attr};
 use duet_step::{Destination, Exec, Mount, Slot, Source, Step};
 
 // === impl Plan ===
@@ -59,6 +59,11 @@ impl Plan {
             },
             Step::Scheduler(_) => "process.scheduler".to_owned(),
             Step::Personality(_) => "linux.personality.domain".to_owned(),
+            Step::MemoryPolicy { mode, first, len } => {
+                let name = MemoryPolicy::name(mode);
+                let nodes = bits(&self.group_ids(first, len));
+                format!("linux.memoryPolicy: {name} {nodes:?}")
+            }
             Step::Console { .. } => "console".to_owned(),
             Step::Capabilities(_) => "capabilities".to_owned(),
             Step::Seccomp(..) => "seccomp".to_owned(),
@@ -185,6 +190,7 @@ impl Plan {
                 scheduler.policy, scheduler.flags, scheduler.nice, scheduler.priority
             ),
             Step::Personality(domain) => format!("personality {domain:#x}"),
+            Step::MemoryPolicy { .. } => subject(),
             Step::Affinity { first, len } => {
                 format!("processors {:x?}", self.group_ids(first, len))
             }
@@ -374,6 +380,15 @@ fn capabilities(mask: u64) -> String {
         })
         .collect();
     format!("[{}]", names.join(" "))
+}
+
+/// The numbers of the bits that are set.
+fn bits(words: &[u32]) -> Vec<u32> {
+    let bits = words
+        .iter()
+        .flat_map(|word| (0..u32::BITS).map(move |bit| word >> bit & 1));
+    let numbers = (0..).zip(bits).filter(|(_, bit)| *bit == 1);
+    numbers.map(|(number, _)| number).collect()
 }
 
 fn limit(value: u64) -> String {

@@ -1,7 +1,7 @@
 //! Puts steps, strings and slots into a plan's tables.
 
 use crate::{Descriptor, Error, Plan};
-use duet_spec::{IdMappings, Processors};
+use duet_spec::{IdMappings, MemoryPolicy, Processors};
 use duet_step::{Insn, Program, Slot, Step, Text, Texts};
 use std::{collections::HashMap, os::unix::ffi::OsStrExt, path::Path};
 
@@ -120,6 +120,12 @@ impl Writer {
     pub(crate) fn affinity(&mut self, processors: &Processors) {
         let (first, len) = self.words(processors.words());
         self.step(Step::Affinity { first, len });
+    }
+
+    pub(crate) fn memory_policy(&mut self, policy: &MemoryPolicy) {
+        let (first, len) = self.words(&policy.nodes);
+        let mode = policy.mode;
+        self.step(Step::MemoryPolicy { mode, first, len });
     }
 
     /// Where these entries of the table of groups begin, and how many they are.

@@ -1,8 +1,8 @@
 //! The whole of a `config.json`.
 
 use crate::{
-    CgroupsPath, Device, Error, Hooks, IdMappings, Mount, MountKind, Namespace, Namespaces,
-    Personality, Process, Propagation, TimeOffsets,
+    CgroupsPath, Device, Error, Hooks, IdMappings, MemoryPolicy, Mount, MountKind, Namespace,
+    Namespaces, Personality, Process, Propagation, TimeOffsets,
     annotations::{self, Options},
     attr,
     document::Document,
@@ -53,6 +53,8 @@ pub struct Container {
     pub time_offsets: TimeOffsets,
     /// The machine that its processes see.
     pub personality: Option<Personality>,
+    /// From which NUMA nodes they have their memory.
+    pub memory_policy: Option<MemoryPolicy>,
     /// The SELinux label of the files of its file systems.
     pub mount_label: Option<String>,
     /// The ids of its user namespace; empty when it has none, or when that is joined and only
@@ -160,6 +162,7 @@ impl Container {
         document.offered(&value, &fields::CONFIG)?;
         let lifted = Lifted::lift(document, "process.", value.get_mut("process"))?;
         let personality = Personality::lift(document, value.get_mut("linux"))?;
+        let memory_policy = MemoryPolicy::lift(document, value.get_mut("linux"))?;
         tasks::lift_unset(value.pointer_mut("/linux/resources"));
         let spec: Spec = document.typed(value)?;
         let process = spec
@@ -213,6 +216,7 @@ impl Container {
                 &namespaces.time,
             )?,
             personality,
+            memory_policy,
             mount_label: linux
                 .mount_label()
                 .clone()

@@ -253,6 +253,10 @@ pub(crate) const CONFIG: Shape = Object(&[
                 Map(&Object(&[("secs", Any), ("nanosecs", Any)])),
             ),
             ("personality", Object(&[("domain", Any)])),
+            (
+                "memoryPolicy",
+                Object(&[("mode", Any), ("nodes", Any), ("flags", STRINGS)]),
+            ),
             ("mountLabel", Any),
             ("sysctl", Map(&Any)),
             ("resources", RESOURCES),

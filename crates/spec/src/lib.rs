@@ -23,6 +23,7 @@ mod fields;
 mod hooks;
 mod id_map;
 mod list;
+mod memory_policy;
 mod mount;
 mod namespace;
 mod personality;
@@ -41,6 +42,7 @@ pub use document::resources;
 pub use error::Error;
 pub use hooks::{Hook, Hooks, Moment};
 pub use id_map::{IdMappings, IdRange};
+pub use memory_policy::MemoryPolicy;
 pub use mount::{Attributes, IdMap, Mount, MountKind, Propagation, PropagationKind, attr};
 pub use namespace::{Namespace, Namespaces};
 pub use oci_spec::runtime::{

@@ -70,8 +70,8 @@ fn fields_that_are_not_offered_are_named() {
         ),
         (
             "/linux/memoryPolicy",
-            json!({ "mode": "MPOL_BIND" }),
-            "linux.memoryPolicy",
+            json!({ "mode": "MPOL_BIND", "nodes": "0", "home": "1" }),
+            "linux.memoryPolicy.home",
         ),
         (
             "/linux/somethingNew",

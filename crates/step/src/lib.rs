@@ -328,6 +328,16 @@ pub enum Step {
     Scheduler(Scheduler),
     /// `personality` of the caller: `PER_*`.
     Personality(u32),
+    /// `set_mempolicy` of the caller: `MPOL_*` with its flags, and entries of the plan's table of groups,
+    /// which are words of the mask of nodes here; an even number of them.
+    MemoryPolicy {
+        /// `MPOL_*` and `MPOL_F_*`.
+        mode: u32,
+        /// The first entry.
+        first: u32,
+        /// How many.
+        len: u32,
+    },
     /// `sched_setaffinity` of the caller: entries of the plan's table of groups, which are words
     /// of the mask here.
     Affinity {

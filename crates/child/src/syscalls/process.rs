@@ -244,6 +244,17 @@ pub(crate) fn sched_setaffinity(words: &[u32]) -> Result<(), Fault> {
     })
 }
 
+/// `set_mempolicy` of the caller; bit n of the words is node n.
+pub(crate) fn set_mempolicy(mode: u32, words: &[u32]) -> Result<(), Fault> {
+    // The kernel counts one bit more than it reads (`get_nodes` of `mm/mempolicy.c`).
+    let bits = words.len().wrapping_mul(32).wrapping_add(1);
+    // SAFETY: the kernel reads `bits - 1` bits in longs, which are the words: there is an even number of
+    // them. Of none it reads nothing.
+    done(Op::Step, unsafe {
+        call!(libc::SYS_set_mempolicy, mode, words.as_ptr(), bits)
+    })
+}
+
 /// Joins a new session keyring of this name.
 pub(crate) fn join_session_keyring(name: &CStr) -> Result<(), Fault> {
     const JOIN_SESSION_KEYRING: i32 = 1;

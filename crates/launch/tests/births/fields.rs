@@ -85,6 +85,56 @@ fn a_container_and_its_execs_see_the_machine_that_its_spec_names() {
     });
 }
 
+#[test]
+fn a_container_and_its_execs_have_their_memory_from_the_nodes_that_its_spec_names() {
+    // Of each mapping the file says by which policy its pages come.
+    let ask = ["sh", "-c", "cut -d ' ' -f 2 /proc/$$/numa_maps | sort -u"];
+    stage(|stage| {
+        let mut spec = stage.spec(ask);
+        let mut seen = |policy| {
+            spec["linux"]["memoryPolicy"] = policy;
+            stage.run(&spec).out
+        };
+        assert_eq!(seen(serde_json::Value::Null), "default\n");
+        assert_eq!(seen(json!({"mode": "MPOL_DEFAULT"})), "default\n");
+        assert_eq!(seen(json!({"mode": "MPOL_LOCAL"})), "local\n");
+        // Every machine has node 0.
+        let bind = json!({"mode": "MPOL_BIND", "nodes": "0", "flags": ["MPOL_F_STATIC_NODES"]});
+        assert_eq!(seen(bind.clone()), "bind=static:0\n");
+        let interleave = json!({"mode": "MPOL_INTERLEAVE", "nodes": "0"});
+        assert_eq!(seen(interleave), "interleave:0\n");
+
+        let mut in_user_namespace = user_namespaces::spec(stage, ask);
+        in_user_namespace["linux"]["memoryPolicy"] = bind.clone();
+        assert_eq!(stage.run(&in_user_namespace).out, "bind=static:0\n");
+        let mut lives = stage.spec(["sleep", "100"]);
+        lives["linux"]["memoryPolicy"] = bind;
+        assert_eq!(exec_sees(stage, &lives, ask), "bind=static:0\n");
+    });
+}
+
+#[test]
+fn a_memory_policy_that_the_kernel_refuses_is_named() {
+    stage(|stage| {
+        let mut spec = stage.spec(["true"]);
+        // No machine has as many nodes; one flag excludes the other.
+        for (nodes, flags, policy) in [
+            ("1020-1021", vec![], "MPOL_BIND [1020, 1021]"),
+            (
+                "0",
+                vec!["MPOL_F_STATIC_NODES", "MPOL_F_RELATIVE_NODES"],
+                "MPOL_BIND|MPOL_F_RELATIVE_NODES|MPOL_F_STATIC_NODES [0]",
+            ),
+        ] {
+            spec["linux"]["memoryPolicy"] =
+                json!({"mode": "MPOL_BIND", "nodes": nodes, "flags": flags});
+            let error = stage.live(&stage.plan(&spec)).unwrap_err().to_string();
+            let expected = format!("linux.memoryPolicy: {policy}: EINVAL");
+            assert!(error.starts_with(&expected), "{error}");
+        }
+    });
+}
+
 /// What a program says that is executed in a container of this spec.
 fn exec_sees<const N: usize>(stage: &Stage, spec: &serde_json::Value, ask: [&str; N]) -> String {
     let process = json!({

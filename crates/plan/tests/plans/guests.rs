@@ -6,7 +6,7 @@ use crate::{
     support::{facts, facts_v2, spec},
 };
 use duet_plan::{Filesystem, Program, SourceKind, container};
-use duet_spec::{Personality, Propagation, PropagationKind};
+use duet_spec::{MemoryPolicy, Personality, Propagation, PropagationKind};
 use std::path::Path;
 
 #[test]
@@ -103,6 +103,14 @@ fn a_guest_is_refused_a_window_to_the_host_by_name() {
     small.personality = Some(Personality::Linux);
     let plan = container(&small, &facts(&spec), Program::Wasm).unwrap();
     assert!(!plan.show().contains("personality"), "{}", plan.show());
+    // Its memory is the guest's.
+    small.memory_policy = Some(MemoryPolicy {
+        mode: 2,
+        nodes: vec![1, 0],
+    });
+    let plan = container(&small, &facts(&spec), Program::Wasm).unwrap();
+    let policy = "linux.memoryPolicy: MPOL_BIND [0]";
+    assert!(plan.show().contains(policy), "{}", plan.show());
     let spec = crate::support::spec("cri-privileged.json");
     let error = container(&spec, &facts(&spec), Program::Wasm).unwrap_err();
     assert!(

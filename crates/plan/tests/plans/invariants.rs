@@ -72,7 +72,9 @@ fn tables(plan: &Plan) {
             Step::Seccomp(Program { first, len }, _) => {
                 assert!(len > 0 && first as usize + usize::from(len) <= plan.programs.len());
             }
-            Step::Groups { first, len } | Step::Affinity { first, len } => {
+            Step::Groups { first, len }
+            | Step::Affinity { first, len }
+            | Step::MemoryPolicy { first, len, .. } => {
                 assert!((first + len) as usize <= plan.groups.len());
             }
             Step::Exec(Exec::Slot(runner)) => slot(runner),
