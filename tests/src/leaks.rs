@@ -327,8 +327,28 @@ pub(crate) fn bundles(daemon: &Containerd, namespaces: &[&str]) -> Vec<String> {
     let dirs = namespaces
         .iter()
         .flat_map(|namespace| daemon.task_dirs(namespace));
-    dirs.flat_map(|dir| entries(&dir).map(move |name| format!("state {}/{name}", dir.display())))
-        .collect()
+    let kept = |dir: PathBuf| {
+        let kept: Vec<_> = entries(&dir)
+            .filter(|name| !is_containerds_own(&dir.join(name)))
+            .map(|name| format!("state {}/{name}", dir.display()))
+            .collect();
+        kept
+    };
+    dirs.flat_map(kept).collect()
+}
+
+/// Whether containerd 2.x has lost the folder to itself: it hides a bundle before it removes it, and if its shim dies
+/// at the moment at which it has connected, it writes `bootstrap.json` there at the same time
+/// (`writeBootstrapParams` beside `cleanupAfterDeadShim` in `core/runtime/v2`).
+fn is_containerds_own(bundle: &Path) -> bool {
+    let hidden = bundle
+        .file_name()
+        .is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
+    // It has a number for a name until it is whole.
+    let theirs =
+        |name: String| name == "bootstrap.json" || name.bytes().all(|digit| digit.is_ascii_digit());
+    let mut names = entries(bundle).peekable();
+    hidden && names.peek().is_some() && names.all(theirs)
 }
 
 fn state_files(scope: &Scope<'_>) -> Vec<String> {
