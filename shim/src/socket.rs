@@ -2,7 +2,9 @@
 
 use std::fs::{self, DirBuilder, File, Permissions};
 use std::io::{self, ErrorKind};
-use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, PermissionsExt as _};
+use std::os::unix::fs::{
+    DirBuilderExt as _, FileTypeExt as _, MetadataExt as _, PermissionsExt as _,
+};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -106,8 +108,9 @@ impl Socket {
 
     /// Binds the socket, unless a living shim has it.
     ///
-    /// What a dead shim left is removed. All of it happens under a lock on the directory:
-    /// two pods that find the same dead socket must not remove each other's new one.
+    /// What a dead shim left is removed. That happens under a lock on the directory, because two pods
+    /// that find the same dead socket must not remove each other's new one; the question whether
+    /// a shim is dead does not, because every pod of the node waits for the lock.
     pub(crate) fn claim(&self, id: &str) -> Result<Claim, Error> {
         let dir = self.path.parent().unwrap_or(Path::new("/"));
         let file = |verb, path: &Path| {
@@ -119,25 +122,28 @@ impl Socket {
             .mode(0o700)
             .create(dir)
             .map_err(file("creating", dir))?;
-        let lock = File::open(dir).map_err(file("opening", dir))?;
-        let _lock = Flock::lock(lock, FlockArg::LockExclusive)
-            .map_err(|(_, errno)| file("locking", dir)(errno.into()))?;
-
-        let listener = match UnixListener::bind(&self.path) {
-            Err(error) if error.kind() == ErrorKind::AddrInUse => {
-                if self.answers(id, ANSWER_LIMIT) {
-                    return Ok(Claim::Served);
-                }
-                // A shim that was ending when it was asked removes it too.
+        let mut asked = None;
+        loop {
+            let lock = File::open(dir).map_err(file("opening", dir))?;
+            let lock = Flock::lock(lock, FlockArg::LockExclusive)
+                .map_err(|(_, errno)| file("locking", dir)(errno.into()))?;
+            if asked.is_some() && asked == self.identity() {
                 self.remove().map_err(file("removing", &self.path))?;
-                UnixListener::bind(&self.path)
             }
-            bound => bound,
+            match UnixListener::bind(&self.path) {
+                Err(error) if error.kind() == ErrorKind::AddrInUse => asked = self.identity(),
+                bound => {
+                    let listener = bound.map_err(file("binding", &self.path))?;
+                    fs::set_permissions(&self.path, Permissions::from_mode(0o600))
+                        .map_err(file("protecting", &self.path))?;
+                    return Ok(Claim::Ours(listener));
+                }
+            }
+            drop(lock);
+            if self.answers(id, ANSWER_LIMIT) {
+                return Ok(Claim::Served);
+            }
         }
-        .map_err(file("binding", &self.path))?;
-        fs::set_permissions(&self.path, Permissions::from_mode(0o600))
-            .map_err(file("protecting", &self.path))?;
-        Ok(Claim::Ours(listener))
     }
 
     /// Whether a shim answers here.
@@ -164,17 +170,31 @@ impl Socket {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Behind::Nobody),
             opened => opened?,
         };
-        // The directory is every pod's: whoever has it now is hardly about our socket.
+        // The directory is every pod's: whoever has it now is hardly about our socket. Whom we ask has it
+        // as long as he likes to answer; the lock is not kept for him.
+        let again = dir.try_clone()?;
         let lock = lock_within(dir, SWEEP_LIMIT);
-        let behind = match UnixStream::connect(&self.path) {
-            Err(_) => Behind::Nobody,
-            Ok(_) if self.answers(id, SWEEP_LIMIT) => return Ok(Behind::Shim),
-            Ok(_) => Behind::Mute,
-        };
-        if lock.is_some() {
+        if UnixStream::connect(&self.path).is_err() {
+            if lock.is_some() {
+                self.remove()?;
+            }
+            return Ok(Behind::Nobody);
+        }
+        let asked = self.identity();
+        drop(lock);
+        if self.answers(id, SWEEP_LIMIT) {
+            return Ok(Behind::Shim);
+        }
+        if lock_within(again, SWEEP_LIMIT).is_some_and(|_lock| asked == self.identity()) {
             self.remove()?;
         }
-        Ok(behind)
+        Ok(Behind::Mute)
+    }
+
+    /// What tells this socket from a later one at the same path: inode and time of change.
+    fn identity(&self) -> Option<(u64, i64, i64)> {
+        let found = fs::symlink_metadata(&self.path).ok()?;
+        Some((found.ino(), found.ctime(), found.ctime_nsec()))
     }
 
     /// Removes the sockets in this one's folder whose shims are dead.
@@ -338,6 +358,46 @@ mod tests {
         assert!(matches!(socket.claim("x").unwrap(), Claim::Ours(_)));
         ending.join().unwrap();
         assert!(socket.path().exists());
+    }
+
+    #[test]
+    fn nobody_waits_for_a_shim_of_another_pod_that_does_not_answer() {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = Socket::at(dir.path().join("mute"));
+        let free = || lock_within(File::open(dir.path()).unwrap(), Duration::ZERO).is_some();
+        // `delete` looks whether anybody accepts, and then asks.
+        for (asks, connections) in [("start", 1), ("delete", 2)] {
+            let listener = UnixListener::bind(socket.path()).unwrap();
+            let asked = thread::scope(|scope| {
+                let asking = scope.spawn(|| match asks {
+                    "start" => drop(socket.claim("x").unwrap()),
+                    _ => assert_eq!(socket.sweep("x").unwrap(), Behind::Mute),
+                });
+                let accept = |_| listener.accept().unwrap();
+                let asked: Vec<_> = (0..connections).map(accept).collect();
+                assert!(free(), "while {asks} asks");
+                drop(asked);
+                asking.join().is_ok()
+            });
+            assert!(asked, "{asks}");
+            socket.remove().unwrap();
+        }
+    }
+
+    #[test]
+    fn a_shim_that_came_while_its_predecessor_was_asked_is_not_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = Socket::at(dir.path().join("replaced"));
+        let old = UnixListener::bind(socket.path()).unwrap();
+        thread::scope(|scope| {
+            let asking = scope.spawn(|| socket.sweep("x").unwrap());
+            let asked = [old.accept().unwrap(), old.accept().unwrap()];
+            socket.remove().unwrap();
+            let _new = UnixListener::bind(socket.path()).unwrap();
+            drop(asked);
+            assert_eq!(asking.join().unwrap(), Behind::Mute);
+            assert!(socket.path().exists());
+        });
     }
 
     #[test]
