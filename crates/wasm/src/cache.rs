@@ -9,7 +9,7 @@
 //!   <key>.new/                  being written by the holder of the lock
 //! ```
 //!
-//! The key is the sha256 of the module together with the compiler's build id, this CPU's
+//! The key is made of a hash of the module (`content.rs`) together with the compiler's build id, this CPU's
 //! features (`identity.rs`) and the preview that a component may ask for; a file that was hashed before is known again (`seen.rs`). An entry is written whole, synced, and renamed into place. On the way
 //! out it is checked (`entry.rs`); one that is truncated, changed or not ours is thrown away and
 //! compiled again, never run. What has not been used for longest goes when the cache outgrows its
@@ -17,6 +17,7 @@
 
 mod build;
 mod compile;
+mod content;
 mod entry;
 mod error;
 mod identity;
@@ -27,7 +28,6 @@ use std::fmt;
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError};
@@ -155,7 +155,7 @@ impl Cache {
 
     /// Returns `module` compiled, from the cache or by compiling it now.
     ///
-    /// Blocks: for as long as hashing takes if the entry is there (about 1 ms per MB, once for a file that
+    /// Blocks: for as long as hashing takes if the entry is there (about 5 MB in a millisecond, once for a file that
     /// stays as it is), otherwise
     /// for the compiler, or for somebody else's, but not beyond `deadline`. A compiler that is still at
     /// it then goes on in a thread of its own, and a later call finds what it made. The position of
@@ -189,7 +189,7 @@ impl Cache {
         let key = match self.seen.key(&before) {
             Some(key) => key,
             None => {
-                let key = self.key(module, None).map_err(unread)?;
+                let key = self.key(module, size, None).map_err(unread)?;
                 self.seen.keep(module, before, key, SystemTime::now());
                 key
             }
@@ -202,7 +202,7 @@ impl Cache {
         // What is compiled under a key must be what the key was made of, even if somebody writes to
         // the module meanwhile: from here on we use a copy that nobody can change.
         let copy = memory_file("duet-module").map_err(unread)?;
-        let key = self.key(module, Some(&copy)).map_err(unread)?;
+        let key = self.key(module, size, Some(&copy)).map_err(unread)?;
         let key = key.under(preview);
         freeze(&copy).map_err(unread)?;
 
@@ -257,25 +257,9 @@ impl Cache {
     }
 
     /// Reads the whole module and makes its key; writes what was read into `copy`.
-    fn key(&self, module: &File, copy: Option<&File>) -> io::Result<Key> {
-        let mut content = Sha256::new();
-        let mut buffer = vec![0; 256 << 10];
-        let mut at = 0;
-        loop {
-            let read = module.read_at(&mut buffer, at)?;
-            let Some(bytes) = buffer.get(..read).filter(|bytes| !bytes.is_empty()) else {
-                break;
-            };
-            content.update(bytes);
-            if let Some(copy) = copy {
-                copy.write_all_at(bytes, at)?;
-            }
-            at += bytes.len() as u64;
-            if at > Self::LIMIT {
-                return Err(io::Error::other("the file grows while it is read"));
-            }
-        }
-        Ok(Key(self.identity.with(&content.finalize())))
+    fn key(&self, module: &File, size: u64, copy: Option<&File>) -> io::Result<Key> {
+        let content = content::hash(module, size, copy)?;
+        Ok(Key(self.identity.with(&content)))
     }
 }
 

@@ -34,7 +34,7 @@ impl Identity {
         Ok(Self { build, cpu: cpu() })
     }
 
-    /// The key of a module with this sha256.
+    /// The key of a module whose content has this hash.
     pub(super) fn with(&self, content: &[u8]) -> [u8; 32] {
         let mut hash = Sha256::new();
         for part in [

@@ -1,6 +1,7 @@
 //! The cache with a shell script for a compiler.
 
 use std::fs::Permissions;
+use std::os::unix::fs::FileExt as _;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::time::SystemTime;
 
