@@ -186,7 +186,7 @@ fn features() -> Value {
                 "flags": MemoryPolicy::flags().collect::<Vec<_>>(),
             },
             "mountExtensions": { "idmap": { "enabled": true } },
-            "netDevices": { "enabled": false },
+            "netDevices": { "enabled": true },
         },
         "annotations": {
             "io.containerd.duet.v1.version": env!("CARGO_PKG_VERSION"),

@@ -149,6 +149,7 @@ fn container(error: &ContainerError) -> Code {
         | ContainerError::Rootfs { source, .. }
         | ContainerError::Signal { source, .. }
         | ContainerError::Agent { source, .. }
+        | ContainerError::NetDevice { source, .. }
         | ContainerError::Host { source, .. } => errno(source),
         ContainerError::Spec(error) => spec(error),
         ContainerError::Plan(error) => plan(error),
@@ -376,7 +377,8 @@ mod tests {
         PodError::Host { step: "x", source: scarce() } => RESOURCE_EXHAUSTED,
     );
 
-    table!(containers, 20, container,
+    table!(containers, 21, container,
+        ContainerError::NetDevice { device: String::new(), name: String::new(), step: "find it", source: broken() } => INTERNAL,
         ContainerError::Agent { path: path(), source: broken() } => INTERNAL,
         ContainerError::Hook {
             moment: "poststart", index: 0, path: text(), source: Box::new(HookError::Ended { code: 1, output: text() }),

@@ -29,6 +29,7 @@ use crate::ground::Ground;
 use crate::handle::{Container, Label};
 use crate::kind::{self, Kind};
 use crate::ledger::Ledger;
+use crate::net_devices::HandedOver;
 use crate::outputs::Writes;
 use crate::plumbing::Plumbing;
 use crate::rootfs::Rootfs;
@@ -38,6 +39,7 @@ use crate::words::{Create, Exit, IoOwner, Stdio, Told};
 
 mod counters;
 mod further;
+mod handed;
 mod hooked;
 mod supplied;
 mod told;
@@ -81,6 +83,8 @@ struct Linux {
     counters: Counters,
     /// Its first process, and the number of that.
     init: OnceLock<(i32, OwnedFd)>,
+    /// The network devices that it has got, until it is served.
+    net_devices: Mutex<Option<HandedOver>>,
     /// Whether it came so far that its poststop hooks must run.
     begun: AtomicBool,
     // In the order in which they must go.
@@ -206,6 +210,7 @@ impl Prepared {
             accounts: Mutex::default(),
             counters: Counters::default(),
             init: OnceLock::new(),
+            net_devices: Mutex::default(),
             begun: AtomicBool::new(false),
             confined,
             rootfs: Mutex::new(rootfs),
@@ -261,7 +266,10 @@ impl Birth {
         let Birth { label, born, body } = self;
         let left = Arc::clone(&body);
         let error = match Container::begin(label, body, born, facts) {
-            Ok(begun) => return Ok(begun),
+            Ok(begun) => {
+                left.keep_net_devices();
+                return Ok(begun);
+            }
             Err(error) => error,
         };
         // Hooks take their time.
@@ -358,6 +366,7 @@ impl Linux {
         if let Err(error) = self.destroy() {
             tracing::warn!(container = %self.id, %error, "left behind by a failed birth");
         }
+        self.return_net_devices();
     }
 
     fn adopt(&self, newborn: Newborn, plumbing: Plumbing) -> Born {
@@ -423,7 +432,10 @@ impl Linux {
                 self.confined.complete()
             }
             Stop::Born { .. } => Ok(()),
-            Stop::Pause { pid, pidfd } if first => self.pause(pid, pidfd),
+            Stop::Pause { pid, pidfd } if first => {
+                self.hand_over_net_devices(pid)?;
+                self.pause(pid, pidfd)
+            }
             Stop::Pause { pid, .. } => further::check_hidden(pid),
             Stop::Listener { pid, listener } => self.answered(pid, "creating")(listener),
         })

@@ -79,6 +79,18 @@ pub enum Error {
         /// How.
         source: Box<HookError>,
     },
+    /// A network device could not be given to the container.
+    #[error("linux.netDevices.{device}: {step}, as {name}")]
+    NetDevice {
+        /// Its name on the host.
+        device: String,
+        /// The name it was to have in the container.
+        name: String,
+        /// What failed.
+        step: &'static str,
+        /// The errno.
+        source: io::Error,
+    },
     /// The seccomp agent did not take its listener.
     #[error("linux.seccomp.listenerPath {}: hand over the listener", path.display())]
     Agent {

@@ -10,6 +10,7 @@
 //! | --- | --- |
 //! | `words`, `error` | the nouns that callers and events share; why something could not be done |
 //! | `create`, `confined`, `placeholder`, `rootfs`, `kind`, `layer`, `ground` | the birth of a container, and what it stands on |
+//! | `net_devices` | devices of the host's network that it gets |
 //! | `workshop` | the cgroup in which wasm is compiled |
 //! | `listen`, `listeners` | the sockets that guests are born with, and those that outlive them |
 //! | `lifecycle` | what is allowed when: a pure function |
@@ -42,6 +43,7 @@ pub mod lifecycle;
 mod listen;
 mod listeners;
 mod logger;
+mod net_devices;
 mod notify;
 mod oom;
 mod outputs;

@@ -61,6 +61,7 @@ pub mod owner;
 mod pidfd_signal;
 pub mod process;
 pub mod program;
+pub mod rtnetlink;
 #[expect(unsafe_code, reason = "seccomp(2) has no safe wrapper")]
 pub mod seccomp;
 #[expect(unsafe_code, reason = "mmap(2) has no safe wrapper")]

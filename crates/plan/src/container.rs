@@ -18,13 +18,6 @@ use crate::{
 use duet_spec::{Container, Moment, Namespace, Propagation};
 use duet_step::Step;
 
-/// The hooks that run at [`Step::Pause`].
-const PAUSES: [Moment; 3] = [
-    Moment::Prestart,
-    Moment::CreateRuntime,
-    Moment::CreateContainer,
-];
-
 /// Plans the birth of a container.
 ///
 /// # Errors
@@ -96,8 +89,9 @@ pub fn container(spec: &Container, facts: &Facts, kind: Program) -> Result<Plan,
     }
     // While the host's paths lead somewhere, and before hooks look at where it is.
     namespaces::join_cgroup(&mut writer, facts);
-    // Before anything becomes read-only, as under runc: hooks add files to the root.
-    if spec.hooks.any(&PAUSES) {
+    // Before anything becomes read-only, as under runc: hooks add files to the root. And before sysctls,
+    // which may be a network device's.
+    if spec.hooks.any(&Moment::BEFORE_THE_PIVOT) || !spec.net_devices.is_empty() {
         writer.step(Step::Pause);
     }
     mounts::close(&mut writer, spec);

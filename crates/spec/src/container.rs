@@ -2,7 +2,7 @@
 
 use crate::{
     CgroupsPath, Device, Error, Hooks, IdMappings, MemoryPolicy, Mount, MountKind, Namespace,
-    Namespaces, Personality, Process, Propagation, TimeOffsets,
+    Namespaces, NetDevice, Personality, Process, Propagation, TimeOffsets,
     annotations::{self, Options},
     attr,
     document::Document,
@@ -55,6 +55,8 @@ pub struct Container {
     pub personality: Option<Personality>,
     /// From which NUMA nodes they have their memory.
     pub memory_policy: Option<MemoryPolicy>,
+    /// Network devices of the host's that it gets.
+    pub net_devices: Vec<NetDevice>,
     /// The SELinux label of the files of its file systems.
     pub mount_label: Option<String>,
     /// The ids of its user namespace; empty when it has none, or when that is joined and only
@@ -221,6 +223,11 @@ impl Container {
                 .mount_label()
                 .clone()
                 .filter(|label| !label.is_empty()),
+            net_devices: NetDevice::read(
+                document,
+                linux.net_devices().as_ref(),
+                &namespaces.network,
+            )?,
             namespaces,
             id_mappings,
             cgroups_path: match linux.cgroups_path() {

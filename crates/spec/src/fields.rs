@@ -257,6 +257,7 @@ pub(crate) const CONFIG: Shape = Object(&[
                 "memoryPolicy",
                 Object(&[("mode", Any), ("nodes", Any), ("flags", STRINGS)]),
             ),
+            ("netDevices", Map(&Object(&[("name", Any)]))),
             ("mountLabel", Any),
             ("sysctl", Map(&Any)),
             ("resources", RESOURCES),

@@ -41,6 +41,13 @@ pub struct Hooks(BTreeMap<Moment, Vec<Hook>>);
 // === impl Moment ===
 
 impl Moment {
+    /// Those while the host's tree is still there beside the container's.
+    pub const BEFORE_THE_PIVOT: [Moment; 3] = [
+        Moment::Prestart,
+        Moment::CreateRuntime,
+        Moment::CreateContainer,
+    ];
+
     /// All of them, in the order of a life.
     pub const ALL: [Moment; 6] = [
         Moment::Prestart,

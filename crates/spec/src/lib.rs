@@ -26,6 +26,7 @@ mod list;
 mod memory_policy;
 mod mount;
 mod namespace;
+mod net_device;
 mod personality;
 mod pod;
 mod process;
@@ -45,6 +46,7 @@ pub use id_map::{IdMappings, IdRange};
 pub use memory_policy::MemoryPolicy;
 pub use mount::{Attributes, IdMap, Mount, MountKind, Propagation, PropagationKind, attr};
 pub use namespace::{Namespace, Namespaces};
+pub use net_device::NetDevice;
 pub use oci_spec::runtime::{
     LinuxPids, LinuxResources, LinuxSeccomp, LinuxSeccompAction, LinuxSyscall,
 };

@@ -65,8 +65,8 @@ fn fields_that_are_not_offered_are_named() {
         ),
         (
             "/linux/netDevices",
-            json!({ "eth0": { "name": "net0" } }),
-            "linux.netDevices",
+            json!({ "eth0": { "name": "net0", "mtu": 9000 } }),
+            "linux.netDevices.eth0.mtu",
         ),
         (
             "/linux/memoryPolicy",

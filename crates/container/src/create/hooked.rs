@@ -16,8 +16,11 @@ use crate::notify::Agent;
 use crate::stdio::Ends;
 
 impl Linux {
-    /// The hooks that run before the pivot.
+    /// The hooks that run before the pivot, if there are any.
     pub(super) fn pause(&self, pid: i32, pidfd: BorrowedFd<'_>) -> Result<(), Error> {
+        if !self.spec.hooks.any(&Moment::BEFORE_THE_PIVOT) {
+            return Ok(());
+        }
         self.begun.store(true, Ordering::Release);
         // Hooks may take minutes; what other containers of the pod leave behind is reaped meanwhile.
         let _stopped = self.ground.children().stop(pid);

@@ -14,5 +14,6 @@ mod rig;
 mod ends;
 mod execs;
 mod life;
+mod net_devices;
 mod refusals;
 mod scarcity;

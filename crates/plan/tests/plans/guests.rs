@@ -6,7 +6,7 @@ use crate::{
     support::{facts, facts_v2, spec},
 };
 use duet_plan::{Filesystem, Program, SourceKind, container};
-use duet_spec::{MemoryPolicy, Personality, Propagation, PropagationKind};
+use duet_spec::{MemoryPolicy, NetDevice, Personality, Propagation, PropagationKind};
 use std::path::Path;
 
 #[test]
@@ -103,6 +103,16 @@ fn a_guest_is_refused_a_window_to_the_host_by_name() {
     small.personality = Some(Personality::Linux);
     let plan = container(&small, &facts(&spec), Program::Wasm).unwrap();
     assert!(!plan.show().contains("personality"), "{}", plan.show());
+    // A guest uses the network that its runner is in.
+    assert!(!plan.show().contains("pause"), "{}", plan.show());
+    small.net_devices = vec![NetDevice {
+        device: "eth1".to_owned(),
+        name: "net1".to_owned(),
+    }];
+    for kind in [Program::Native, Program::Wasm] {
+        let plan = container(&small, &facts(&spec), kind).unwrap();
+        assert!(plan.show().contains("pause"), "{}", plan.show());
+    }
     // Its memory is the guest's.
     small.memory_policy = Some(MemoryPolicy {
         mode: 2,
