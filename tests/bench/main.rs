@@ -10,7 +10,8 @@
 //! `duet-bench serving WASMTIME [ROUNDS]` asks servers instead (`make bench-serving`).
 //! `duet-bench python [ROUNDS]` asks the CPython that `make others` has fetched: what its second start and fifty of it cost.
 //! `duet-bench lives [ROUNDS]` asks the Task API alone: a container's life, and an exec's.
-//! `duet-bench stops [ROUNDS]` asks the last two questions alone.
+//! `duet-bench stops [ROUNDS]` asks the last two questions alone, and `duet-bench pods [ROUNDS]` what a pod
+//! takes to begin.
 #![forbid(unsafe_code)]
 
 mod memory;
@@ -43,6 +44,7 @@ fn main() {
         Some("serving") => return serve(arguments.skip(1)),
         Some("lives") => return lives(arguments.nth(1)),
         Some("stops") => return stops(arguments.nth(1)),
+        Some("pods") => return pods(arguments.nth(1)),
         Some("python") => return python(arguments.nth(1)),
         Some(_) | None => {}
     }
@@ -105,6 +107,14 @@ fn stops(rounds: Option<String>) {
     println!("{}", describe()["text"].as_str().unwrap_or_default());
     println!("\n{}", stops::measure(&node, rounds));
     in_flight(&node);
+}
+
+/// A pod's beginning alone.
+fn pods(rounds: Option<String>) {
+    let rounds = rounds.map_or(ROUNDS, |word| word.parse().expect("a number of rounds"));
+    let node = Node::enter_with_duet().expect("root, containerd and Duet's binaries");
+    println!("{}", describe()["text"].as_str().unwrap_or_default());
+    println!("\n{}", sandboxes::begin(&node, rounds));
 }
 
 fn in_flight(node: &Node) {
