@@ -17,6 +17,7 @@ use crate::config;
 use crate::end::End;
 use crate::guest::Guest;
 use crate::keyvalue;
+use crate::outgoing::codes;
 use crate::preview3;
 
 /// A linker with everything `component` imports, as far as there is such a thing.
@@ -130,7 +131,8 @@ fn link(l: &mut Linker<Guest>, interface: &str) -> wasmtime::Result<()> {
         }
         "wasi:http/types" => {
             let options = LinkOptions::default();
-            http::types::add_to_linker::<G, WasiHttp>(l, &(&options).into(), G::http)
+            http::types::add_to_linker::<G, WasiHttp>(l, &(&options).into(), G::http)?;
+            codes::link(l)
         }
         "wasi:http/outgoing-handler" => {
             http::outgoing_handler::add_to_linker::<G, WasiHttp>(l, G::http)

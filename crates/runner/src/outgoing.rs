@@ -3,9 +3,11 @@
 //! | File | What for |
 //! | --- | --- |
 //! | `tls.rs` | https |
+//! | `codes.rs` | why a body broke off |
 //! | `roots.rs` | whose certificates are believed |
 //! | `tasks.rs` | what runs beside a connection of HTTP/2 |
 
+pub(crate) mod codes;
 pub(crate) mod roots;
 mod tasks;
 mod tls;
