@@ -9,6 +9,7 @@
 #   Rust  rustc and libstd-rust-dev-wasm32 1.85                   from Debian 13, unpacked in a
 #         directory of its own and run with the C library they came with. Debian 12's Rust for wasm
 #         is too old for components, and rustup's cannot use another version's library.
+#   both  this machine's own Rust builds what makes components of C: crates/wasm/tests/guests/c/bind
 #
 # The packages come from wherever this machine's own Debian packages come from.
 #
@@ -79,6 +80,29 @@ c() {
     clang --target=wasm32-wasi -Os -Wall -Wextra -Werror -Wl,-s -o "$here/$2" "$here/$1"
 }
 
+# bind DIRECTORY [TO]
+bind() {
+    (cd "$here" &&
+        cargo run -q --locked --release --manifest-path crates/wasm/tests/guests/c/bind/Cargo.toml \
+            --target-dir "$tools/bind" -- "$@")
+}
+
+# Components in C: each of the worlds that has a source becomes c-WORLD.wasm.
+c_components() {
+    sources=crates/wasm/tests/guests/c
+    made=$tools/c
+    for world in $(bind "$made"); do
+        [ -e "$here/$sources/$world.c" ] || continue
+        say "crates/wasm/tests/guests/c-$world.wasm"
+        # What is generated is not ours to keep free of warnings.
+        clang --target=wasm32-wasi -Os -c -o "$made/$world/guest.o" "$made/$world/guest.c"
+        clang --target=wasm32-wasi -mexec-model=reactor -Os -Wall -Wextra -Werror -Wl,-s -I "$made/$world" \
+            -o "$made/$world/guest.wasm" "$here/$sources/$world.c" \
+            "$made/$world/guest.o" "$made/$world/guest_component_type.o"
+    done
+    bind "$made" "$here/crates/wasm/tests/guests"
+}
+
 # rust DIRECTORY TARGET ARTIFACT WASM [OPTION OF CARGO]
 rust() {
     say "$4"
@@ -103,6 +127,7 @@ rust crates/wasm/tests/guests/probe wasm32-wasip2 probe.wasm crates/wasm/tests/g
 for preview in 1 2; do
     rust crates/wasm/tests/guests/groups wasm32-wasip$preview groups.wasm crates/wasm/tests/guests/groups-p$preview.wasm
 done
+c_components
 rust crates/wasm/tests/guests/server wasm32-wasip2 server.wasm crates/wasm/tests/guests/server.wasm
 rust crates/wasm/tests/guests/keyvalue wasm32-wasip2 keyvalue.wasm crates/wasm/tests/guests/keyvalue.wasm
 # There is no library for preview 3 yet: it comes beside that of preview 2. What names its interfaces asks for Rust 1.87

@@ -1,5 +1,5 @@
 //! WASI by groups: `tests/guests/calls.c` calls every function of preview 1 and judges, and `groups` does what
-//! Rust's standard library makes of it, of both previews.
+//! Rust's standard library makes of it, of both previews. For every function of preview 2 see `in_c.rs`.
 
 use crate::harness::{Ended, Guest, root};
 

@@ -11,6 +11,7 @@ mod config;
 mod filter;
 mod fuzz;
 mod harness;
+mod in_c;
 mod jail;
 mod keyvalue;
 mod limits;
