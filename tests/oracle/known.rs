@@ -217,6 +217,15 @@ pub(crate) const DIFFERENCES: &[Difference] = &[
     },
     // --- what Debian 12's runc 1.1.5 does otherwise ---
     Difference {
+        cases: Cases::These(&["no rlimits"]),
+        section: "limits",
+        duet: &["Max open files "],
+        runc: &["Max open files "],
+        why: "a spec without it leaves the limit that the shim was started with; this runc's Go raises the soft one for itself, and hands that on",
+        // Where the soft limit is not the hard one, as in the emulated machine.
+        shows: Shows::Somewhere,
+    },
+    Difference {
         cases: Cases::AllBut(WEIGHT_OF_THEIR_OWN),
         section: "settings",
         duet: &["cpu.weight 100"],
