@@ -180,7 +180,7 @@ fn features() -> Value {
             },
             "apparmor": { "enabled": true },
             "selinux": { "enabled": true },
-            "intelRdt": { "enabled": false },
+            "intelRdt": { "enabled": true, "schemata": true, "monitoring": true },
             "memoryPolicy": {
                 "modes": MemoryPolicy::modes().collect::<Vec<_>>(),
                 "flags": MemoryPolicy::flags().collect::<Vec<_>>(),

@@ -150,6 +150,7 @@ fn container(error: &ContainerError) -> Code {
         | ContainerError::Signal { source, .. }
         | ContainerError::Agent { source, .. }
         | ContainerError::NetDevice { source, .. }
+        | ContainerError::Resctrl { source, .. }
         | ContainerError::Host { source, .. } => errno(source),
         ContainerError::Spec(error) => spec(error),
         ContainerError::Plan(error) => plan(error),
@@ -377,7 +378,8 @@ mod tests {
         PodError::Host { step: "x", source: scarce() } => RESOURCE_EXHAUSTED,
     );
 
-    table!(containers, 21, container,
+    table!(containers, 22, container,
+        ContainerError::Resctrl { step: "x", path: path(), asked: text(), status: text(), source: scarce() } => RESOURCE_EXHAUSTED,
         ContainerError::NetDevice { device: String::new(), name: String::new(), step: "find it", source: broken() } => INTERNAL,
         ContainerError::Agent { path: path(), source: broken() } => INTERNAL,
         ContainerError::Hook {

@@ -15,8 +15,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use duet_cgroup::{OomWatch, Stats};
-use duet_launch::{Ask, Newborn, Stop, Supplies, spawn_with};
-use duet_plan::{Descriptor, Facts, Given, Program};
+use duet_launch::Supplies;
+use duet_plan::{Facts, Program};
 use duet_spec::{Container as Spec, LinuxResources, Moment, Namespace, PodFiles, Process};
 use duet_wasm::Compiled;
 use tokio::sync::mpsc::UnboundedSender;
@@ -32,6 +32,7 @@ use crate::ledger::Ledger;
 use crate::net_devices::HandedOver;
 use crate::outputs::Writes;
 use crate::plumbing::Plumbing;
+use crate::resctrl::{self, Class};
 use crate::rootfs::Rootfs;
 use crate::signal;
 use crate::stdio::Ends;
@@ -41,6 +42,7 @@ mod counters;
 mod further;
 mod handed;
 mod hooked;
+mod spawned;
 mod supplied;
 mod told;
 
@@ -53,6 +55,7 @@ pub struct Prepared {
     request: Create,
     spec: Spec,
     cgroup: Place,
+    class: Option<Class>,
 }
 
 /// A container whose init stands at the gate, and that nobody serves yet. Dropping it ends it.
@@ -83,6 +86,8 @@ struct Linux {
     counters: Counters,
     /// Its first process, and the number of that.
     init: OnceLock<(i32, OwnedFd)>,
+    /// Its class of resctrl, if it asks for one.
+    class: Option<Class>,
     /// The network devices that it has got, until it is served.
     net_devices: Mutex<Option<HandedOver>>,
     /// Whether it came so far that its poststop hooks must run.
@@ -119,10 +124,15 @@ impl Prepared {
         request.stdio.check(&spec.process)?;
         tell_unknown(&request.id, &spec.process);
         let cgroup = Place::of(&spec, &request.id)?;
+        let class = match &spec.intel_rdt {
+            None => None,
+            Some(asked) => Some(Class::of(asked, &request.id, resctrl::find()?)?),
+        };
         Ok(Prepared {
             request,
             spec,
             cgroup,
+            class,
         })
     }
 
@@ -146,6 +156,11 @@ impl Prepared {
         self.cgroup.unit()
     }
 
+    /// What of resctrl goes with it, in this order.
+    pub fn classes(&self) -> Vec<PathBuf> {
+        self.class.as_ref().map_or_else(Vec::new, Class::leaves)
+    }
+
     /// Puts it elsewhere: below its pod's.
     pub fn set_cgroup(&mut self, cgroup: PathBuf) {
         self.cgroup = Place::Path(cgroup);
@@ -167,6 +182,7 @@ impl Prepared {
             request,
             spec,
             cgroup,
+            class,
         } = self;
         let Create {
             id,
@@ -190,6 +206,9 @@ impl Prepared {
         };
         let decided = kind::decide(&spec, || ground.layer(&id));
         let (kind, rule) = decided.inspect_err(|error| ends.complain(error))?;
+        if let Some(class) = &class {
+            class.make()?;
+        }
         let resources = spec.resources.clone().unwrap_or_default();
         let confined = if kind.program() == Program::Native {
             Confined::begin(&ground, cgroup, &resources, &spec.namespaces)?
@@ -210,6 +229,7 @@ impl Prepared {
             accounts: Mutex::default(),
             counters: Counters::default(),
             init: OnceLock::new(),
+            class,
             net_devices: Mutex::default(),
             begun: AtomicBool::new(false),
             confined,
@@ -368,103 +388,6 @@ impl Linux {
         }
         self.return_net_devices();
     }
-
-    fn adopt(&self, newborn: Newborn, plumbing: Plumbing) -> Born {
-        let Newborn {
-            pid,
-            pidfd,
-            gate,
-            console,
-        } = newborn;
-        let gate = if gate.needs_answer() {
-            let answered = self.answered(pid, "created");
-            Gate::Attended(Box::new(move || gate.open_with(answered)))
-        } else {
-            Gate::Plain(gate)
-        };
-        Born {
-            pid,
-            pidfd: self.ground.children().own(pid, pidfd),
-            console,
-            plumbing,
-            gate,
-        }
-    }
-
-    fn spawn(
-        &self,
-        plan: &duet_plan::Plan,
-        ends: &Ends,
-        supplies: Supplies<'_>,
-    ) -> Result<Newborn, Error> {
-        let cgroup = self.confined.attach()?;
-        self.spawn_in(plan, ends, supplies, cgroup.as_ref())
-    }
-
-    /// A birth in this directory of the v2 tree.
-    fn spawn_in(
-        &self,
-        plan: &duet_plan::Plan,
-        ends: &Ends,
-        supplies: Supplies<'_>,
-        cgroup: Option<&OwnedFd>,
-    ) -> Result<Newborn, Error> {
-        let namespaces = self.ground.given();
-        let memory = if plan.slots.contains(&Descriptor::Given(Given::Memory)) {
-            let memory = self.confined.cgroup.memory();
-            Some(memory.map_err(Error::cgroup("open the memory limit"))?)
-        } else {
-            None
-        };
-        let supplies = Supplies {
-            memory: memory.as_ref().map(AsFd::as_fd),
-            stdin: ends.stdin.as_ref().map(AsFd::as_fd),
-            stdout: ends.stdout.as_ref().map(AsFd::as_fd),
-            stderr: ends.stderr.as_ref().map(AsFd::as_fd),
-            cgroup: cgroup.map(AsFd::as_fd),
-            namespaces: &namespaces,
-            ..supplies
-        };
-        let first = self.init.get().is_none();
-        spawn_with(plan, supplies, |stop| match stop {
-            Stop::Born { pid } if first => {
-                self.on_record(pid)?;
-                self.confined.complete()
-            }
-            Stop::Born { .. } => Ok(()),
-            Stop::Pause { pid, pidfd } if first => {
-                self.hand_over_net_devices(pid)?;
-                self.pause(pid, pidfd)
-            }
-            Stop::Pause { pid, .. } => further::check_hidden(pid),
-            Stop::Listener { pid, listener } => self.answered(pid, "creating")(listener),
-        })
-    }
-
-    /// Puts its first process on record, while that is on its way to the gate.
-    fn on_record(&self, pid: i32) -> Result<(), Error> {
-        let recorded = self.ledger.begin(pid);
-        recorded.map_err(|source| Error::Host {
-            step: "record the process",
-            source,
-        })
-    }
-
-    fn ask<'a>(&'a self, process: &'a Process, ends: &Ends) -> Ask<'a> {
-        Ask {
-            // The name is runc's.
-            keyring: (!self.no_new_keyring).then(|| format!("_ses.{}", self.id)),
-            container: &self.spec,
-            process,
-            cgroup: self.confined.facts(),
-            pod: self.ground.pod(),
-            stdio: duet_plan::Stdio {
-                stdin: ends.stdin.is_some(),
-                stdout: ends.stdout.is_some(),
-                stderr: ends.stderr.is_some(),
-            },
-        }
-    }
 }
 
 impl Body for Linux {
@@ -566,6 +489,7 @@ impl Body for Linux {
         self.confined
             .remove()
             .map_err(Error::cgroup("remove the cgroup"))?;
+        self.class.as_ref().map_or(Ok(()), Class::remove)?;
         // A panic of another thread while it held the lock leaves a count that is still true.
         self.rootfs
             .lock()

@@ -91,6 +91,20 @@ pub enum Error {
         /// The errno.
         source: io::Error,
     },
+    /// A class of resctrl could not be made, entered or removed.
+    #[error("linux.intelRdt {asked:?}: {step}, {}{status}", path.display())]
+    Resctrl {
+        /// Which of these.
+        step: &'static str,
+        /// The class.
+        path: PathBuf,
+        /// The schemata that were asked for.
+        asked: String,
+        /// What resctrl says beside the errno.
+        status: String,
+        /// The errno.
+        source: io::Error,
+    },
     /// The seccomp agent did not take its listener.
     #[error("linux.seccomp.listenerPath {}: hand over the listener", path.display())]
     Agent {

@@ -10,7 +10,7 @@
 //! | --- | --- |
 //! | `words`, `error` | the nouns that callers and events share; why something could not be done |
 //! | `create`, `confined`, `placeholder`, `rootfs`, `kind`, `layer`, `ground` | the birth of a container, and what it stands on |
-//! | `net_devices` | devices of the host's network that it gets |
+//! | `net_devices`, `resctrl` | devices of the host's network that it gets; its class of caches and memory bandwidth |
 //! | `workshop` | the cgroup in which wasm is compiled |
 //! | `listen`, `listeners` | the sockets that guests are born with, and those that outlive them |
 //! | `lifecycle` | what is allowed when: a pure function |
@@ -51,6 +51,7 @@ mod placeholder;
 mod plumbing;
 mod polled;
 mod process;
+mod resctrl;
 mod rootfs;
 mod signal;
 mod stdio;
@@ -69,6 +70,7 @@ pub use handle::Container;
 pub use hooks::poststop;
 pub use ledger::Ledger;
 pub use lifecycle::Denied;
+pub use resctrl::remove_classes;
 pub use rootfs::unmount_all;
 pub use words::{
     Awaited, Create, Deleted, Exit, Fact, IoOwner, Phase, RootfsMount, Status, Stdio, Told,

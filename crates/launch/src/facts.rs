@@ -33,6 +33,8 @@ pub struct Ask<'a> {
     pub process: &'a Process,
     /// The container's place in the cgroup hierarchies.
     pub cgroup: CgroupFacts,
+    /// The files by which a process enters the container's class of resctrl.
+    pub resctrl: Vec<PathBuf>,
     /// Which namespaces the pod holds itself.
     pub pod: PodNamespaces,
     /// Which of 0, 1 and 2 the caller has.
@@ -78,6 +80,7 @@ pub fn exec_facts(ask: Ask<'_>) -> Result<Facts, Error> {
     Ok(Facts {
         keyring: ask.keyring,
         cgroup: ask.cgroup,
+        resctrl: ask.resctrl,
         sources: BTreeMap::new(),
         tree: Vec::new(),
         pod: ask.pod,

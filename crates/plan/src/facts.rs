@@ -12,6 +12,9 @@ pub struct Facts {
     pub keyring: Option<String>,
     /// The container's place in the cgroup hierarchies.
     pub cgroup: CgroupFacts,
+    /// The `tasks` files of the container's class of resctrl and of its monitoring group, in the order in
+    /// which they are entered.
+    pub resctrl: Vec<PathBuf>,
     /// What each source of a bind mount is. A source that is not here does not exist.
     pub sources: BTreeMap<PathBuf, SourceFacts>,
     /// The mounts that the container's first process sees, by path. Only looked at for a further

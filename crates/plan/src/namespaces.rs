@@ -23,14 +23,21 @@ pub(crate) mod clone {
 /// First of all steps, so that everything the child does is already counted; but where the cgroup is
 /// made meanwhile, only before a step that needs it or would fill its memory. The paths are the host's.
 pub(crate) fn join_cgroup(writer: &mut Writer, facts: &Facts) {
-    if std::mem::replace(&mut writer.confined, true) || facts.cgroup.v2 {
+    if std::mem::replace(&mut writer.confined, true) {
         return;
     }
-    if facts.cgroup.awaited {
-        writer.step(Step::Await);
+    if !facts.cgroup.v2 {
+        if facts.cgroup.awaited {
+            writer.step(Step::Await);
+        }
+        for hierarchy in &facts.cgroup.hierarchies {
+            let tasks = writer.path(&hierarchy.path.join("tasks"));
+            writer.step(Step::JoinCgroup(tasks));
+        }
     }
-    for hierarchy in &facts.cgroup.hierarchies {
-        let tasks = writer.path(&hierarchy.path.join("tasks"));
+    // resctrl takes the same word. By the child itself, so that none of its children is elsewhere.
+    for tasks in &facts.resctrl {
+        let tasks = writer.path(tasks);
         writer.step(Step::JoinCgroup(tasks));
     }
 }

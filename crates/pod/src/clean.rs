@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
 use duet_cgroup::{Cgroup, Host, systemd};
-use duet_container::{Exit, poststop, unmount_all};
+use duet_container::{Exit, poststop, remove_classes, unmount_all};
 
 use crate::error::Error;
 use crate::record::{self, Init, Member};
@@ -171,6 +171,10 @@ fn member_or_warn(
             clean = false;
         }
     }
+    if let Err(error) = remove_classes(&member.classes) {
+        tracing::warn!(classes = ?member.classes, %error, "class of resctrl left behind");
+        clean = false;
+    }
     for helper in &member.helpers {
         end(*helper, patience);
     }
@@ -225,6 +229,23 @@ mod tests {
         assert_eq!(clean(dir.path(), None).unwrap(), []);
         assert_eq!(clean(dir.path(), Some("web")).unwrap(), []);
         assert_eq!(clean(Path::new("/nonexistent/bundle"), None).unwrap(), []);
+    }
+
+    #[test]
+    fn a_class_that_goes_with_its_container_is_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let class = dir.path().join("resctrl/web");
+        let group = class.join("mon_groups");
+        std::fs::create_dir_all(&group).unwrap();
+        let bundle = dir.path().join("web");
+        std::fs::create_dir(&bundle).unwrap();
+        let mut member = Member::new("web".to_owned(), "/no-such-cgroup".into(), None);
+        // One is gone already.
+        member.classes = vec![group, class.clone(), dir.path().join("resctrl/gone")];
+        member.write(&bundle).unwrap();
+        assert_eq!(clean(&bundle, Some("web")).unwrap().len(), 1);
+        assert!(!class.exists());
+        assert_eq!(Member::read(&bundle).unwrap(), None);
     }
 
     #[test]

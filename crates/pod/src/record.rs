@@ -50,6 +50,9 @@ pub(crate) struct Member {
     /// That in which the shim compiles wasm, while it does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) workshop: Option<PathBuf>,
+    /// Classes of resctrl and groups in them that go with it, in this order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) classes: Vec<PathBuf>,
     /// What was mounted for it, if anything was.
     pub(crate) rootfs: Option<PathBuf>,
     /// Its first process, once there is one.
@@ -154,6 +157,7 @@ impl Member {
             unit: None,
             pod_cgroup: None,
             workshop: None,
+            classes: Vec::new(),
             rootfs,
             init: None,
             helpers: Vec::new(),

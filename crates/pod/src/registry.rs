@@ -448,6 +448,7 @@ impl Inner {
         let rootfs = mounted.then(|| prepared.rootfs());
         let mut member = Member::new(id.clone(), prepared.cgroup().to_owned(), rootfs);
         member.unit = prepared.unit().map(str::to_owned);
+        member.classes = prepared.classes();
         member.pod_cgroup.clone_from(pod_cgroup);
         member.workshop = Some(self.ground.workshop().to_owned());
         self.record.add(&bundle, &member)?;

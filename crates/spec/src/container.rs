@@ -1,8 +1,8 @@
 //! The whole of a `config.json`.
 
 use crate::{
-    CgroupsPath, Device, Error, Hooks, IdMappings, MemoryPolicy, Mount, MountKind, Namespace,
-    Namespaces, NetDevice, Personality, Process, Propagation, TimeOffsets,
+    CgroupsPath, Device, Error, Hooks, IdMappings, IntelRdt, MemoryPolicy, Mount, MountKind,
+    Namespace, Namespaces, NetDevice, Personality, Process, Propagation, TimeOffsets,
     annotations::{self, Options},
     attr,
     document::Document,
@@ -57,6 +57,8 @@ pub struct Container {
     pub memory_policy: Option<MemoryPolicy>,
     /// Network devices of the host's that it gets.
     pub net_devices: Vec<NetDevice>,
+    /// Its class of resctrl.
+    pub intel_rdt: Option<IntelRdt>,
     /// The SELinux label of the files of its file systems.
     pub mount_label: Option<String>,
     /// The ids of its user namespace; empty when it has none, or when that is joined and only
@@ -165,6 +167,7 @@ impl Container {
         let lifted = Lifted::lift(document, "process.", value.get_mut("process"))?;
         let personality = Personality::lift(document, value.get_mut("linux"))?;
         let memory_policy = MemoryPolicy::lift(document, value.get_mut("linux"))?;
+        let intel_rdt = IntelRdt::lift(document, value.get_mut("linux"))?;
         tasks::lift_unset(value.pointer_mut("/linux/resources"));
         let spec: Spec = document.typed(value)?;
         let process = spec
@@ -219,6 +222,7 @@ impl Container {
             )?,
             personality,
             memory_policy,
+            intel_rdt,
             mount_label: linux
                 .mount_label()
                 .clone()

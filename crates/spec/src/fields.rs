@@ -258,6 +258,18 @@ pub(crate) const CONFIG: Shape = Object(&[
                 Object(&[("mode", Any), ("nodes", Any), ("flags", STRINGS)]),
             ),
             ("netDevices", Map(&Object(&[("name", Any)]))),
+            (
+                "intelRdt",
+                Object(&[
+                    ("closID", Any),
+                    ("schemata", STRINGS),
+                    ("l3CacheSchema", Any),
+                    ("memBwSchema", Any),
+                    ("enableMonitoring", Any),
+                    ("enableCMT", Any),
+                    ("enableMBM", Any),
+                ]),
+            ),
             ("mountLabel", Any),
             ("sysctl", Map(&Any)),
             ("resources", RESOURCES),
@@ -385,8 +397,13 @@ mod tests {
 
     #[test]
     fn nothing_that_is_offered_is_dropped_by_the_types() {
-        let document: Value = serde_json::from_str(EVERYTHING).unwrap();
+        let mut document: Value = serde_json::from_str(EVERYTHING).unwrap();
         covers(&document, &CONFIG, "");
+        // For `oci-spec` these two have other names; Duet reads them itself.
+        for name in ["enableCMT", "enableMBM"] {
+            let rdt = document["linux"]["intelRdt"].as_object_mut().unwrap();
+            assert!(rdt.remove(name).is_some());
+        }
         let typed: Spec = serde_json::from_value(document.clone()).unwrap();
         assert_eq!(serde_json::to_value(typed).unwrap(), document);
     }

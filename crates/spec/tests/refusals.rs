@@ -55,8 +55,8 @@ fn fields_that_are_not_offered_are_named() {
         ("/vm", json!({ "hypervisor": { "path": "/x" } }), "vm"),
         (
             "/linux/intelRdt",
-            json!({ "closID": "gold" }),
-            "linux.intelRdt",
+            json!({ "closID": "gold", "l2CacheSchema": "L2:0=f" }),
+            "linux.intelRdt.l2CacheSchema",
         ),
         (
             "/linux/personality",

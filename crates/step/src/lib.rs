@@ -211,8 +211,8 @@ pub enum Step {
     /// Waits for the parent's word that the cgroup is there. The parent gives it unasked, as soon as
     /// it knows of the process; comes once, and not in a plan that forks.
     Await,
-    /// Writes `0` into a cgroup v1 `tasks` file, a path of the host: the caller alone moves, without
-    /// an RCU wait.
+    /// Writes `0` into a `tasks` file of cgroup v1 or of resctrl, a path of the host: the caller alone
+    /// moves, without an RCU wait.
     JoinCgroup(Text),
     /// `setns` to the namespace in the slot; the value is its `CLONE_NEW*` flag, or several
     /// flags when the slot holds a pidfd.

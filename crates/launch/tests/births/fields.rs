@@ -1,4 +1,4 @@
-//! Fields that few ask for: schedulers, processors, machines, clocks, and a tmpfs that begins full.
+//! Fields that few ask for: schedulers, processors, machines, memory, clocks, and a tmpfs that begins full.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
@@ -132,6 +132,58 @@ fn a_memory_policy_that_the_kernel_refuses_is_named() {
             let expected = format!("linux.memoryPolicy: {policy}: EINVAL");
             assert!(error.starts_with(&expected), "{error}");
         }
+    });
+}
+
+#[test]
+fn a_container_and_its_execs_enter_their_class_of_resctrl_by_themselves() {
+    stage(|stage| {
+        // Two files stand for those of a class and of its monitoring group.
+        let dir = tempfile::tempdir().unwrap();
+        let tasks = ["tasks", "group-tasks"].map(|name| dir.path().join(name));
+        let entered = || {
+            let read = |path: &std::path::PathBuf| fs::read_to_string(path).unwrap();
+            tasks.iter().all(|path| read(path) == "0")
+        };
+        let reset = || tasks.iter().for_each(|path| fs::write(path, "").unwrap());
+        for spec in [
+            stage.spec(["sleep", "100"]),
+            user_namespaces::spec(stage, ["sleep", "100"]),
+        ] {
+            reset();
+            let container = stage.container(&spec);
+            let asked = crate::stage::ask(&container, &container.process);
+            let mut facts = duet_launch::facts(asked).unwrap().0;
+            facts.resctrl = tasks.to_vec();
+            let plan = duet_plan::container(&container, &facts, duet_plan::Program::Native);
+            let (init, _pipes) = stage.create(&plan.unwrap()).unwrap();
+            assert!(entered());
+            init.gate.open().unwrap();
+
+            reset();
+            let kinds = duet_plan::Kinds::NATIVE;
+            let plan = duet_plan::exec(&container.process, &container, &facts, kinds).unwrap();
+            let supplies = duet_launch::Supplies {
+                init: Some(std::os::fd::AsFd::as_fd(&init.pidfd)),
+                ..duet_launch::Supplies::default()
+            };
+            let (exec, _pipes) = crate::stage::create(&plan, supplies).unwrap();
+            assert!(entered());
+            for process in [exec.pidfd, init.pidfd] {
+                process::send_signal(&process, 9).unwrap();
+                process::wait(&process).unwrap();
+            }
+        }
+        let container = stage.container(&stage.spec(["true"]));
+        let asked = crate::stage::ask(&container, &container.process);
+        let mut facts = duet_launch::facts(asked).unwrap().0;
+        facts.resctrl = vec![dir.path().join("gone")];
+        let plan = duet_plan::container(&container, &facts, duet_plan::Program::Native).unwrap();
+        let error = stage.live(&plan).unwrap_err().to_string();
+        assert!(
+            error.contains("/gone: ENOENT (openat2, step 1 of "),
+            "{error}"
+        );
     });
 }
 

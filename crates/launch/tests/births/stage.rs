@@ -242,6 +242,7 @@ pub(crate) fn ask<'a>(container: &'a Container, process: &'a Process) -> Ask<'a>
         container,
         process,
         cgroup: CgroupFacts::default(),
+        resctrl: Vec::new(),
         pod: PodNamespaces::default(),
         stdio: Stdio {
             stdin: false,

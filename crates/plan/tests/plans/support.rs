@@ -54,6 +54,7 @@ pub(crate) fn facts(spec: &Container) -> Facts {
     });
     Facts {
         keyring: Some("_ses.one".to_owned()),
+        resctrl: Vec::new(),
         cgroup: CgroupFacts {
             v2: false,
             hierarchies: hierarchies.to_vec(),

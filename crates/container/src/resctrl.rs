@@ -1,0 +1,291 @@
+//! `linux.intelRdt`: the class of resctrl that a container's processes are in.
+//!
+//! ```text
+//!   /sys/fs/resctrl/            the class of everybody
+//!       <closID or id>/         a class
+//!           schemata            what it may use
+//!           tasks               who is in it
+//!           mon_groups/<id>/    what one container in it uses
+//! ```
+//!
+//! A class that is there is somebody else's too: what a container asks for must be what it has, and it stays
+//! (decision 23). The child enters it itself, beside its cgroup, and so does each exec.
+//!
+//! # References
+//!
+//! "IntelRdt" of the runtime specification's `config-linux.md`; runc's `libcontainer/intelrdt`;
+//! <https://docs.kernel.org/filesystems/resctrl.html>.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use duet_linux::mount;
+use duet_spec::{IntelRdt, Schema};
+
+use crate::error::Error;
+
+/// The field as a whole.
+const FIELD: &str = "linux.intelRdt";
+const CLASS: &str = "linux.intelRdt.closID";
+
+/// Where it is looked for first.
+const USUAL: &str = "/sys/fs/resctrl";
+
+/// The class of a container. Dropping it removes what is the container's own of it.
+#[derive(Debug)]
+pub(crate) struct Class {
+    /// Where resctrl is mounted.
+    root: PathBuf,
+    dir: PathBuf,
+    /// The monitoring group, if the container has one.
+    group: Option<PathBuf>,
+    /// Whether there is no such class yet.
+    missing: bool,
+    /// Whether it goes with its container.
+    own: bool,
+    schemata: Vec<Schema>,
+    /// Whether something is there that would have to be removed.
+    made: AtomicBool,
+}
+
+/// Where resctrl is mounted, if it is.
+pub(crate) fn find() -> Result<Option<PathBuf>, Error> {
+    let table = mount::table().map_err(|source| Error::Host {
+        step: "look for resctrl",
+        source,
+    })?;
+    let mut points: Vec<_> = table
+        .into_iter()
+        .filter(|entry| entry.fstype == "resctrl")
+        .map(|entry| entry.point)
+        .collect();
+    points.sort_by_key(|point| point != Path::new(USUAL));
+    Ok(points.into_iter().next())
+}
+
+/// Removes classes and monitoring groups; those that are gone are no error.
+pub fn remove_classes(paths: &[PathBuf]) -> io::Result<()> {
+    for path in paths {
+        match fs::remove_dir(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            Ok(()) | Err(_) => {}
+        }
+    }
+    Ok(())
+}
+
+// === impl Class ===
+
+impl Class {
+    /// What a container of this id asks for in the resctrl that is mounted at `root`. Nothing is made.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Invalid`], naming the field that cannot be honoured.
+    pub(crate) fn of(asked: &IntelRdt, id: &str, root: Option<PathBuf>) -> Result<Self, Error> {
+        let refuse = |field, value: &str, why| {
+            Err(Error::Invalid {
+                field,
+                value: value.to_owned(),
+                why,
+            })
+        };
+        let name = asked.class.as_deref();
+        let Some(root) = root else {
+            let first = asked.schemata.first();
+            let (field, value) = match (name, first, asked.monitoring) {
+                (Some(name), ..) => (CLASS, name),
+                (None, Some(schema), _) => (schema.field, &*schema.line),
+                (None, None, Some(field)) => (field, "true"),
+                (None, None, None) => (FIELD, ""),
+            };
+            return refuse(field, value, "no resctrl is mounted on this host");
+        };
+        let dir = match name {
+            Some("/") => root.clone(),
+            Some(name) => root.join(name),
+            None => root.join(id),
+        };
+        let missing = !dir.is_dir();
+        if let Some(name) = name.filter(|_| missing && asked.schemata.is_empty()) {
+            return refuse(
+                CLASS,
+                name,
+                "there is no such class, and no schemata to make it with",
+            );
+        }
+        for Schema { field, line } in &asked.schemata {
+            let resource = line.split(':').next().unwrap_or_default();
+            if !root.join("info").join(resource).is_dir() {
+                return refuse(field, line, "this host's resctrl does not control that");
+            }
+        }
+        if let Some(field) = asked.monitoring
+            && !root.join("info/L3_MON").is_dir()
+        {
+            return refuse(field, "true", "this host's resctrl monitors nothing");
+        }
+        let class = Self {
+            group: asked.monitoring.map(|_| dir.join("mon_groups").join(id)),
+            own: name.is_none() && missing,
+            schemata: asked.schemata.clone(),
+            made: AtomicBool::new(false),
+            missing,
+            root,
+            dir,
+        };
+        if !missing {
+            class.compare()?;
+        }
+        Ok(class)
+    }
+
+    /// The files by which a process of one thread enters it, writing `0` to each, in this order.
+    pub(crate) fn entrances(&self) -> Vec<PathBuf> {
+        let dirs = [Some(&self.dir), self.group.as_ref()];
+        dirs.into_iter()
+            .flatten()
+            .map(|dir| dir.join("tasks"))
+            .collect()
+    }
+
+    /// What goes with the container, in this order.
+    pub(crate) fn leaves(&self) -> Vec<PathBuf> {
+        let own = self.own.then(|| self.dir.clone());
+        self.group.clone().into_iter().chain(own).collect()
+    }
+
+    /// Makes what there is to make.
+    pub(crate) fn make(&self) -> Result<(), Error> {
+        self.made.store(true, Ordering::Release);
+        if self.missing {
+            match fs::create_dir(&self.dir) {
+                // Another container of the class has been faster.
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists && !self.own => {}
+                made => made.map_err(self.failed("make the class"))?,
+            }
+            if let Err(error) = self.write() {
+                // With those schemata it is nobody's.
+                drop(fs::remove_dir(&self.dir));
+                return Err(error);
+            }
+        }
+        if let Some(group) = &self.group {
+            match fs::create_dir(group) {
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                made => made.map_err(self.failed("make the monitoring group"))?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes what goes with the container. May be called again.
+    pub(crate) fn remove(&self) -> Result<(), Error> {
+        if self.made.load(Ordering::Acquire) {
+            remove_classes(&self.leaves()).map_err(self.failed("remove the class"))?;
+            self.made.store(false, Ordering::Release);
+        }
+        Ok(())
+    }
+
+    /// All lines at once, as by runc: the kernel takes one after the other.
+    fn write(&self) -> Result<(), Error> {
+        if self.schemata.is_empty() {
+            return Ok(());
+        }
+        let lines = self
+            .schemata
+            .iter()
+            .map(|schema| format!("{}\n", schema.line));
+        let text: String = lines.collect();
+        let written = fs::write(self.dir.join("schemata"), &text);
+        written.map_err(self.failed("write the schemata"))
+    }
+
+    /// Checks that a class which is there has what is asked for.
+    fn compare(&self) -> Result<(), Error> {
+        if self.schemata.is_empty() {
+            return Ok(());
+        }
+        let has = fs::read_to_string(self.dir.join("schemata"));
+        let has = has.map_err(self.failed("read the schemata"))?;
+        let step = fs::read_to_string(self.root.join("info/MB/bandwidth_gran"));
+        let step = step.ok().and_then(|text| text.trim().parse().ok());
+        match self
+            .schemata
+            .iter()
+            .find(|schema| !matches(&schema.line, &has, step))
+        {
+            None => Ok(()),
+            Some(Schema { field, line }) => Err(Error::Invalid {
+                field,
+                value: line.clone(),
+                why: "the class is there and has something else",
+            }),
+        }
+    }
+
+    fn failed(&self, step: &'static str) -> impl FnOnce(io::Error) -> Error {
+        let lines = self.schemata.iter().map(|schema| &*schema.line);
+        let asked = lines.collect::<Vec<_>>().join(" ");
+        // What the kernel has to say beside the errno; `ok` where nothing.
+        let status = fs::read_to_string(self.root.join("info/last_cmd_status"));
+        let status = status.unwrap_or_default().trim().to_owned();
+        let status = Some(status).filter(|status| !status.is_empty() && status != "ok");
+        let path = self.dir.clone();
+        move |source| Error::Resctrl {
+            step,
+            path,
+            asked,
+            status: status.map_or_else(String::new, |status| format!("; resctrl says: {status}")),
+            source,
+        }
+    }
+}
+
+impl Drop for Class {
+    fn drop(&mut self) {
+        if let Err(error) = self.remove() {
+            tracing::warn!(class = %self.dir.display(), %error, "class of resctrl left behind");
+        }
+    }
+}
+
+/// Whether each part of a line is what `schemata` has: the same number, or of bandwidth the one that the
+/// kernel makes of it, which is the next one that is a multiple of `step`.
+fn matches(line: &str, schemata: &str, step: Option<u64>) -> bool {
+    let split = |line: &'_ str| {
+        let (resource, parts) = line.trim().split_once(':')?;
+        Some((resource.to_owned(), parts.to_owned()))
+    };
+    let Some((resource, asked)) = split(line) else {
+        return false;
+    };
+    let mut lines = schemata.lines().filter_map(split);
+    let Some((_, has)) = lines.find(|(other, _)| *other == resource) else {
+        return false;
+    };
+    let number = |text: &str| {
+        let text = text.trim();
+        match (&*resource, text.strip_prefix("0x")) {
+            ("MB", _) => {
+                let asked: u64 = text.parse().ok()?;
+                Some(step.map_or(asked, |step| asked.next_multiple_of(step.max(1))))
+            }
+            (_, hexadecimal) => u64::from_str_radix(hexadecimal.unwrap_or(text), 16).ok(),
+        }
+    };
+    let part = |part: &str| {
+        let (place, value) = part.split_once('=')?;
+        Some((place.trim().parse::<u32>().ok()?, number(value)?))
+    };
+    let has: Vec<_> = has.split(';').filter_map(part).collect();
+    asked
+        .split(';')
+        .all(|asked| part(asked).is_some_and(|asked| has.contains(&asked)))
+}
+
+#[cfg(test)]
+mod tests;

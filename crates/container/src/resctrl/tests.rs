@@ -1,0 +1,235 @@
+//! A folder stands for resctrl, which few machines have: in it no file comes with a class, and none goes.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use duet_spec::{IntelRdt, Schema};
+
+use super::{Class, matches};
+use crate::error::Error;
+
+const L3: &str = "linux.intelRdt.l3CacheSchema";
+
+/// What resctrl has on a machine that can control the L3 cache and the memory's bandwidth, with a class
+/// `gold`.
+fn resctrl() -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    for name in [
+        "info/L3",
+        "info/MB",
+        "info/L3_MON",
+        "mon_groups",
+        "gold/mon_groups",
+    ] {
+        fs::create_dir_all(dir.path().join(name)).unwrap();
+    }
+    for (name, text) in [
+        ("info/MB/bandwidth_gran", "10\n"),
+        ("info/last_cmd_status", "ok\n"),
+        ("schemata", "    L3:0=7ff;1=7ff\n    MB:0=100;1=100\n"),
+        ("tasks", ""),
+        ("gold/schemata", "    L3:0=07f;1=7ff\n    MB:0= 30;1=100\n"),
+        ("gold/tasks", ""),
+    ] {
+        fs::write(dir.path().join(name), text).unwrap();
+    }
+    dir
+}
+
+fn asked(class: Option<&str>, lines: &[&str]) -> IntelRdt {
+    let schema = |line: &&str| Schema {
+        field: L3,
+        line: (*line).to_owned(),
+    };
+    IntelRdt {
+        class: class.map(str::to_owned),
+        schemata: lines.iter().map(schema).collect(),
+        monitoring: None,
+    }
+}
+
+fn class(asked: &IntelRdt, root: &Path) -> Result<Class, Error> {
+    Class::of(asked, "web", Some(root.to_owned()))
+}
+
+fn refusal(asked: &IntelRdt, root: Option<&Path>) -> String {
+    let class = Class::of(asked, "web", root.map(Path::to_owned));
+    class.unwrap_err().to_string()
+}
+
+/// Whether nothing was made in it.
+fn untouched(root: &Path) -> bool {
+    let made = ["web", "silver", "gold/mon_groups/web", "mon_groups/web"];
+    made.iter().all(|name| !root.join(name).exists())
+}
+
+#[test]
+fn a_class_of_the_containers_own_comes_and_goes_with_it() {
+    let dir = resctrl();
+    let own = dir.path().join("web");
+    let class = class(&asked(None, &["L3:0=f", "MB:0=20"]), dir.path()).unwrap();
+    assert!(untouched(dir.path()));
+    assert_eq!(class.entrances(), [own.join("tasks")]);
+    assert_eq!(class.leaves(), [&*own]);
+    class.make().unwrap();
+    let schemata = own.join("schemata");
+    assert_eq!(fs::read_to_string(&schemata).unwrap(), "L3:0=f\nMB:0=20\n");
+    // Which resctrl would have done.
+    fs::remove_file(schemata).unwrap();
+    class.remove().unwrap();
+    assert!(untouched(dir.path()));
+    class.remove().unwrap();
+}
+
+#[test]
+fn a_class_with_a_name_is_made_once_and_stays() {
+    let dir = resctrl();
+    let silver = asked(Some("silver"), &["L3:0=f"]);
+    let first = class(&silver, dir.path()).unwrap();
+    first.make().unwrap();
+    assert_eq!(first.leaves(), [] as [PathBuf; 0]);
+    let schemata = dir.path().join("silver/schemata");
+    assert_eq!(fs::read_to_string(&schemata).unwrap(), "L3:0=f\n");
+    drop(first);
+    // As the kernel shows it; the second one matches, and writes nothing.
+    fs::write(&schemata, "    L3:0=00f;1=7ff\n").unwrap();
+    let second = class(&silver, dir.path()).unwrap();
+    second.make().unwrap();
+    drop(second);
+    assert_eq!(
+        fs::read_to_string(&schemata).unwrap(),
+        "    L3:0=00f;1=7ff\n"
+    );
+}
+
+#[test]
+fn a_container_is_monitored_by_a_group_of_its_own() {
+    let dir = resctrl();
+    for (name, at) in [(Some("gold"), "gold"), (Some("/"), "")] {
+        let monitored = IntelRdt {
+            monitoring: Some("linux.intelRdt.enableMonitoring"),
+            ..asked(name, &[])
+        };
+        let class = class(&monitored, dir.path()).unwrap();
+        let at = dir.path().join(at);
+        let group = at.join("mon_groups/web");
+        assert_eq!(class.entrances(), [at.join("tasks"), group.join("tasks")]);
+        class.make().unwrap();
+        assert!(group.is_dir());
+        drop(class);
+        assert!(untouched(dir.path()) && at.is_dir());
+    }
+}
+
+#[test]
+fn what_resctrl_cannot_do_is_refused_before_anything_is_made() {
+    let dir = resctrl();
+    let root = Some(dir.path());
+    let monitored = IntelRdt {
+        monitoring: Some("linux.intelRdt.enableCMT"),
+        ..asked(None, &[])
+    };
+    for (asked, root, expected) in [
+        (
+            asked(Some("gold"), &[]),
+            None,
+            "linux.intelRdt.closID \"gold\": no resctrl is mounted on this host",
+        ),
+        (
+            asked(None, &["L3:0=f"]),
+            None,
+            "linux.intelRdt.l3CacheSchema \"L3:0=f\": no resctrl is mounted on this host",
+        ),
+        (
+            monitored.clone(),
+            None,
+            "linux.intelRdt.enableCMT \"true\": no resctrl is mounted on this host",
+        ),
+        (
+            asked(Some("silver"), &[]),
+            root,
+            "linux.intelRdt.closID \"silver\": there is no such class, and no schemata to make it with",
+        ),
+        (
+            asked(None, &["L3CODE:0=f"]),
+            root,
+            "linux.intelRdt.l3CacheSchema \"L3CODE:0=f\": this host's resctrl does not control that",
+        ),
+        (
+            asked(Some("gold"), &["L3:0=f"]),
+            root,
+            "linux.intelRdt.l3CacheSchema \"L3:0=f\": the class is there and has something else",
+        ),
+        (
+            asked(Some("/"), &["MB:0=50"]),
+            root,
+            "linux.intelRdt.l3CacheSchema \"MB:0=50\": the class is there and has something else",
+        ),
+    ] {
+        assert_eq!(refusal(&asked, root), expected);
+    }
+    fs::remove_dir(dir.path().join("info/L3_MON")).unwrap();
+    assert_eq!(
+        refusal(&monitored, root),
+        "linux.intelRdt.enableCMT \"true\": this host's resctrl monitors nothing"
+    );
+    assert!(untouched(dir.path()));
+}
+
+#[test]
+fn schemata_that_the_kernel_refuses_leave_no_class_and_say_what_it_said() {
+    let dir = resctrl();
+    // A folder would take the file. A cgroup's is like resctrl's: nobody can make a file in it, and it has none
+    // of this name.
+    let cgroups = ["/sys/fs/cgroup/pids", "/sys/fs/cgroup"].map(Path::new);
+    let cgroups = cgroups
+        .into_iter()
+        .find(|dir| dir.join("cgroup.procs").exists());
+    let Some(cgroups) = cgroups.filter(|_| rustix::process::geteuid().is_root()) else {
+        assert!(
+            std::env::var_os("DUET_TEST_REQUIRE").is_none(),
+            "needs root and cgroups"
+        );
+        eprintln!("skipped: needs root and cgroups");
+        return;
+    };
+    let place = cgroups.join(format!("duet-resctrl-{}", std::process::id()));
+    let mut class = class(&asked(None, &["L3:0=5"]), dir.path()).unwrap();
+    class.dir.clone_from(&place);
+    fs::write(
+        dir.path().join("info/last_cmd_status"),
+        "mask is not contiguous\n",
+    )
+    .unwrap();
+    let error = class.make().unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        format!(
+            "linux.intelRdt \"L3:0=5\": write the schemata, {}; resctrl says: mask is not contiguous",
+            place.display()
+        )
+    );
+    assert!(!place.exists());
+}
+
+#[test]
+fn a_line_is_what_a_class_has_whatever_it_looks_like() {
+    let has = "    L3:0=07f;1=7ff\n    MB:0= 30;1=100\n";
+    for (line, matches_it) in [
+        ("L3:0=7F", true),
+        ("L3:1=7ff;0=0x7f", true),
+        ("L3:0=7e", false),
+        ("L3:2=7f", false),
+        ("L3:0=7f;1=3", false),
+        ("L2:0=7f", false),
+        ("MB:0=30", true),
+        ("MB:0=21", true),
+        ("MB:0=31", false),
+        ("MB:0=x", false),
+        ("L3", false),
+        ("L3:", false),
+    ] {
+        assert_eq!(matches(line, has, Some(10)), matches_it, "{line}");
+    }
+    assert!(!matches("MB:0=21", has, None));
+}
