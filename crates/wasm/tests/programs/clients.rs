@@ -220,6 +220,21 @@ fn whose_time_ends_before_there_is_a_place_is_told_to_come_again() {
         let sender = sender.clone();
         std::thread::spawn(move || sender.send(whole(&mut stream)));
     }
+    drop(sender);
+    if std::thread::available_parallelism().is_ok_and(|all| all.get() == 1) {
+        // Who waits in the log is the one thread there is: once that is read everybody is answered.
+        let pid = rustix::process::Pid::from_raw(server.guest.pid().cast_signed()).unwrap();
+        std::thread::scope(|scope| {
+            scope.spawn(|| while !server.guest.line().is_empty() {});
+            for _ in 0..16 {
+                let answer = answers.recv_timeout(PATIENCE).unwrap();
+                assert!(answer.starts_with("HTTP/1.1 "), "{answer}");
+            }
+            // Its end is the log's.
+            rustix::process::kill_process(pid, Signal::TERM).unwrap();
+        });
+        return;
+    }
     let refused = eventually("one to be told", || {
         let answer = answers.recv_timeout(PATIENCE).unwrap();
         answer.starts_with("HTTP/1.1 503 ").then_some(answer)
