@@ -10,12 +10,17 @@ const PREVIEW3: &str = "io.containerd.duet.v1.preview3=true";
 
 /// A terminal for `ctr`, which needs one of its own: `script` gives it.
 fn on_a_terminal(ctr: &Command, args: &[&str]) -> command::Outcome {
+    command::run(Command::new("script").args(["-qec", &words(ctr, args), "/dev/null"]))
+}
+
+/// A command and more of its arguments, as a shell is told of them.
+fn words(ctr: &Command, args: &[&str]) -> String {
     let words: Vec<_> = std::iter::once(ctr.get_program())
         .chain(ctr.get_args())
         .map(|word| word.to_string_lossy().into_owned())
         .chain(args.iter().map(|arg| format!("'{arg}'")))
         .collect();
-    command::run(Command::new("script").args(["-qec", &words.join(" "), "/dev/null"]))
+    words.join(" ")
 }
 
 #[test]
@@ -234,6 +239,54 @@ fn a_guest_reads_a_terminal() {
     // No path leads to any of it.
     let pts = task.exec(&[], &["/probe.wasm", "list", "/dev"]).ok().stdout;
     assert!(!pts.contains("pts") && !pts.contains("console"), "{pts}");
+    task.end();
+}
+
+/// A guest has no call that asks for it; what counts is that the terminal has it, and that the guest goes on.
+#[test]
+fn the_terminal_of_a_guest_has_the_size_that_it_is_given() {
+    let Some(node) = Node::enter_with_duet() else {
+        return;
+    };
+    let mut task = node.container("first").probe(&["idle"]).start();
+    task.says("idle");
+    let first = task.pid();
+    let mut exec = node.daemon().ctr(node.namespace());
+    exec.args(["task", "exec", "--tty", "--exec-id", "t", "first"]);
+    exec.args(["/probe.wasm", "idle"]);
+    let run = node.container("other").with(&["--tty"]).probe(&["idle"]);
+    for (ctr, of) in [(exec, "first"), (run.command("--rm"), "other")] {
+        // ctr hands on the size of its own terminal when that changes.
+        let script = format!("tty; exec {}", words(&ctr, &[]));
+        let mut client =
+            command::start(Command::new("script").args(["-qec", &script, "/dev/null"]));
+        client.says("idle");
+        let stdout = client.stdout();
+        let own = stdout.lines().next().expect("tty says something");
+        let table = node.ctr(&["task", "ps", of]).ok().stdout;
+        let mut pids = table.lines().filter_map(|line| {
+            let pid: i32 = line.split_whitespace().next()?.parse().ok()?;
+            (pid != first).then_some(pid)
+        });
+        let guest = pids.next().expect("the guest runs");
+        let stty = |terminal: &str, more: &[&str]| {
+            let mut stty = Command::new(image::busybox());
+            command::run(stty.args(["stty", "-F", terminal]).args(more)).ok()
+        };
+        let _set = stty(own, &["rows", "43", "cols", "132"]);
+        let terminal = format!("/proc/{guest}/fd/0");
+        wait::until("the size to arrive", || {
+            (stty(&terminal, &["size"]).stdout == "43 132\n").then_some(())
+        });
+        let signal = ["task", "kill", "--signal", "SIGTERM"];
+        let whom = if of == "first" {
+            &["--exec-id", "t", of][..]
+        } else {
+            &[of]
+        };
+        let _sent = node.ctr(&[&signal, whom].concat()).ok();
+        assert_eq!(client.wait().code, 143, "{of}");
+    }
     task.end();
 }
 
