@@ -32,6 +32,8 @@ pub struct Image {
     config: serde_json::Map<String, Value>,
     /// Layers that are no file system, each with its media type. With one of them there is no other.
     artifacts: Vec<(String, Vec<u8>)>,
+    /// Whether its config is of the CNCF's type for wasm, which has no command.
+    is_of_the_cncf: bool,
 }
 
 #[derive(Debug)]
@@ -218,6 +220,13 @@ impl Image {
         self
     }
 
+    /// Makes it the CNCF's artifact for wasm.
+    #[must_use]
+    pub fn of_the_cncf(mut self) -> Self {
+        self.is_of_the_cncf = true;
+        self
+    }
+
     /// Sets the program that containers of this image run.
     #[must_use]
     pub fn entrypoint(mut self, args: &[&str]) -> Self {
@@ -313,16 +322,25 @@ impl Archive {
     /// Adds an image and returns the descriptor of its manifest.
     fn image(&mut self, image: &Image) -> io::Result<Value> {
         let (layers, diffs) = self.layers(image)?;
-        let config = json!({
-            "architecture": architecture(),
-            "os": "linux",
-            "config": image.config,
-            "rootfs": { "type": "layers", "diff_ids": diffs },
-        });
-        let config = self.blob(
-            "application/vnd.oci.image.config.v1+json",
-            config.to_string().as_bytes(),
-        )?;
+        let (kind, config) = if image.is_of_the_cncf {
+            let digests: Vec<_> = layers.iter().map(|layer| &layer["digest"]).collect();
+            let config = json!({
+                "created": "1970-01-01T00:00:00Z",
+                "architecture": "wasm",
+                "os": "wasip1",
+                "layerDigests": digests,
+            });
+            ("application/vnd.wasm.config.v0+json", config)
+        } else {
+            let config = json!({
+                "architecture": architecture(),
+                "os": "linux",
+                "config": image.config,
+                "rootfs": { "type": "layers", "diff_ids": diffs },
+            });
+            ("application/vnd.oci.image.config.v1+json", config)
+        };
+        let config = self.blob(kind, config.to_string().as_bytes())?;
         let kind = "application/vnd.oci.image.manifest.v1+json";
         let manifest = json!({
             "schemaVersion": 2, "mediaType": kind, "config": config, "layers": layers,
