@@ -151,6 +151,14 @@ impl Class {
             .collect()
     }
 
+    /// Those for an exec. Whose class an administrator has removed is in that of everybody, and so are its
+    /// execs, as under runc.
+    pub(crate) fn entrances_left(&self) -> Vec<PathBuf> {
+        let mut left = self.entrances();
+        left.retain(|tasks| tasks.exists());
+        left
+    }
+
     /// What goes with the container, in this order.
     pub(crate) fn leaves(&self) -> Vec<PathBuf> {
         let own = self.own.then(|| self.dir.clone());

@@ -10,7 +10,6 @@ use super::{Linux, further};
 use crate::body::{Born, Gate};
 use crate::error::Error;
 use crate::plumbing::Plumbing;
-use crate::resctrl::Class;
 use crate::stdio::Ends;
 
 impl Linux {
@@ -102,7 +101,11 @@ impl Linux {
             container: &self.spec,
             process,
             cgroup: self.confined.facts(),
-            resctrl: self.class.as_ref().map_or_else(Vec::new, Class::entrances),
+            resctrl: match &self.class {
+                None => Vec::new(),
+                Some(class) if self.init.get().is_none() => class.entrances(),
+                Some(class) => class.entrances_left(),
+            },
             pod: self.ground.pod(),
             stdio: duet_plan::Stdio {
                 stdin: ends.stdin.is_some(),

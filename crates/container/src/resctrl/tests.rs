@@ -116,6 +116,8 @@ fn a_container_is_monitored_by_a_group_of_its_own() {
         assert_eq!(class.entrances(), [at.join("tasks"), group.join("tasks")]);
         class.make().unwrap();
         assert!(group.is_dir());
+        // No file comes with a group here, as if somebody had removed it.
+        assert_eq!(class.entrances_left(), [at.join("tasks")]);
         drop(class);
         assert!(untouched(dir.path()) && at.is_dir());
     }

@@ -110,6 +110,16 @@ fn a_container_and_its_execs_have_their_memory_from_the_nodes_that_its_spec_name
         let mut lives = stage.spec(["sleep", "100"]);
         lives["linux"]["memoryPolicy"] = bind;
         assert_eq!(exec_sees(stage, &lives, ask), "bind=static:0\n");
+
+        // A guest's memory is its runner's, of which it sees nothing itself.
+        let (runner, _pipes) = stage.create_guest(&lives);
+        let maps = fs::read_to_string(format!("/proc/{}/numa_maps", runner.pid)).unwrap();
+        let policies = maps.lines().map(|line| line.split(' ').nth(1).unwrap());
+        assert!(
+            maps.lines().count() > 0 && policies.clone().all(|policy| policy == "bind=static:0"),
+            "{maps}"
+        );
+        crate::stage::reaped(runner);
     });
 }
 

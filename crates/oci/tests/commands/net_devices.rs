@@ -122,6 +122,45 @@ fn a_network_device_goes_to_the_container_with_its_addresses() {
 }
 
 #[test]
+fn a_network_device_stays_in_a_network_that_outlives_its_container() {
+    apart(|rig| {
+        let pod = namespace::fresh(&[Kind::Net]).unwrap().remove(0);
+        // Its path for whoever else opens it: the keeper is no child of this thread's.
+        let own = std::process::id();
+        let number = std::os::fd::AsRawFd::as_raw_fd(&pod);
+        let path = format!("/proc/{own}/fd/{number}");
+        let namespaces = rig.config["linux"]["namespaces"].as_array_mut().unwrap();
+        namespaces.last_mut().unwrap()["path"] = json!(path);
+        rig.config["linux"]["netDevices"] = json!({"veth0": {"name": "net0"}});
+        let there = || {
+            let network = format!("--net={path}");
+            let show = ["ip", "-json", "address", "show", "dev", "net0"];
+            let output = Command::new("nsenter").arg(network).args(show).output();
+            output.unwrap()
+        };
+        // A container that is not created leaves nothing there.
+        let args = rig.config["process"]["args"].take();
+        rig.args(&["/no/such/program"]);
+        rig.refused(&["create", "web"]);
+        is_back();
+        assert!(!there().status.success());
+
+        rig.config["process"]["args"] = args;
+        rig.ok(&["create", "web"]);
+        rig.ok(&["start", "web"]);
+        rig.ok(&["delete", "--force", "web"]);
+        // As the specification has it: its network is not the container's to clear.
+        let output = there();
+        assert!(output.status.success(), "{output:?}");
+        let mut devices: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(addresses(&devices[0].take()), LASTING);
+        let why = rig.refused(&["create", "web"]);
+        let expected = "linux.netDevices.veth0: find it, as net0: No such device";
+        assert!(why.contains(expected), "{why}");
+    });
+}
+
+#[test]
 fn a_network_device_goes_to_a_container_with_users_of_its_own() {
     apart(|rig| {
         asked(
