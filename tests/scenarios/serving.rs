@@ -5,6 +5,7 @@ use std::io::{self, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::process::Command;
+use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -59,6 +60,23 @@ impl<'n> Server<'n> {
     /// The body of its answer.
     pub(crate) fn get(&self, path: &str) -> String {
         get(self.port, path).expect("it answers")
+    }
+
+    /// The answers to so many requests at the same time, whole; nothing of one that breaks off.
+    pub(crate) fn answers(&self, count: usize, path: &str) -> Vec<String> {
+        let port = self.port;
+        let door = Barrier::new(count);
+        let client = || {
+            door.wait();
+            let mut answer = String::new();
+            let read = send(port, path).and_then(|mut stream| stream.read_to_string(&mut answer));
+            read.map_or_else(|_| String::new(), |_| answer)
+        };
+        thread::scope(|clients| {
+            let all: Vec<_> = (0..count).map(|_| clients.spawn(client)).collect();
+            let joined = all.into_iter().map(thread::ScopedJoinHandle::join);
+            joined.map(|answer| answer.expect("a client")).collect()
+        })
     }
 
     /// Tells it to stop: what is on its stderr.

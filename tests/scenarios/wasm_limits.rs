@@ -225,6 +225,44 @@ fn memory_that_others_of_the_container_have_is_not_there_to_grow_into() {
 }
 
 #[test]
+fn more_requests_than_there_is_memory_for_are_each_answered() {
+    let Some(node) = Node::enter_with_duet() else {
+        return;
+    };
+    let folder = node.scratch().join("volume");
+    fs::create_dir(&folder).expect("our own folder");
+    let text = "x".repeat(3 << 20);
+    fs::write(folder.join("large"), &text).expect("our own folder");
+    let volume = format!(
+        "type=bind,src={},dst=/data,options=rbind:ro",
+        folder.display()
+    );
+    let options = ["--memory-limit", "33554432", "--mount", &volume];
+    let server = Server::start(&node, "small", &options);
+    let answers = server.answers(40, "/file/data/large");
+    let mut whole = 0;
+    for answer in answers {
+        let head = answer.lines().next().unwrap_or_default();
+        let body = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body);
+        match head {
+            "HTTP/1.0 200 OK" if body == text => whole += 1,
+            // The guest's own words, when it could not have the file whole.
+            "HTTP/1.0 200 OK" => assert_eq!(body, "out of memory"),
+            // It had no memory for less, either.
+            "HTTP/1.0 500 Internal Server Error" => {}
+            other => panic!("{other:?}, {} bytes", answer.len()),
+        }
+    }
+    assert!(whole > 0, "nobody was answered");
+    assert_eq!(kills(server.task.pid()), 0);
+    // It has all of its memory again.
+    assert_eq!(server.get("/file/data/large"), text);
+    let refused = "is refused: the container's limit is 32768 KiB";
+    let said = server.end();
+    assert_eq!(said.matches(refused).count(), 1, "{said}");
+}
+
+#[test]
 fn a_quota_of_processor_time_holds_a_guest_back() {
     let Some(node) = Node::enter_with_duet() else {
         return;
