@@ -77,6 +77,11 @@ impl Clock {
         Inside(Arc::clone(self))
     }
 
+    /// Whether whoever computes can be interrupted: there is a thread for it.
+    pub(crate) fn is_there(&self) -> bool {
+        self.ticking.load(Ordering::Relaxed)
+    }
+
     fn start(self: &Arc<Self>) -> Option<Thread> {
         let clock = Arc::clone(self);
         let thread = thread::Builder::new()

@@ -15,6 +15,7 @@ mod in_c;
 mod jail;
 mod keyvalue;
 mod limits;
+mod made;
 mod memory;
 mod network;
 mod preview3;

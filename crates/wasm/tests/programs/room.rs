@@ -1,6 +1,8 @@
 //! Limits of the process itself that leave no room for a guest.
 
 use crate::harness::{Guest, free_port, root};
+use crate::made;
+use crate::servers::Server;
 
 #[test]
 fn a_limit_that_leaves_no_room_for_a_guest_is_named_at_its_start() {
@@ -33,4 +35,21 @@ fn a_limit_that_leaves_no_room_for_a_guest_is_named_at_its_start() {
             assert_eq!(ended.told.traps, 0, "{ended:?}");
         }
     }
+}
+
+#[test]
+fn a_server_that_nobody_can_interrupt_is_not_tried_out() {
+    if !root() {
+        return;
+    }
+    // Its instances compute for ever when they are made. There is room for one, and no thread for a clock.
+    let guest = made::server(
+        r#"(func $start (loop $again (br $again)))
+           (start $start)
+           (func (export "handle") (param i32 i32))"#,
+    );
+    let server = Server::start(guest.ulimit("ulimit -v 100000000").of_threads(1));
+    let (code, stderr) = server.end();
+    assert_eq!(code, 0, "{stderr}");
+    assert!(stderr.contains("no thread for a clock"), "{stderr}");
 }
