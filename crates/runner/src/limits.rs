@@ -30,6 +30,9 @@ static MEMORY: OnceLock<Memory> = OnceLock::new();
 /// The usage from which on to ask what the limits above the container's are.
 static ASK_ABOVE: AtomicU64 = AtomicU64::new(16 << 20);
 
+/// What a memory can have at most where it is, in bytes.
+static PLACE: AtomicU64 = AtomicU64::new(u64::MAX);
+
 /// How much of a limit is not the guest's: the runner's own 0.3 MiB, stacks, and kernel memory.
 const OWN: u64 = 1 << 20;
 
@@ -62,6 +65,11 @@ pub(crate) fn expect(needs: Option<&ResourcesRequired>) {
         needs.num_memories.saturating_add(needs.num_tables)
     });
     BORN.store(born, Ordering::Relaxed);
+}
+
+/// Remembers that each memory has a place of so many bytes, and can have no other. wasmtime asks before it looks.
+pub(crate) fn places_of(size: usize) {
+    PLACE.store(bytes(size), Ordering::Relaxed);
 }
 
 /// Counts memory of the runner's own that a guest fills, if it fits. For `what`, the line on stderr.
@@ -231,7 +239,9 @@ impl ResourceLimiter for Limiter {
         desired: usize,
         maximum: Option<usize>,
     ) -> wasmtime::Result<bool> {
-        Ok(self.grow(bytes(current), bytes(desired), maximum.map(bytes)))
+        let place = PLACE.load(Ordering::Relaxed);
+        let maximum = maximum.map_or(place, |maximum| bytes(maximum).min(place));
+        Ok(self.grow(bytes(current), bytes(desired), Some(maximum)))
     }
 
     fn memory_grow_failed(&mut self, error: wasmtime::Error) -> wasmtime::Result<()> {

@@ -32,6 +32,9 @@ const DEPARTING: usize = 16;
 /// they take no other instance can grow into.
 const FOR_EACH: u64 = 64 << 20;
 
+/// What a memory in a pool can have: the 4 GiB that code is compiled for. One of 64 bits cannot have more, either.
+const PLACE: usize = 4 << 30;
+
 /// In how many places a guest of preview 3 can wait at the same time without giving its stack back: 8 on the
 /// average. Most never do; each of the others is one of its calls.
 const WAITING: u32 = 8;
@@ -221,14 +224,20 @@ pub(crate) fn load(
     let single = || load(server_config(preview).async_stack_size(STACK));
     // A container with a limit on its address space may have no room for a pool, nor has a component of which
     // nobody knows what it needs: they do with single allocations, as many as there is room for then.
-    match needs {
-        Some(needs) => load(
-            server_config(preview)
-                .async_stack_size(STACK)
-                .allocation_strategy(pool(count.saturating_add(spare()), preview, &needs)),
-        )
-        .or_else(|_| single()),
-        None => single(),
+    let Some(needs) = needs else {
+        return single();
+    };
+    let pooled = load(
+        server_config(preview)
+            .async_stack_size(STACK)
+            .allocation_strategy(pool(count.saturating_add(spare()), preview, &needs)),
+    );
+    match pooled {
+        Ok(component) => {
+            limits::places_of(PLACE);
+            Ok(component)
+        }
+        Err(_) => single(),
     }
 }
 
@@ -261,6 +270,7 @@ fn pool(count: u32, preview: Preview, needs: &ResourcesRequired) -> PoolingAlloc
         .total_stacks(count.saturating_mul(stacks))
         .max_memories_per_module(needs.num_memories)
         .max_tables_per_module(needs.num_tables)
+        .max_memory_size(PLACE)
         .max_component_instance_size(16 << 20)
         .max_core_instance_size(16 << 20)
         .table_elements(elements.unwrap_or(usize::MAX).max(100_000))

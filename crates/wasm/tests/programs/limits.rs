@@ -2,7 +2,10 @@
 
 use std::io::Write as _;
 
+use rustix::process::Signal;
+
 use crate::harness::{Guest, root};
+use crate::made;
 use crate::servers::Server;
 
 #[test]
@@ -268,6 +271,25 @@ fn a_component_that_opens_all_it_can_is_told_when_there_is_no_more() {
     assert!(ended.stdout.ends_with(" after some\n"), "{ended:?}");
     // A library knows the error by its number: EMFILE has no other name in preview 2.
     assert!(ended.stdout.starts_with("I/O error"), "{ended:?}");
+}
+
+#[test]
+fn what_a_memory_of_a_server_has_no_place_for_is_not_counted() {
+    if !root() {
+        return;
+    }
+    // A memory of 64 bits is asked to have a page more than 4 GiB, which is all of its place.
+    let server = Server::start(made::server(
+        r#"(memory i64 1)
+           (func (export "handle") (param i32 i32)
+               (if (i64.ne (memory.grow (i64.const 65536)) (i64.const -1)) (then unreachable)))"#,
+    ));
+    assert_eq!(server.get("/").0, 500);
+    server.guest.signal(Signal::TERM);
+    let ended = server.guest.wait();
+    let why = "the guest returned without an answer";
+    assert!(ended.stderr.contains(why), "{ended:?}");
+    assert_eq!((ended.told.memory, ended.told.traps), (64 << 10, 0));
 }
 
 #[test]
