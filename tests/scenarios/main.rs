@@ -7,6 +7,7 @@ mod apparmor;
 mod births;
 mod cri;
 mod events;
+mod fields;
 mod https;
 mod images;
 mod kills;
