@@ -316,22 +316,25 @@ fn check(path: &Path) -> Result<(), Error> {
     Ok(())
 }
 
+/// How often parents are made for a cgroup that somebody removes because nothing is in them yet.
+const TRIES: usize = 8;
+
 /// `mkdir -p`, noting what it made; one call if all but the last is there.
 fn make_dirs(
     dir: &Path,
     made: &mut Vec<PathBuf>,
     look: fn(&Path) -> Result<(), Error>,
 ) -> Result<(), Error> {
-    match make_dir(dir, made) {
-        Err(error) if errno(&error) == Errno::ENOENT => {
-            if let Some(parent) = dir.parent() {
-                make_parents(parent, made)?;
-            }
-            make_dir(dir, made)
-        }
-        other => other,
+    let mut done = make_dir(dir, made);
+    for _ in 0..TRIES {
+        let missing = matches!(&done, Err(error) if errno(error) == Errno::ENOENT);
+        let Some(parent) = dir.parent().filter(|_| missing) else {
+            break;
+        };
+        make_parents(parent, made)?;
+        done = make_dir(dir, made);
     }
-    .or_else(|error| {
+    done.or_else(|error| {
         if errno(&error) == Errno::EEXIST {
             look(dir)
         } else {
@@ -349,8 +352,11 @@ fn make_parents(dir: &Path, made: &mut Vec<PathBuf>) -> Result<(), Error> {
         make_parents(parent, made)?;
     }
     match make_dir(dir, made) {
-        // Two births in one pod make the pod's cgroup at the same time.
-        Err(error) if errno(&error) != Errno::EEXIST => Err(Error::on("create", dir, &error)),
+        // Two births in one pod make the pod's cgroup at the same time; one that was just removed is missed by
+        // who wants to make something in it.
+        Err(error) if !matches!(errno(&error), Errno::EEXIST | Errno::ENOENT) => {
+            Err(Error::on("create", dir, &error))
+        }
         Ok(()) | Err(_) => Ok(()),
     }
 }

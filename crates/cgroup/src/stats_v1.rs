@@ -55,8 +55,9 @@ fn cpu(accounting: Option<&Path>, bandwidth: Option<&Path>) -> Result<Option<Cpu
         return Ok(None);
     }
     if let Some(dir) = accounting {
-        cpu.total = number(dir, "cpuacct.usage")?;
         cpu.per_cpu = numbers(&read(dir, "cpuacct.usage_percpu")?);
+        // What the kernel adds up for cpuacct.usage, of the same moment.
+        cpu.total = cpu.per_cpu.iter().sum();
         // Not cpuacct.usage_user and _sys: the kernel books those by where the tick caught the task,
         // while these are scaled to what was measured.
         let stat = read(dir, "cpuacct.stat")?;

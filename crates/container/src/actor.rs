@@ -159,6 +159,8 @@ impl Actor {
     /// Owns the container until it is deleted, or until nobody can ask for anything any more.
     pub(crate) async fn run(mut self, mut inbox: UnboundedReceiver<Request>) {
         loop {
+            // That it has begun is told before what comes of it.
+            let begins = self.init.state == State::Starting;
             let next = tokio::select! {
                 biased; // what was asked or done already happened before the exit was seen
                 request = inbox.recv() => match request {
@@ -172,11 +174,11 @@ impl Actor {
                         ControlFlow::Continue(())
                     }
                 },
-                () = self.ooms.stirred() => {
+                () = self.ooms.stirred(), if !begins => {
                     self.tell_ooms();
                     ControlFlow::Continue(())
                 }
-                Some(ended) = self.exits.join_next() => {
+                Some(ended) = self.exits.join_next(), if !begins => {
                     match ended {
                         Ok((who, exit)) => self.ended(who, exit),
                         Err(error) => tracing::error!(%error, "the end of a process is lost"),
