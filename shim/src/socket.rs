@@ -411,8 +411,11 @@ mod tests {
             thread::sleep(2 * LOCK_PAUSE);
             drop(busy);
         });
+        // It waits as `sweep` does, but longer.
+        let dir = File::open(dir.path()).unwrap();
+        assert!(lock_within(dir, Duration::from_secs(60)).is_some());
+        other.join().unwrap();
         assert_eq!(socket.sweep("x").unwrap(), Behind::Nobody);
         assert!(!socket.path().exists());
-        other.join().unwrap();
     }
 }

@@ -176,9 +176,8 @@ fn limits() -> serde_json::Result<LinuxResources> {
 
 #[cfg(test)]
 mod tests {
-    use std::fs::{self, File, Permissions};
+    use std::fs::{self, File};
     use std::io::Read as _;
-    use std::os::unix::fs::PermissionsExt as _;
     use std::process::{Command, Stdio};
     use std::sync::atomic::{AtomicBool, Ordering};
     use std::thread;
@@ -215,8 +214,11 @@ mod tests {
              cat /proc/self/cgroup >{}; exec sleep 1000",
             path("begun").display()
         );
-        fs::write(path("compiler"), script).unwrap();
-        fs::set_permissions(path("compiler"), Permissions::from_mode(0o755)).unwrap();
+        // By another program: what another test's thread forks would have it open for writing for a moment.
+        let write = "printf %s \"$1\" >\"$0\" && chmod 755 \"$0\"";
+        let mut shell = Command::new("sh");
+        let shell = shell.args(["-c", write]).arg(path("compiler")).arg(script);
+        assert!(shell.status().unwrap().success());
         fs::write(path("app.wasm"), b"\0asm\x01\0\0\0").unwrap();
         let made = Command::new("mkfifo").arg(path("begun")).status().unwrap();
         assert!(made.success(), "{made}");

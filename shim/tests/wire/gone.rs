@@ -100,8 +100,8 @@ fn a_kill_for_want_of_memory_is_passed_on_before_the_end_is_answered_and_counted
     assert_eq!(counters(&stats(&task, "o")).1, 1);
     let delete = named("o", |request: &mut api::DeleteRequest, id| request.id = id);
     task.delete(limit(), &delete).unwrap();
+    let heard = daemon.heard_to("/tasks/delete");
     node.end("o", &socket);
-    let heard = daemon.heard();
     let topics = ["create", "start", "oom", "exit", "delete"];
     assert_eq!(heard, topics.map(|topic| format!("/tasks/{topic}")));
     forget_cgroups();

@@ -1,10 +1,9 @@
 //! The life of a container over a real socket, with a containerd that only hears events.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use containerd_shim_protos::api;
 use containerd_shim_protos::shim::events::ForwardRequest;
@@ -72,6 +71,19 @@ impl Daemon {
         }
     }
 
+    /// What it has heard when the last of it is this.
+    pub(crate) fn heard_to(&self, topic: &str) -> Vec<String> {
+        let end = Instant::now() + Duration::from_secs(60);
+        loop {
+            let heard = self.heard();
+            if heard.last().is_some_and(|last| last == topic) {
+                return heard;
+            }
+            assert!(Instant::now() < end, "{topic} is not the last of {heard:?}");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
     pub(crate) fn heard(&self) -> Vec<String> {
         self.topics.0.lock().unwrap().clone()
     }
@@ -106,8 +118,11 @@ pub(crate) fn limited(
     let bundle = node.bundle(id, "{}");
     let bin = bundle.join("rootfs/bin");
     fs::create_dir_all(&bin).unwrap();
-    fs::copy(BUSYBOX, bin.join("busybox")).unwrap();
-    fs::set_permissions(bin.join("busybox"), fs::Permissions::from_mode(0o755)).unwrap();
+    // By another program: what another test's thread forks would have it open for writing for a moment, and
+    // the kernel executes no such file.
+    let mut install = std::process::Command::new("install");
+    let install = install.args(["-m", "0755", BUSYBOX]).arg(&bin);
+    assert!(install.status().unwrap().success());
     let namespaces = ["mount", "pid", "network", "ipc", "uts"].map(|kind| json!({ "type": kind }));
     let config = json!({
         "ociVersion": "1.0.2",
@@ -198,9 +213,11 @@ fn the_exit_of_a_program_that_ends_at_once_comes_after_its_start() {
     assert_eq!(task.delete(limit(), &delete).unwrap().exit_status, 7);
     assert_eq!(code(task.delete(limit(), &delete)).0, Code::NOT_FOUND);
 
+    // Before it ends: then it waits for its last words, but not for ever.
+    let heard = daemon.heard_to("/tasks/delete");
     node.end("a", &socket);
     assert_eq!(
-        daemon.heard(),
+        heard,
         [
             "/tasks/create",
             "/tasks/start",

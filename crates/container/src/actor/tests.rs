@@ -336,7 +336,7 @@ fn what_is_killed_while_it_freezes_does_not_stay_frozen() {
         drop(paused);
         assert_eq!(container.wait(None).await.unwrap().code, 137);
         container.delete(None).await.unwrap();
-        for _ in 0..1000 {
+        for _ in 0..60_000 {
             if !kernel.frozen.load(Ordering::SeqCst) {
                 return;
             }

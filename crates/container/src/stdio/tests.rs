@@ -10,6 +10,7 @@ use rustix::fs::{CWD, FileType, mknodat};
 use std::os::fd::AsRawFd;
 
 use super::*;
+use crate::drain::Drain;
 use crate::outputs::Writes;
 
 fn fifo(dir: &tempfile::TempDir, name: &str) -> String {
@@ -66,10 +67,18 @@ fn a_reader_that_comes_late_misses_nothing_of_a_process_that_ends_at_once() {
     });
     let pipes = opened(&with("", &path, ""), 0, None).unwrap();
     rustix::io::write(pipes.ends.stdout.as_ref().unwrap(), b"all of it").unwrap();
-    drop(pipes);
-    // A reader that missed its writer waits for ever, so the test does not.
-    let text = heard.recv_timeout(Duration::from_secs(60)).unwrap();
-    assert_eq!(text, "all of it");
+    drop(pipes.ends);
+    let text = runtime().block_on(async {
+        let drain = Drain {
+            copied: Vec::new(),
+            holds: pipes.holds,
+        };
+        drain.done().await;
+        // A reader that missed its writer waits for ever, so the test does not. One that is very late still has one.
+        let heard = move || heard.recv_timeout(Duration::from_secs(60));
+        tokio::task::spawn_blocking(heard).await.unwrap()
+    });
+    assert_eq!(text.unwrap(), "all of it");
 }
 
 #[test]
@@ -401,9 +410,18 @@ fn a_process_that_stops_reading_ends_the_copy() {
     drop(pipes.ends);
     runtime().block_on(async {
         let mut writer = OpenOptions::new().write(true).open(&path).unwrap();
-        writer.write_all(b"unheard").unwrap();
-        let done = tokio::time::timeout(Duration::from_secs(60), Input::copy(source.fifo, pipe));
-        done.await.unwrap().unwrap();
+        // Once is not enough: what another test's thread forks has a copy of the end that was closed.
+        let writing = async {
+            loop {
+                drop(writer.write_all(b"unheard"));
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        let copying = tokio::time::timeout(Duration::from_secs(60), Input::copy(source.fifo, pipe));
+        tokio::select! {
+            done = copying => done.unwrap().unwrap(),
+            () = writing => {}
+        }
     });
 }
 

@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::os::fd::AsFd;
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use duet_launch::Supplies;
 use duet_linux::{mount, process};
@@ -242,7 +243,12 @@ impl Cgroup {
 
 impl Drop for Cgroup {
     fn drop(&mut self) {
-        fs::remove_dir(&self.0).unwrap();
+        // Who has been waited for may be in it for a moment.
+        let end = Instant::now() + Duration::from_secs(60);
+        while let Err(error) = fs::remove_dir(&self.0) {
+            assert!(Instant::now() < end, "{error}");
+            std::thread::yield_now();
+        }
     }
 }
 

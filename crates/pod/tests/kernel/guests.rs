@@ -28,7 +28,7 @@ fn a_guest_runs_and_a_broken_one_is_refused_by_name() {
                 .start()
                 .await;
             assert_eq!(rig.finish(id).await.code, 0);
-            assert_eq!(text.join().unwrap(), "/probe.wasm\nargs\n");
+            assert_eq!(text.await.unwrap(), "/probe.wasm\nargs\n");
         }
         let hook = rig.script(
             "hook",

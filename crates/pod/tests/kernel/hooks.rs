@@ -76,7 +76,7 @@ fn six_hooks_run_in_order_and_on_their_side_of_the_pivot() {
         assert_eq!(rest, format!("{inside}poststart running bundle \n"));
         assert_eq!(rig.finish("web").await.code, 0);
         assert!(trace(&rig).ends_with("poststop stopped bundle \n"));
-        let out = read.join().unwrap();
+        let out = read.await.unwrap();
         assert!(out.starts_with("made\n"), "{out}");
         assert!(
             out.contains(r#""status":"created""#) && out.contains(r#""pid":1"#),
@@ -114,7 +114,7 @@ fn a_hook_without_an_environment_has_that_of_whoever_runs_it() {
             assert!(!has(moment, "PATH="), "{moment}");
         }
         assert!(has("poststart", "A=1") && !has("prestart", "A=1"));
-        assert_eq!(read.join().unwrap(), "PATH=/bin\0TERM=xterm\0HOME=/\0");
+        assert_eq!(read.await.unwrap(), "PATH=/bin\0TERM=xterm\0HOME=/\0");
     });
 }
 
@@ -164,11 +164,12 @@ fn a_hook_that_hangs_is_killed_with_what_it_started() {
         let hook = rig.script("hangs", hangs);
         let fails = async |id: &str, moment: &str| {
             let bundle = rig.bundle(id, &["true"]);
-            let bundle = bundle.hook(moment, &[&hook, id], r#","timeout":1"#);
+            let bundle = bundle.hook(moment, &[&hook, id], r#","timeout":5"#);
             let error = text(&bundle.create().await.unwrap_err());
-            let why = "did not end in 1 s and was killed; it wrote: waiting";
+            let why = "did not end in 5 s and was killed; it wrote: waiting";
             assert!(error.ends_with(why), "{error}");
             let pid = fs::read_to_string(rig.path().join(id)).unwrap();
+            assert!(!pid.trim().is_empty());
             loop {
                 // Killed with the hook; the reaper may need a moment.
                 if !Path::new("/proc").join(pid.trim()).exists() {
@@ -186,9 +187,9 @@ fn a_hook_that_never_stops_writing_is_killed_too() {
     with(async |rig| {
         let bundle = rig.bundle("web", &["true"]);
         let hook = ["/bin/sh", "-c", "exec yes"];
-        let bundle = bundle.hook("createRuntime", &hook, r#","timeout":1"#);
+        let bundle = bundle.hook("createRuntime", &hook, r#","timeout":5"#);
         let error = text(&bundle.create().await.unwrap_err());
-        let why = "did not end in 1 s and was killed; it wrote: ";
+        let why = "did not end in 5 s and was killed; it wrote: ";
         assert!(error.contains(why) && error.ends_with("y\ny"), "{error}");
         assert!(rig.pod.is_empty());
     });

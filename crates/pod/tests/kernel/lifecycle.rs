@@ -32,7 +32,7 @@ fn a_program_runs_and_its_code_comes_back() {
         rig.pod.start("web", None).await.unwrap();
         let (one, two) = tokio::join!(rig.pod.wait("web", None), rig.pod.wait("web", None));
         assert_eq!((one.unwrap().code, two.unwrap().code), (7, 7));
-        assert_eq!(text.join().unwrap(), "hello\n");
+        assert_eq!(text.await.unwrap(), "hello\n");
         assert_eq!(
             rig.pod.wait("web", None).await.unwrap().code,
             7,
@@ -159,7 +159,7 @@ fn execs_come_and_go_and_init_s_exit_is_the_last() {
         assert_eq!(why, Denied::NotStarted);
         rig.pod.start("web", Some("e1")).await.unwrap();
         assert_eq!(rig.pod.wait("web", Some("e1")).await.unwrap().code, 3);
-        assert_eq!(text.join().unwrap(), "exec\n");
+        assert_eq!(text.await.unwrap(), "exec\n");
         rig.pod.delete("web", Some("e1")).await.unwrap();
         let sleep = process(&["sleep", "100"], false);
         rig.pod
@@ -213,7 +213,7 @@ fn stdin_arrives_and_close_io_ends_it() {
         rig.pod.close_io("web", None).await.unwrap();
         drop(writer);
         assert_eq!(rig.finish("web").await.code, 0);
-        assert_eq!(text.join().unwrap(), "through and back");
+        assert_eq!(text.await.unwrap(), "through and back");
     });
 }
 
@@ -232,7 +232,7 @@ fn a_terminal_is_sized_and_its_output_complete() {
         let mut writer = OpenOptions::new().write(true).open(&stdin).unwrap();
         writer.write_all(b"typed\n").unwrap();
         assert_eq!(rig.finish("web").await.code, 0);
-        let text = text.join().unwrap();
+        let text = text.await.unwrap();
         assert!(text.contains("43 132\r\ntyped\r\n"), "{:.100}", text);
         assert_eq!(text.matches('\0').count(), 300 * 1024);
     });
@@ -254,7 +254,7 @@ fn an_exec_is_on_a_terminal_if_its_request_says_so_whatever_its_document_does() 
             rig.pod.start("web", Some("e")).await.unwrap();
             let code = rig.pod.wait("web", Some("e")).await.unwrap().code;
             assert_eq!(code, u8::from(!terminal));
-            assert_eq!(text.join().unwrap().contains("/dev/pts/"), terminal);
+            assert_eq!(text.await.unwrap().contains("/dev/pts/"), terminal);
             rig.pod.delete("web", Some("e")).await.unwrap();
         }
         rig.pod.kill("web", None, 9, true).await.unwrap();
@@ -281,7 +281,7 @@ fn an_exec_starts_with_the_size_that_its_terminal_was_given_before() {
             resize.await.unwrap();
             rig.pod.start("web", Some("e")).await.unwrap();
             rig.pod.wait("web", Some("e")).await.unwrap();
-            assert_eq!(text.join().unwrap().contains("43 132"), terminal);
+            assert_eq!(text.await.unwrap().contains("43 132"), terminal);
             rig.pod.delete("web", Some("e")).await.unwrap();
         }
         rig.pod.kill("web", None, 9, true).await.unwrap();

@@ -38,7 +38,7 @@ fn containers_with_one_annotation_share_network_ipc_and_host_name() {
             rig.pod.kill(id, None, 9, false).await.unwrap();
             rig.finish(id).await;
         }
-        let text = text.join().unwrap();
+        let text = text.await.unwrap();
         assert!(
             text.contains("127.0.0.1/8") && text.contains("LOOPBACK,UP"),
             "{text}"

@@ -4,11 +4,12 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use duet_pod::{Config, Create, Error, Exit, Fact, Given, Pod, Programs, RootfsMount, Stdio, Told};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use tokio::sync::oneshot;
 
 /// How long a test may take before it counts as hanging: five minutes, for a machine that does much else beside.
 const PATIENCE: Duration = Duration::from_secs(300);
@@ -37,6 +38,13 @@ pub(crate) struct Bundle<'a> {
     no_new_privileges: bool,
 }
 
+/// Held by whoever has a pod in this process: the reaper of one would take another's children, or a test's, for
+/// strangers.
+pub(crate) fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// Runs a test that needs root, or says that it was skipped.
 pub(crate) fn with<F: AsyncFnOnce(Rig)>(test: F) {
     if !rustix::process::geteuid().is_root() {
@@ -52,9 +60,7 @@ pub(crate) fn with<F: AsyncFnOnce(Rig)>(test: F) {
 
         return;
     }
-    // The reaper of one pod would take another's children for strangers: one pod a process.
-    static ALONE: Mutex<()> = Mutex::new(());
-    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let _alone = alone();
     duet_linux::process::subreaper().unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -152,13 +158,13 @@ impl Rig {
     }
 
     /// A FIFO with a reader that collects everything until the end.
-    pub(crate) fn sink(&self, name: &str) -> (String, std::thread::JoinHandle<String>) {
+    pub(crate) fn sink(&self, name: &str) -> (String, oneshot::Receiver<String>) {
         let path = self.fifo(name);
-        let reader = std::thread::spawn({
-            let path = path.clone();
-            move || fs::read_to_string(path).unwrap()
-        });
-        (path, reader)
+        let (told, heard) = oneshot::channel();
+        let from = path.clone();
+        // Waited for by a task and not by the thread: a reader that is late has a writer in another task.
+        std::thread::spawn(move || told.send(fs::read_to_string(from).unwrap()));
+        (path, heard)
     }
 
     pub(crate) fn fifo(&self, name: &str) -> String {

@@ -18,6 +18,15 @@ struct Node {
     root: tempfile::TempDir,
 }
 
+/// Makes a program without opening it for writing here: what another test's thread forks would have it
+/// open for a moment, and the kernel executes no file that somebody writes to.
+fn program(path: &Path, text: &str) {
+    let script = "printf %s \"$1\" >\"$0\" && chmod 755 \"$0\"";
+    let mut shell = std::process::Command::new("sh");
+    let made = shell.args(["-c", script]).arg(path).arg(text).status();
+    assert!(made.unwrap().success());
+}
+
 impl Node {
     /// The script `write` copies the module and notes that it ran.
     fn new(script: &str) -> Self {
@@ -25,8 +34,7 @@ impl Node {
         let compiler = root.path().join("compiler");
         let runs = root.path().join("runs");
         let script = script.replace("RUNS", runs.to_str().unwrap());
-        std::fs::write(&compiler, format!("#!/bin/sh\n{script}\n")).unwrap();
-        std::fs::set_permissions(&compiler, Permissions::from_mode(0o755)).unwrap();
+        program(&compiler, &format!("#!/bin/sh\n{script}\n"));
         Self { root }
     }
 
@@ -167,7 +175,7 @@ fn another_build_of_the_compiler_does_not_use_its_predecessors_code() {
     let first = node.compiled("one").unwrap();
     let compiler = node.root.path().join("compiler");
     let script = std::fs::read_to_string(&compiler).unwrap();
-    std::fs::write(&compiler, format!("{script}# a security fix\n")).unwrap();
+    program(&compiler, &format!("{script}# a security fix\n"));
     let second = node.compiled("one").unwrap();
     assert!(matches!(second.source, Source::Fresh(_)) && second.key != first.key);
 }

@@ -1,6 +1,6 @@
 //! Compiles a guest, runs it, and tells what became of it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::Permissions;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -9,7 +9,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use duet_wasm::{Cache, Compiled, Error, Handoff, Http, Preview, Tally, Told, detect};
@@ -154,10 +154,16 @@ pub(crate) fn compile_for(preview: Preview, wasm: &[u8]) -> Result<Compiled, Err
     cache().compiled(&file, "/guest.wasm", preview, deadline)
 }
 
-/// A port that nobody listens on just now.
+/// A port that nobody listens on just now, and that nobody else here was given.
 pub(crate) fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap().port()
+    static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
+    loop {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        if GIVEN.lock().unwrap().insert(port) {
+            return port;
+        }
+    }
 }
 
 /// Tries until it works or [`PATIENCE`] ends.
