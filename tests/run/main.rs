@@ -325,12 +325,11 @@ fn the_second_signal_waits_for_nobody() {
     send(&running, Signal::SIGINT);
     let outcome = running.wait();
     assert_eq!(outcome.code, 130, "{outcome:#?}");
-    for step in [
-        "polite: stopped, exited with 4",
-        "deaf: stopped, exited with 137",
-    ] {
-        assert!(outcome.stderr.contains(step), "{outcome:#?}");
-    }
+    let said = |step: &str| outcome.stderr.contains(step);
+    // The second signal may meet it before it has done what it said.
+    let polite = [4, 137].map(|code| said(&format!("polite: stopped, exited with {code}")));
+    assert!(polite.contains(&true), "{outcome:#?}");
+    assert!(said("deaf: stopped, exited with 137"), "{outcome:#?}");
 }
 
 #[test]

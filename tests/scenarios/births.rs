@@ -185,12 +185,15 @@ fn a_birth_execs_nothing_but_the_shim_and_then_the_program() {
             .arg(&trace)
             .args(["-p", &pid]),
     );
+    // Each of its threads: any may be the one that starts the shim.
     let attached = || {
-        let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-        status
-            .lines()
-            .any(|l| l.starts_with("TracerPid:") && !l.ends_with("\t0"))
-            .then_some(())
+        let threads = fs::read_dir(format!("/proc/{pid}/task")).ok()?.flatten();
+        let mut each = threads.map(|thread| fs::read_to_string(thread.path().join("status")));
+        let is_traced = |status: String| {
+            let mut lines = status.lines();
+            lines.any(|l| l.starts_with("TracerPid:") && !l.ends_with("\t0"))
+        };
+        each.all(|status| status.is_ok_and(is_traced)).then_some(())
     };
     wait::until("strace to attach", attached);
     let _ran = node.container("traced").args(&["/bin/true"]).run().ok();

@@ -402,6 +402,8 @@ fn preview_2_sockets_are_on_the_pods_network() {
                  exec httpd -f -p 127.0.0.1:8081 -h /www";
     let mut native = node.container("native").with(&pod).script(serve).start();
     native.says("ready");
+    let waits = "until wget -qO /dev/null http://127.0.0.1:8081/; do sleep 0.05; done";
+    let _served = native.exec(&[], &["/bin/sh", "-c", waits]).ok();
     let guest = |id: &str, args: &[&str]| {
         node.container(id)
             .image(image::GUESTS)

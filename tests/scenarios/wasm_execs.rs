@@ -10,7 +10,11 @@ const PREVIEW3: &str = "io.containerd.duet.v1.preview3=true";
 
 /// A terminal for `ctr`, which needs one of its own: `script` gives it.
 fn on_a_terminal(ctr: &Command, args: &[&str]) -> command::Outcome {
-    command::run(Command::new("script").args(["-qec", &words(ctr, args), "/dev/null"]))
+    let mut script = Command::new("script");
+    let mut outcome = command::run(script.args(["-qec", &words(ctr, args), "/dev/null"]));
+    // What `script` types at its end, which is echoed anywhere.
+    outcome.stdout = outcome.stdout.replace("^@", "");
+    outcome
 }
 
 /// A command and more of its arguments, as a shell is told of them.
@@ -273,9 +277,11 @@ fn the_terminal_of_a_guest_has_the_size_that_it_is_given() {
             let mut stty = Command::new(image::busybox());
             command::run(stty.args(["stty", "-F", terminal]).args(more)).ok()
         };
-        let _set = stty(own, &["rows", "43", "cols", "132"]);
         let terminal = format!("/proc/{guest}/fd/0");
         wait::until("the size to arrive", || {
+            // Changed each time: `ctr run` does not hear of it from the start.
+            let _other = stty(own, &["rows", "42"]);
+            let _set = stty(own, &["rows", "43", "cols", "132"]);
             (stty(&terminal, &["size"]).stdout == "43 132\n").then_some(())
         });
         let signal = ["task", "kill", "--signal", "SIGTERM"];
@@ -300,6 +306,8 @@ fn the_programs_that_an_image_lacks_are_there() {
                  exec httpd -f -p 127.0.0.1:8082 -h /www";
     let mut server = node.container("server").with(&pod).script(serve).start();
     server.says("ready");
+    let waits = "until wget -qO /dev/null http://127.0.0.1:8082/; do sleep 0.05; done";
+    let _served = server.exec(&[], &["/bin/sh", "-c", waits]).ok();
     let mut task = node
         .container("bare")
         .with(&pod)

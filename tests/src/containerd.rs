@@ -24,7 +24,7 @@ read -r _
 daemon=$(cat "$1/containerd.pid")
 kill "$daemon" 2>/dev/null && timeout 20 tail -s 0.1 --pid="$daemon" -f /dev/null
 # A test that failed may have left processes and mounts; the next run starts clean.
-for environ in $(grep -ls "DUET_TEST_RUN=$1" /proc/[0-9]*/environ); do
+for environ in $(grep -lszFx "DUET_TEST_RUN=$1" /proc/[0-9]*/environ); do
     pid=${environ#/proc/}; pid=${pid%/environ}
     kill -9 "$pid" 2>/dev/null
 done
@@ -367,6 +367,7 @@ fn config(dir: &Path, network: &Network, version: &str) -> String {
         format!(
             "version = 3\n{head}\
              [plugins.'io.containerd.internal.v1.opt']\n  path = '{root}/opt'\n\
+             [plugins.'io.containerd.nri.v1.nri']\n  disable = true\n\
              [plugins.'io.containerd.cri.v1.images'.pinned_images]\n  sandbox = '{PAUSE}'\n\
              [plugins.'io.containerd.cri.v1.runtime']\n  restrict_oom_score_adj = true\n\
              [plugins.'io.containerd.cri.v1.runtime'.cni]\n  bin_dirs = ['{plugins}']\n  conf_dir = {conf:?}\n\

@@ -545,7 +545,10 @@ impl Member<'_> {
             let stream = fields.next().expect("a stream").to_owned();
             (stream, fields.nth(1).unwrap_or_default().to_owned())
         };
-        log.lines().map(parse).collect()
+        // A line is there when its end is.
+        let whole = log.split_inclusive('\n');
+        let whole = whole.filter_map(|line| line.strip_suffix('\n'));
+        whole.map(parse).collect()
     }
 
     /// Waits until its log has a line with `needle` in it.

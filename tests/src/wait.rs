@@ -41,10 +41,12 @@ pub fn patience() -> Duration {
 pub fn within<T>(limit: Duration, mut ask: impl FnMut() -> Option<T>) -> Option<T> {
     let end = Instant::now() + limit;
     loop {
+        // The last question is asked after the end: whoever asks may have been held up since.
+        let last = Instant::now() >= end;
         if let Some(answer) = ask() {
             return Some(answer);
         }
-        if Instant::now() >= end {
+        if last {
             return None;
         }
         thread::sleep(PAUSE);
