@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 
 use duet_tests::machine::{self, Cgroups};
-use duet_tests::{Node, image};
+use duet_tests::{Node, guests, image};
 
 #[test]
 fn a_module_says_hello_without_an_annotation() {
@@ -456,6 +456,36 @@ fn every_group_of_preview_1_works_in_a_container() {
             (0, ""),
             "{group}: {outcome:?}"
         );
+    }
+}
+
+#[test]
+fn what_preview_2_has_of_a_container_works_in_one() {
+    let Some(node) = Node::enter_with_duet() else {
+        return;
+    };
+    let folder = node.scratch().join("guests");
+    fs::create_dir(&folder).expect("our own folder");
+    for guest in guests::IN_C {
+        fs::write(folder.join(guest.name), guest.bytes).expect("our own folder");
+        let mount = format!(
+            "type=bind,src={},dst=/guests,options=rbind:ro",
+            folder.display()
+        );
+        let outcome = node
+            .container("calls")
+            .image(image::GUESTS)
+            .with(&["--net-host", "--mount", &mount])
+            .with(&["--annotation", "io.containerd.duet.v1.config.colour=blue"])
+            .with(&["--annotation", "io.containerd.duet.v1.config.empty="])
+            .args(&[&format!("/guests/{}", guest.name), "/data"])
+            .run_with_input(b"0123456789");
+        let seen = (
+            outcome.code,
+            outcome.stdout.as_str(),
+            outcome.stderr.as_str(),
+        );
+        assert_eq!(seen, (0, "well\n", ""), "{}", guest.name);
     }
 }
 

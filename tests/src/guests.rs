@@ -41,6 +41,20 @@ pub const PROBE_P2: Guest = Guest {
     bytes: include_bytes!("../../crates/wasm/tests/guests/probe-p2.wasm"),
 };
 
+/// Defines the guests of these groups.
+macro_rules! in_c {
+    ($($group:literal),+) => {
+        [$(Guest {
+            name: concat!("c-", $group, ".wasm"),
+            bytes: include_bytes!(concat!("../../crates/wasm/tests/guests/c-", $group, ".wasm")),
+        }),+]
+    };
+}
+
+/// WASI preview 2, in C: each calls every function of a group, in the folder that it is told. Those that meet what is
+/// around them; `duet-wasm`'s own.
+pub const IN_C: [Guest; 4] = in_c!["config", "filesystem", "io", "sockets"];
+
 /// A `wasi:http` component, in Rust: does what the path of a request says. `duet-wasm`'s own.
 pub const SERVER: Guest = Guest {
     name: "server.wasm",
