@@ -281,6 +281,11 @@ mod tests {
                 .len(),
             9
         );
+        let rdt = linux.intel_rdt().as_ref().unwrap();
+        let said = [rdt.enabled(), rdt.schemata(), rdt.monitoring()];
+        assert_eq!(said, [Some(true); 3].each_ref());
+        let devices = linux.net_devices().as_ref().unwrap();
+        assert_eq!(devices.enabled(), &Some(true));
         let policy = linux.memory_policy().as_ref().unwrap();
         assert_eq!(policy.modes().as_ref().unwrap().len(), 7);
         assert_eq!(policy.flags().as_ref().unwrap().len(), 3);
