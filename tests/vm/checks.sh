@@ -25,6 +25,8 @@ check crate-tests crates
 # Beside what follows, which has one thing at a time to do.
 column oracle oracle DUET_TEST_CASES=cgroups a_container_of_duets every_number_of_stats &
 ORACLE=$!
+column pod pod $POD budget:: guests:: lifecycle:: orphans:: plain_pods:: tasks:: workshop:: &
+PODS=$!
 
 cat > /etc/containerd.toml <<T
 version = 2
@@ -97,7 +99,7 @@ beside() {
 }
 check exec-is-born-beside-init beside
 
-wait $ORACLE
+wait $ORACLE $PODS
 shims() { ps | grep -q '[c]ontainerd-shim-duet'; }
 left() {
     $C task kill -s KILL main
@@ -108,4 +110,4 @@ left() {
 }
 check nothing-is-left left
 kill $DAEMON
-tell oracle
+tell oracle pod

@@ -64,14 +64,19 @@ pub(crate) struct Machine {
     _dir: tempfile::TempDir,
 }
 
-/// Kernel tests of crates that run inside: their packages and names.
-const TESTED: &[(&str, &str)] = &[("duet-cgroup", "kernel"), ("duet-launch", "births")];
+/// Kernel tests of crates that run inside: their packages, their names, and where they lie there.
+const TESTED: &[(&str, &str, &str)] = &[
+    ("duet-cgroup", "kernel", "crates/cgroup"),
+    ("duet-launch", "births", "crates/launch"),
+    // As long as a harness, and beside others like one.
+    ("duet-pod", "kernel", "tests/pod"),
+];
 
 /// Likewise the harnesses.
-const HARNESSES: &[(&str, &str)] = &[
-    ("duet-tests", "scenarios"),
-    ("duet-tests", "oracle"),
-    ("duet-tests", "run"),
+const HARNESSES: &[(&str, &str, &str)] = &[
+    ("duet-tests", "scenarios", "tests/scenarios"),
+    ("duet-tests", "oracle", "tests/oracle"),
+    ("duet-tests", "run", "tests/run"),
 ];
 
 /// How `make unit` and `make tests-built` have built them, so that nothing is built again.
@@ -191,22 +196,16 @@ fn with_containerds(root: &Path) {
 
 /// The kernel tests of crates, and the harnesses.
 fn with_tests(root: &Path) {
-    for (folder, selection, wanted) in [
-        ("crates", ALL_CRATES, TESTED),
-        ("tests", HARNESSES_ALONE, HARNESSES),
-    ] {
+    for (selection, wanted) in [(ALL_CRATES, TESTED), (HARNESSES_ALONE, HARNESSES)] {
         let programs = test_programs(selection);
-        for (package, name) in wanted {
+        for (package, name, place) in wanted {
             let program = programs
                 .iter()
                 .find(|(id, target, _)| target == name && id.contains(&format!("#{package}@")));
             let (_, _, program) = program.unwrap_or_else(|| panic!("no test {name} of {package}"));
             // What debuggers read is twice as much as the program.
             let mut strip = Command::new("strip");
-            strip
-                .arg("--strip-debug")
-                .arg("-o")
-                .arg(root.join(folder).join(name));
+            strip.arg("--strip-debug").arg("-o").arg(root.join(place));
             command::run(strip.arg(program)).ok();
         }
     }

@@ -49,6 +49,7 @@ const CHECKS: &[&str] = &[
     "a_container_of_duets_sees_what_one_of_runcs_sees",
     "stats::every_number_of_stats_is_the_kernels_and_none_of_runcs_is_missing",
     "all of oracle",
+    "all of pod",
 ];
 
 /// The scenarios that `scenarios.sh` runs where systemd is the first process.
@@ -122,7 +123,8 @@ fn judge(console: &str, checks: &[&str]) {
 }
 
 /// What is to run in the machines instead of what always does, as `DUET_TEST_VM` names it: filters of
-/// scenarios, `shim/` before those for pods of the shim's own, and `oracle/` before the oracle's.
+/// scenarios, `shim/` before those for pods of the shim's own, `oracle/` before the oracle's, and `pod/` before
+/// `duet-pod`'s kernel tests. One that begins with `-` leaves out what it names.
 fn asked() -> Option<String> {
     let words = std::env::var("DUET_TEST_VM").ok()?;
     Some(words.split_whitespace().collect::<Vec<_>>().join(","))

@@ -196,8 +196,12 @@ impl Rig {
         );
         // The keeper has answered its last question, and ends.
         within(|| !processes_naming(ours));
-        for hierarchy in fs::read_dir("/sys/fs/cgroup").unwrap().flatten() {
-            let place = hierarchy.path().join(self.cgroup.trim_start_matches('/'));
+        // With v1 each controller's is below, with v2 it is the one.
+        let root = Path::new("/sys/fs/cgroup");
+        let below = fs::read_dir(root).unwrap().flatten();
+        let hierarchies = below.map(|entry| entry.path()).chain([root.to_owned()]);
+        for hierarchy in hierarchies {
+            let place = hierarchy.join(self.cgroup.trim_start_matches('/'));
             assert!(!place.join("c").exists(), "{} is left", place.display());
             if place.exists() {
                 // Like runc, Duet leaves what lies above a container's own cgroup.

@@ -1,7 +1,6 @@
 //! Wasm containers, where `DUET_TEST_BINARIES` names a directory with the runner and the compiler.
 
 use std::error::Error as _;
-use std::path::Path;
 
 use crate::rig::with;
 
@@ -18,8 +17,8 @@ fn a_guest_runs_and_a_broken_one_is_refused_by_name() {
     }
     with(async |rig| {
         let image = rig.path().join("image");
-        let probe = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/guests/probe.wasm");
-        std::fs::copy(probe, image.join("probe.wasm")).unwrap();
+        let probe = include_bytes!("../../../../tests/guests/probe.wasm");
+        std::fs::write(image.join("probe.wasm"), probe).unwrap();
         std::fs::write(image.join("bad.wasm"), b"\0asm\x01\0\0\0garbage").unwrap();
         for id in ["cold", "warm"] {
             let (stdout, text) = rig.sink(id);

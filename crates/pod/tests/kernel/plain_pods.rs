@@ -19,11 +19,12 @@ fn containers_with_one_annotation_share_network_ipc_and_host_name() {
             .annotation(POD, "shop");
         let web = web.start().await;
         let (stdout, text) = rig.sink("out");
-        let log = rig.bundle("log", &["sh", "-c", "ip addr show lo; sleep 100"]);
+        let stdin = rig.fifo("in");
+        let log = rig.bundle("log", &["sh", "-c", "ip addr show lo; cat"]);
         let log = log
             .namespaces(&ALL)
             .annotation(POD, "shop")
-            .stdio("", &stdout)
+            .stdio(&stdin, &stdout)
             .start()
             .await;
         let own = i32::try_from(std::process::id()).unwrap();
@@ -34,10 +35,11 @@ fn containers_with_one_annotation_share_network_ipc_and_host_name() {
         assert_ne!(namespace(web, "pid"), namespace(log, "pid"));
         let cgroup = std::fs::read_to_string(format!("/proc/{log}/cgroup")).unwrap();
         assert!(cgroup.contains("/pod@shop/log"), "{cgroup}");
-        for id in ["web", "log"] {
-            rig.pod.kill(id, None, 9, false).await.unwrap();
-            rig.finish(id).await;
-        }
+        // It has shown what it is to show by the time it ends.
+        rig.pod.close_io("log", None).await.unwrap();
+        assert_eq!(rig.finish("log").await.code, 0);
+        rig.pod.kill("web", None, 9, false).await.unwrap();
+        rig.finish("web").await;
         let text = text.await.unwrap();
         assert!(
             text.contains("127.0.0.1/8") && text.contains("LOOPBACK,UP"),

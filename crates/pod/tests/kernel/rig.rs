@@ -110,7 +110,7 @@ impl Rig {
             programs: Programs {
                 runner: binary("duet-runner"),
                 compiler,
-                tools: Path::new(env!("CARGO_MANIFEST_DIR")).join("../wasm/tools/tools.wasm"),
+                tools: binary("duet-tools.wasm"),
                 cache: dir.path().join("cache"),
                 duet: dir.path().join("duet"),
                 address: "/no/containerd".to_owned(),
@@ -377,11 +377,12 @@ fn nothing_is_left(dir: &Path, parent: &str) {
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
     let ours = dir.to_str().unwrap();
     assert!(!mounts.contains(ours), "mounts left below {ours}");
-    let hierarchies = fs::read_dir("/sys/fs/cgroup")
-        .unwrap()
-        .filter_map(Result::ok);
+    // With v1 each controller's is below, with v2 it is the one.
+    let root = Path::new("/sys/fs/cgroup");
+    let below = fs::read_dir(root).unwrap().filter_map(Result::ok);
+    let hierarchies = below.map(|entry| entry.path()).chain([root.to_owned()]);
     for hierarchy in hierarchies {
-        let place = hierarchy.path().join(parent.trim_start_matches('/'));
+        let place = hierarchy.join(parent.trim_start_matches('/'));
         if !place.exists() {
             continue;
         }
