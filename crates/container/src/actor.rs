@@ -159,8 +159,6 @@ impl Actor {
     /// Owns the container until it is deleted, or until nobody can ask for anything any more.
     pub(crate) async fn run(mut self, mut inbox: UnboundedReceiver<Request>) {
         loop {
-            // That it has begun is told before what comes of it.
-            let begins = self.init.state == State::Starting;
             let next = tokio::select! {
                 biased; // what was asked or done already happened before the exit was seen
                 request = inbox.recv() => match request {
@@ -174,11 +172,11 @@ impl Actor {
                         ControlFlow::Continue(())
                     }
                 },
-                () = self.ooms.stirred(), if !begins => {
+                () = self.ooms.stirred() => {
                     self.tell_ooms();
                     ControlFlow::Continue(())
                 }
-                Some(ended) = self.exits.join_next(), if !begins => {
+                Some(ended) = self.exits.join_next() => {
                     match ended {
                         Ok((who, exit)) => self.ended(who, exit),
                         Err(error) => tracing::error!(%error, "the end of a process is lost"),
@@ -256,12 +254,14 @@ impl Actor {
                     id: self.id.clone(),
                     pid: self.init.pid,
                 });
+                self.tell_what_waited();
                 answer(reply, Ok(self.init.pid));
             }
             Done::Opened(Err(error), reply) => {
                 // It never ran its program, or must not go on with it; its end is on the way, if it
                 // is not here already. Who has said why ends by itself, with a code of its own.
                 self.init.state = State::Created;
+                self.tell_what_waited();
                 let ends = matches!(error, Error::Launch(duet_launch::Error::Step { .. }));
                 if let Some(pidfd) = self.init.pidfd.as_ref().filter(|_| !ends) {
                     drop(signal::send(pidfd, signal::KILL));

@@ -12,6 +12,7 @@ use tokio::time::timeout;
 
 use crate::actor::Actor;
 use crate::body::Body;
+use crate::lifecycle::State;
 use crate::polled::polled;
 use crate::words::{Awaited, Fact};
 
@@ -156,8 +157,12 @@ impl Passing {
 // === impl Actor ===
 
 impl Actor {
-    /// Tells of every kill that nobody was told of yet, and keeps the counters of that moment.
+    /// Tells of every kill that nobody was told of yet, and keeps the counters of that moment; not before it is told that
+    /// the container has started.
     pub(crate) fn tell_ooms(&mut self) {
+        if self.init.state == State::Starting {
+            return;
+        }
         let untold = self.ooms.untold();
         for _ in 0..untold {
             let awaited = self.ooms.pass();

@@ -29,10 +29,18 @@ impl Actor {
     /// Nothing is left of what init left behind.
     pub(super) fn swept(&mut self) {
         self.sweep = Sweep::Done;
-        if let Some(exit) = self.init.ended {
-            // What was killed since init's end comes before it is known, too.
-            self.concluded = false;
-            self.pass_kills(None, exit);
+        // What was killed since init's end comes before it is known, too.
+        self.tell_what_waited();
+    }
+
+    /// Start is over: what was seen meanwhile is told after it.
+    pub(super) fn tell_what_waited(&mut self) {
+        match self.init.ended {
+            Some(exit) => {
+                self.concluded = false;
+                self.pass_kills(None, exit);
+            }
+            None => self.tell_ooms(),
         }
     }
 
