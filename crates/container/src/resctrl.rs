@@ -9,7 +9,8 @@
 //! ```
 //!
 //! A class that is there is somebody else's too: what a container asks for must be what it has, and it stays
-//! (decision 23). The child enters it itself, beside its cgroup, and so does each exec.
+//! (decision 23). Each pod is a process of its own, and two of them may ask for one class at once: classes are
+//! made and compared under resctrl's lock. The child enters it itself, beside its cgroup, and so does each exec.
 //!
 //! # References
 //!
@@ -25,6 +26,9 @@ use duet_linux::mount;
 use duet_spec::{IntelRdt, Schema};
 
 use crate::error::Error;
+use lock::Lock;
+
+mod lock;
 
 /// The field as a whole.
 const FIELD: &str = "linux.intelRdt";
@@ -41,12 +45,12 @@ pub(crate) struct Class {
     dir: PathBuf,
     /// The monitoring group, if the container has one.
     group: Option<PathBuf>,
-    /// Whether there is no such class yet.
+    /// Whether there was no such class when it was asked for.
     missing: bool,
     /// Whether it goes with its container.
     own: bool,
     schemata: Vec<Schema>,
-    /// Whether something is there that would have to be removed.
+    /// Whether what goes with its container was made.
     made: AtomicBool,
 }
 
@@ -108,6 +112,8 @@ impl Class {
             Some(name) => root.join(name),
             None => root.join(id),
         };
+        // One that is there has its schemata, too.
+        let _lock = Lock::shared(&root).map_err(unlocked(&root))?;
         let missing = !dir.is_dir();
         if let Some(name) = name.filter(|_| missing && asked.schemata.is_empty()) {
             return refuse(
@@ -165,28 +171,41 @@ impl Class {
         self.group.clone().into_iter().chain(own).collect()
     }
 
-    /// Makes what there is to make.
+    /// Makes what there is to make. On an error nothing of it is left.
     pub(crate) fn make(&self) -> Result<(), Error> {
+        let _lock = Lock::exclusive(&self.root).map_err(unlocked(&self.root))?;
+        let made = self.missing && self.make_class()?;
+        let filled = if made { self.write() } else { Ok(()) };
+        if let Err(error) = filled.and_then(|()| self.make_group()) {
+            // Under the lock nobody else has found it.
+            if made && let Err(error) = fs::remove_dir(&self.dir) {
+                tracing::warn!(class = %self.dir.display(), %error, "class of resctrl left behind");
+            }
+            return Err(error);
+        }
         self.made.store(true, Ordering::Release);
-        if self.missing {
-            match fs::create_dir(&self.dir) {
-                // Another container of the class has been faster.
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists && !self.own => {}
-                made => made.map_err(self.failed("make the class"))?,
-            }
-            if let Err(error) = self.write() {
-                // With those schemata it is nobody's.
-                drop(fs::remove_dir(&self.dir));
-                return Err(error);
-            }
-        }
-        if let Some(group) = &self.group {
-            match fs::create_dir(group) {
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-                made => made.map_err(self.failed("make the monitoring group"))?,
-            }
-        }
         Ok(())
+    }
+
+    /// Whether it is we who have made it, and not somebody who has been faster.
+    fn make_class(&self) -> Result<bool, Error> {
+        match fs::create_dir(&self.dir) {
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && !self.own => {
+                self.compare().map(|()| false)
+            }
+            Err(error) => Err(self.failed("make the class")(error)),
+        }
+    }
+
+    fn make_group(&self) -> Result<(), Error> {
+        let Some(group) = &self.group else {
+            return Ok(());
+        };
+        match fs::create_dir(group) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+            made => made.map_err(self.failed("make the monitoring group")),
+        }
     }
 
     /// Removes what goes with the container. May be called again.
@@ -258,6 +277,17 @@ impl Drop for Class {
         if let Err(error) = self.remove() {
             tracing::warn!(class = %self.dir.display(), %error, "class of resctrl left behind");
         }
+    }
+}
+
+fn unlocked(root: &Path) -> impl FnOnce(io::Error) -> Error {
+    let path = root.to_owned();
+    move |source| Error::Resctrl {
+        step: "wait for the lock of resctrl",
+        path,
+        asked: String::new(),
+        status: String::new(),
+        source,
     }
 }
 

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use duet_spec::{IntelRdt, Schema};
 
+use super::lock::Lock;
 use super::{Class, matches};
 use crate::error::Error;
 
@@ -100,6 +101,63 @@ fn a_class_with_a_name_is_made_once_and_stays() {
         fs::read_to_string(&schemata).unwrap(),
         "    L3:0=00f;1=7ff\n"
     );
+}
+
+/// How many descriptors of this process are of that directory.
+fn descriptors_of(dir: &Path) -> usize {
+    let all = fs::read_dir("/proc/self/fd").unwrap();
+    let links = all.filter_map(|entry| fs::read_link(entry.unwrap().path()).ok());
+    links.filter(|link| link == dir).count()
+}
+
+#[test]
+fn two_pods_that_ask_for_a_class_at_once_do_not_write_over_each_others() {
+    let dir = resctrl();
+    let schemata = dir.path().join("silver/schemata");
+    let silver = |line| class(&asked(Some("silver"), &[line]), dir.path()).unwrap();
+    // All of them have found that there is none.
+    let (first, same, other) = (silver("L3:0=f"), silver("L3:0=0f"), silver("L3:0=ff"));
+    first.make().unwrap();
+    same.make().unwrap();
+    assert_eq!(
+        other.make().unwrap_err().to_string(),
+        "linux.intelRdt.l3CacheSchema \"L3:0=ff\": the class is there and has something else"
+    );
+    drop((first, same, other));
+    assert_eq!(fs::read_to_string(&schemata).unwrap(), "L3:0=f\n");
+}
+
+#[test]
+fn a_class_that_another_pod_is_making_is_compared_when_it_is_whole() {
+    let dir = resctrl();
+    let lock = Lock::exclusive(dir.path()).unwrap();
+    let silver = dir.path().join("silver");
+    fs::create_dir(&silver).unwrap();
+    fs::copy(dir.path().join("schemata"), silver.join("schemata")).unwrap();
+    let asks = std::thread::spawn({
+        let root = dir.path().to_owned();
+        move || class(&asked(Some("silver"), &["L3:0=f"]), &root)
+    });
+    // Until it has come to the lock.
+    while descriptors_of(dir.path()) < 2 && !asks.is_finished() {
+        std::thread::yield_now();
+    }
+    fs::write(silver.join("schemata"), "    L3:0=00f;1=7ff\n").unwrap();
+    drop(lock);
+    asks.join().unwrap().unwrap();
+}
+
+#[test]
+fn a_class_that_somebody_else_has_made_meanwhile_is_not_removed() {
+    let dir = resctrl();
+    let own = dir.path().join("web");
+    let class = class(&asked(None, &["L3:0=f"]), dir.path()).unwrap();
+    fs::create_dir(&own).unwrap();
+    let error = class.make().unwrap_err().to_string();
+    assert!(error.contains("make the class"), "{error}");
+    drop(class);
+    assert!(own.is_dir());
+    assert_eq!(fs::read_dir(&own).unwrap().count(), 0);
 }
 
 #[test]
