@@ -3,6 +3,8 @@
 //! Linking all of preview 2 takes longer, and more memory, than anything else in the life of a small
 //! command: so each interface is linked if the component names it.
 
+use std::collections::BTreeSet;
+
 use wasmtime::component::{Component, HasData, Linker, ResourceTable};
 use wasmtime_wasi::cli::{WasiCli, WasiCliView as _};
 use wasmtime_wasi::clocks::{WasiClocks, WasiClocksView as _};
@@ -26,11 +28,17 @@ use crate::preview3;
 /// refused it long before.
 pub(crate) fn linker(component: &Component) -> wasmtime::Result<Linker<Guest>> {
     let mut linker = Linker::new(component.engine());
+    let mut linked = BTreeSet::new();
     for (name, _) in component.component_type().imports(component.engine()) {
         // The versions of 0.2 are compatible with each other, and so are those of 0.3; wasmtime looks them
         // up that way.
         let (interface, version) = name.split_once('@').unwrap_or((name, ""));
-        if version.starts_with("0.3.") {
+        let is_of_3 = version.starts_with("0.3.");
+        if !linked.insert((interface, is_of_3)) {
+            // Composed of parts that were built at different times.
+            continue;
+        }
+        if is_of_3 {
             preview3::link(&mut linker, interface)?;
         } else {
             link(&mut linker, interface)?;

@@ -34,6 +34,31 @@ fn probes() -> [Guest; 2] {
 }
 
 #[test]
+fn an_interface_may_be_imported_in_several_versions() {
+    let guest = Guest::wat(
+        r#"(component
+            (import "wasi:random/random@0.2.0" (instance $old
+                (export "get-random-u64" (func (result u64)))))
+            (import "wasi:random/random@0.2.3" (instance $new
+                (export "get-random-u64" (func (result u64)))))
+            (core func $old (canon lower (func $old "get-random-u64")))
+            (core func $new (canon lower (func $new "get-random-u64")))
+            (core module $m
+                (import "old" "ask" (func $old (result i64)))
+                (import "new" "ask" (func $new (result i64)))
+                (func (export "run") (result i32) (i64.eq (call $old) (call $new))))
+            (core instance $i (instantiate $m
+                (with "old" (instance (export "ask" (func $old))))
+                (with "new" (instance (export "ask" (func $new))))))
+            (func $run (result (result)) (canon lift (core func $i "run")))
+            (instance $run (export "run" (func $run)))
+            (export "wasi:cli/run@0.2.0" (instance $run)))"#,
+    );
+    let ended = guest.run();
+    assert_eq!((ended.code, ended.stderr.as_str()), (0, ""));
+}
+
+#[test]
 fn a_start_section_without_an_end_is_ended_by_a_signal() {
     if !root() {
         return;
