@@ -2,7 +2,7 @@
 //! and the programs that Duet brings along.
 
 use std::fs;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use duet_tests::{Node, command, image, wait};
 
@@ -262,8 +262,12 @@ fn the_terminal_of_a_guest_has_the_size_that_it_is_given() {
     for (ctr, of) in [(exec, "first"), (run.command("--rm"), "other")] {
         // ctr hands on the size of its own terminal when that changes.
         let script = format!("tty; exec {}", words(&ctr, &[]));
-        let mut client =
-            command::start(Command::new("script").args(["-qec", &script, "/dev/null"]));
+        let mut terminal = Command::new("script");
+        // Not the terminal of whoever runs the tests.
+        terminal
+            .args(["-qec", &script, "/dev/null"])
+            .stdin(Stdio::null());
+        let mut client = command::start(&mut terminal);
         client.says("idle");
         let stdout = client.stdout();
         let own = stdout.lines().next().expect("tty says something");

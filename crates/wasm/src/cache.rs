@@ -155,9 +155,8 @@ impl Cache {
 
     /// Returns `module` compiled, from the cache or by compiling it now.
     ///
-    /// Blocks: for as long as hashing takes if the entry is there (about 5 MB in a millisecond, once for a file that
-    /// stays as it is), otherwise
-    /// for the compiler, or for somebody else's, but not beyond `deadline`. A compiler that is still at
+    /// Blocks: for as long as hashing takes if the entry is there (about 2 MB in a millisecond, more where several
+    /// threads hash; once for a file that stays as it is), otherwise for the compiler, or for somebody else's, but not beyond `deadline`. A compiler that is still at
     /// it then goes on in a thread of its own, and a later call finds what it made. The position of
     /// `module` does not matter and is left alone. `name` is the module as its user knows it, and `preview` what
     /// a component may ask for: its code is another one for each.

@@ -73,4 +73,5 @@ pub const WRITE_BLOCKS: &str = "DUET_WRITE_BLOCKS";
 ///
 /// wasmtime's own check compares the major version only, so code from a patch release with a
 /// known hole would still be loaded by the next one.
+/// With another one `wasi:http/types@0.2.12` in the runner's `outgoing/codes.rs` may have to be another, too.
 pub const VERSION: &str = concat!("duet ", env!("CARGO_PKG_VERSION"), ", wasmtime 48.0.8");

@@ -16,7 +16,7 @@ const NAMESPACES: [&[&str]; 2] = [
 ];
 
 /// How long the kernel may take to let go of a cgroup of which no process lives.
-const LEAVING: Duration = Duration::from_secs(10);
+const LEAVING: Duration = Duration::from_secs(60);
 
 /// Ends with 5 if it may fork, else with the shell's 2.
 const FORKS: [&str; 3] = ["sh", "-c", "(exit 5); exit $?"];

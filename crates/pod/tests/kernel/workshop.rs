@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use duet_pod::clean::clean;
 
@@ -81,9 +81,7 @@ fn whoever_cleans_up_after_a_killed_shim_finds_its_compiler() {
         rig.compile_with("echo >$DIR/begun; sleep 1000");
         let bundle = rig.bundle("web", &["/app.wasm"]);
         let cleaned = async {
-            let deadline = Instant::now() + Duration::from_secs(30);
             while !rig.path().join("begun").exists() {
-                assert!(Instant::now() < deadline, "the compiler does not begin");
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
             assert_ne!(places(), Vec::<PathBuf>::new());

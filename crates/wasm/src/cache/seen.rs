@@ -1,6 +1,6 @@
 //! Modules whose key is known without reading them again.
 //!
-//! Hashing takes a millisecond per megabyte: most of the second start of a large module would be its hash. So
+//! Hashing takes a millisecond for each 2 MB: half of the second start of a large module would be its hash. So
 //! what the file was when it was hashed is kept, and the same file has the same key. That is for one cache of one
 //! process, a shim with its pod: what a file system says of its files is believed to those alone who brought it,
 //! and two files that it makes look the same are one pod's. The device is not asked for: it is another one for each
