@@ -4,6 +4,7 @@ use std::fs;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
+use std::time::Instant;
 
 use rustix::fs::{Mode, OFlags, open};
 use rustix::pipe::{PipeFlags, pipe_with};
@@ -11,7 +12,7 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use crate::error::Error;
 use crate::helper::Served;
 use crate::logger::Logger;
-use crate::stdio::{Owner, await_reader, give, is_fifo};
+use crate::stdio::{Owner, READER_LIMIT, await_reader, give, is_fifo};
 use crate::target::{Target, means_both};
 use crate::words::Stdio;
 
@@ -92,6 +93,8 @@ impl Outputs {
             err => err,
         };
         let mut outputs = Outputs::default();
+        // For both: who never reads costs us this once.
+        let deadline = Instant::now() + READER_LIMIT;
         let stdout = Target::read("stdout", out)?;
         let stderr = Target::read("stderr", err)?;
         match (&stdout, &stderr) {
@@ -103,13 +106,13 @@ impl Outputs {
                 outputs.stderr = Some(Sink::pipe("stderr", err, writers.stderr, writes)?);
             }
             _ => {
-                outputs.stdout = outputs.one("stdout", out, stdout, writes, served)?;
+                outputs.stdout = outputs.one("stdout", out, stdout, writes, deadline, served)?;
                 let failed = |source| self::stdio("duplicate", "stderr", err, source);
                 let shared = outputs.stdout.as_ref().filter(|_| out == err);
                 outputs.stderr = match shared.and_then(Sink::again) {
                     // In the order in which they were written.
                     Some(again) => Some(again.map_err(failed)?),
-                    None => outputs.one("stderr", err, stderr, writes, served)?,
+                    None => outputs.one("stderr", err, stderr, writes, deadline, served)?,
                 };
                 let own = outputs.stderr.as_ref().and_then(|sink| sink.relay.as_ref());
                 let relay = own.or(outputs.stdout.as_ref().and_then(|sink| sink.relay.as_ref()));
@@ -127,6 +130,7 @@ impl Outputs {
         value: &str,
         target: Option<Target>,
         writes: Writes,
+        deadline: Instant,
         served: Served<'_>,
     ) -> Result<Option<Sink>, Error> {
         match target {
@@ -141,7 +145,7 @@ impl Outputs {
                 };
                 Sink::pipe(stream, value, file, writes).map(Some)
             }
-            Some(target) => Sink::open(stream, &target, writes).map(Some),
+            Some(target) => Sink::open(stream, &target, writes, deadline).map(Some),
         }
     }
 }
@@ -149,11 +153,12 @@ impl Outputs {
 // === impl Sink ===
 
 impl Sink {
-    /// Opens a FIFO or a file.
+    /// Opens a FIFO or a file. For the reader of a FIFO it waits until `deadline`.
     pub(crate) fn open(
         stream: &'static str,
         target: &Target,
         writes: Writes,
+        deadline: Instant,
     ) -> Result<Self, Error> {
         let path = target.path();
         let failed = |step| move |source: io::Error| stdio(step, stream, path, source);
@@ -178,7 +183,7 @@ impl Sink {
             return Sink::to(file, None, writes != Writes::Copy).map_err(failed("make a pipe for"));
         }
         // Kept until the hold is there: the reader must not see an end between the two.
-        let _writer = await_reader(path);
+        let _writer = await_reader(path, deadline);
         // Both ways: Linux opens such a FIFO at once, whoever is on the other side.
         let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let hold = open("open", flags, Mode::empty())?;

@@ -32,13 +32,13 @@ use crate::outputs::{Outputs, Relay};
 use crate::target::Target;
 use crate::words::{IoOwner, Stdio};
 
-/// How long an output waits for its reader: 500 ms.
+/// How long the outputs of a process wait for their readers: 500 ms.
 ///
 /// Clients open their end before they ask, but in a thread that may come late. A process that
 /// has written and ended by then would have written for nobody, and the reader would wait for a
 /// writer for ever. runc's shim waits without a limit; who never reads costs us this once, and
 /// who comes later still finds it for ten seconds after the process has ended (decision 44).
-const READER_LIMIT: Duration = Duration::from_millis(500);
+pub(crate) const READER_LIMIT: Duration = Duration::from_millis(500);
 
 /// What a process without a terminal is given, and what the shim keeps.
 #[derive(Debug, Default)]
@@ -259,10 +259,9 @@ pub(crate) fn give(fd: BorrowedFd<'_>, owner: Owner) -> rustix::io::Result<()> {
     }
 }
 
-/// Opens a FIFO for writing as soon as somebody reads it, or not at all: who comes later is
-/// served by the hold, while it lasts.
-pub(crate) fn await_reader(path: &str) -> Option<OwnedFd> {
-    let deadline = Instant::now() + READER_LIMIT;
+/// Opens a FIFO for writing as soon as somebody reads it, or not at all if nobody does at the `deadline`: who comes
+/// later is served by the hold, while it lasts.
+pub(crate) fn await_reader(path: &str, deadline: Instant) -> Option<OwnedFd> {
     let flags = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
     loop {
         match open(path, flags, Mode::empty()) {
