@@ -118,7 +118,7 @@ impl Child<'_> {
     fn step(&mut self, step: &Step) -> Result<(), Fault> {
         match *step {
             Step::Await | Step::Gate => self.wait(),
-            Step::JoinCgroup(tasks) => self.join_cgroup(tasks),
+            Step::JoinCgroup(tasks) | Step::JoinClass(tasks) => self.join(tasks),
             Step::Setns(slot, flags) => syscalls::setns(self.code.slot(slot)?, flags),
             Step::Unshare(flags) => syscalls::unshare(flags),
             Step::TimeNamespace(offsets) => self.time_namespace(offsets),
@@ -209,7 +209,7 @@ impl Child<'_> {
         }
     }
 
-    fn join_cgroup(&self, tasks: Text) -> Result<(), Fault> {
+    fn join(&self, tasks: Text) -> Result<(), Fault> {
         let tasks = self.code.text(tasks)?;
         let tasks = syscalls::openat2(libc::AT_FDCWD, tasks, libc::O_WRONLY, 0)?;
         syscalls::write(tasks.number(), b"0")

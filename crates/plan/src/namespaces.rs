@@ -38,7 +38,7 @@ pub(crate) fn join_cgroup(writer: &mut Writer, facts: &Facts) {
     // resctrl takes the same word. By the child itself, so that none of its children is elsewhere.
     for tasks in &facts.resctrl {
         let tasks = writer.path(tasks);
-        writer.step(Step::JoinCgroup(tasks));
+        writer.step(Step::JoinClass(tasks));
     }
 }
 

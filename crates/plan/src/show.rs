@@ -57,6 +57,7 @@ impl Plan {
                 labels::SELINUX => format!("process.selinuxLabel: {}", self.text(value)),
                 other => format!("label {other}"),
             },
+            Step::JoinClass(tasks) => format!("linux.intelRdt: enter by {}", self.text(tasks)),
             Step::Scheduler(_) => "process.scheduler".to_owned(),
             Step::Personality(_) => "linux.personality.domain".to_owned(),
             Step::MemoryPolicy { mode, first, len } => {
@@ -190,7 +191,7 @@ impl Plan {
                 scheduler.policy, scheduler.flags, scheduler.nice, scheduler.priority
             ),
             Step::Personality(domain) => format!("personality {domain:#x}"),
-            Step::MemoryPolicy { .. } => subject(),
+            Step::MemoryPolicy { .. } | Step::JoinClass(_) => subject(),
             Step::Affinity { first, len } => {
                 format!("processors {:x?}", self.group_ids(first, len))
             }

@@ -211,9 +211,11 @@ pub enum Step {
     /// Waits for the parent's word that the cgroup is there. The parent gives it unasked, as soon as
     /// it knows of the process; comes once, and not in a plan that forks.
     Await,
-    /// Writes `0` into a `tasks` file of cgroup v1 or of resctrl, a path of the host: the caller alone
-    /// moves, without an RCU wait.
+    /// Writes `0` into a `tasks` file of cgroup v1, a path of the host: the caller alone moves, without
+    /// an RCU wait.
     JoinCgroup(Text),
+    /// Likewise into one of resctrl.
+    JoinClass(Text),
     /// `setns` to the namespace in the slot; the value is its `CLONE_NEW*` flag, or several
     /// flags when the slot holds a pidfd.
     Setns(Slot, u32),

@@ -190,10 +190,9 @@ fn a_container_and_its_execs_enter_their_class_of_resctrl_by_themselves() {
         facts.resctrl = vec![dir.path().join("gone")];
         let plan = duet_plan::container(&container, &facts, duet_plan::Program::Native).unwrap();
         let error = stage.live(&plan).unwrap_err().to_string();
-        assert!(
-            error.contains("/gone: ENOENT (openat2, step 1 of "),
-            "{error}"
-        );
+        let gone = facts.resctrl[0].display();
+        let expected = format!("linux.intelRdt: enter by {gone}: ENOENT (openat2, step 1 of ");
+        assert!(error.contains(&expected), "{error}");
     });
 }
 

@@ -92,6 +92,7 @@ fn tables(plan: &Plan) {
             | Step::OomScoreAdj(one)
             | Step::Keyring(one)
             | Step::JoinCgroup(one)
+            | Step::JoinClass(one)
             | Step::Chdir(one) => text(one),
             Step::Await
             | Step::Unshare(_)
@@ -149,7 +150,7 @@ fn order(plan: &Plan) {
     let waits = places(plan, |step| matches!(step, Step::Await));
     assert!(waits.len() <= 1, "{}", plan.show());
     let late = |step: &Step| matches!(step, Step::Pivot | Step::Pause | Step::Fork(_));
-    let joins = |step: &Step| matches!(step, Step::JoinCgroup(_));
+    let joins = |step: &Step| matches!(step, Step::JoinCgroup(_) | Step::JoinClass(_));
     for at in places(plan, joins) {
         assert!(waits.iter().all(|wait| *wait < at), "{}", plan.show());
         assert!(!plan.steps[..at].iter().any(late), "{}", plan.show());
