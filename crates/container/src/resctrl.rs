@@ -124,7 +124,9 @@ impl Class {
         }
         for Schema { field, line } in &asked.schemata {
             let resource = line.split(':').next().unwrap_or_default();
-            if !root.join("info").join(resource).is_dir() {
+            // What is only monitored has no classes.
+            let classes = format!("info/{resource}/num_closids");
+            if !root.join(classes).exists() {
                 return refuse(field, line, "this host's resctrl does not control that");
             }
         }
@@ -292,7 +294,7 @@ fn unlocked(root: &Path) -> impl FnOnce(io::Error) -> Error {
 }
 
 /// Whether each part of a line is what `schemata` has: the same number, or of bandwidth the one that the
-/// kernel makes of it, which is the next one that is a multiple of `step`.
+/// kernel makes of it, which is the next one that is a multiple of `step`. Under `mba_MBps` it makes none of it.
 fn matches(line: &str, schemata: &str, step: Option<u64>) -> bool {
     let split = |line: &'_ str| {
         let (resource, parts) = line.trim().split_once(':')?;
@@ -305,24 +307,27 @@ fn matches(line: &str, schemata: &str, step: Option<u64>) -> bool {
     let Some((_, has)) = lines.find(|(other, _)| *other == resource) else {
         return false;
     };
+    let bandwidth = resource == "MB";
     let number = |text: &str| {
         let text = text.trim();
-        match (&*resource, text.strip_prefix("0x")) {
-            ("MB", _) => {
-                let asked: u64 = text.parse().ok()?;
-                Some(step.map_or(asked, |step| asked.next_multiple_of(step.max(1))))
-            }
-            (_, hexadecimal) => u64::from_str_radix(hexadecimal.unwrap_or(text), 16).ok(),
+        match text.strip_prefix("0x") {
+            _ if bandwidth => text.parse().ok(),
+            hexadecimal => u64::from_str_radix(hexadecimal.unwrap_or(text), 16).ok(),
         }
     };
     let part = |part: &str| {
         let (place, value) = part.split_once('=')?;
         Some((place.trim().parse::<u32>().ok()?, number(value)?))
     };
+    let step = step.filter(|_| bandwidth);
     let has: Vec<_> = has.split(';').filter_map(part).collect();
-    asked
-        .split(';')
-        .all(|asked| part(asked).is_some_and(|asked| has.contains(&asked)))
+    asked.split(';').all(|asked| {
+        part(asked).is_some_and(|(place, number)| {
+            let rounded = step.and_then(|step| number.checked_next_multiple_of(step.max(1)));
+            let mut numbers = [Some(number), rounded].into_iter().flatten();
+            numbers.any(|number| has.contains(&(place, number)))
+        })
+    })
 }
 
 #[cfg(test)]

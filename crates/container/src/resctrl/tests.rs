@@ -25,6 +25,8 @@ fn resctrl() -> tempfile::TempDir {
         fs::create_dir_all(dir.path().join(name)).unwrap();
     }
     for (name, text) in [
+        ("info/L3/num_closids", "16\n"),
+        ("info/MB/num_closids", "8\n"),
         ("info/MB/bandwidth_gran", "10\n"),
         ("info/last_cmd_status", "ok\n"),
         ("schemata", "    L3:0=7ff;1=7ff\n    MB:0=100;1=100\n"),
@@ -216,6 +218,16 @@ fn what_resctrl_cannot_do_is_refused_before_anything_is_made() {
             "linux.intelRdt.l3CacheSchema \"L3CODE:0=f\": this host's resctrl does not control that",
         ),
         (
+            asked(None, &["L3_MON:0=f"]),
+            root,
+            "linux.intelRdt.l3CacheSchema \"L3_MON:0=f\": this host's resctrl does not control that",
+        ),
+        (
+            asked(None, &[":0=f"]),
+            root,
+            "linux.intelRdt.l3CacheSchema \":0=f\": this host's resctrl does not control that",
+        ),
+        (
             asked(Some("gold"), &["L3:0=f"]),
             root,
             "linux.intelRdt.l3CacheSchema \"L3:0=f\": the class is there and has something else",
@@ -285,6 +297,7 @@ fn a_line_is_what_a_class_has_whatever_it_looks_like() {
         ("MB:0=30", true),
         ("MB:0=21", true),
         ("MB:0=31", false),
+        ("MB:0=18446744073709551615", false),
         ("MB:0=x", false),
         ("L3", false),
         ("L3:", false),
@@ -292,4 +305,8 @@ fn a_line_is_what_a_class_has_whatever_it_looks_like() {
         assert_eq!(matches(line, has, Some(10)), matches_it, "{line}");
     }
     assert!(!matches("MB:0=21", has, None));
+    // Under mba_MBps what was written is there as it was.
+    let has = "    MB:0=1234;1=2000\n";
+    assert!(matches("MB:0=1234;1=2000", has, Some(10)));
+    assert!(!matches("MB:0=1235", has, Some(10)));
 }
