@@ -135,9 +135,20 @@ impl Class {
         {
             return refuse(field, "true", "this host's resctrl monitors nothing");
         }
+        // Who removes it would move whoever else is in there.
+        if name.is_none() && !missing {
+            return refuse(FIELD, id, "there is a class of the container's id already");
+        }
+        let group = asked.monitoring.map(|_| dir.join("mon_groups").join(id));
+        if let (Some(field), Some(group)) = (asked.monitoring, &group)
+            && group.exists()
+        {
+            let why = "the class has a monitoring group of the container's id already";
+            return refuse(field, "true", why);
+        }
         let class = Self {
-            group: asked.monitoring.map(|_| dir.join("mon_groups").join(id)),
-            own: name.is_none() && missing,
+            group,
+            own: name.is_none(),
             schemata: asked.schemata.clone(),
             made: AtomicBool::new(false),
             missing,
@@ -204,10 +215,7 @@ impl Class {
         let Some(group) = &self.group else {
             return Ok(());
         };
-        match fs::create_dir(group) {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-            made => made.map_err(self.failed("make the monitoring group")),
-        }
+        fs::create_dir(group).map_err(self.failed("make the monitoring group"))
     }
 
     /// Removes what goes with the container. May be called again.

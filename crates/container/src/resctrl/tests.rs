@@ -184,6 +184,44 @@ fn a_container_is_monitored_by_a_group_of_its_own() {
 }
 
 #[test]
+fn what_has_the_containers_id_already_is_another_ones() {
+    let dir = resctrl();
+    let monitored = |class: Option<&str>| IntelRdt {
+        monitoring: Some("linux.intelRdt.enableMonitoring"),
+        ..asked(class, &[])
+    };
+    // Two of one id, of two namespaces of containerd, that have both found nothing.
+    let [first, second] = [(); 2].map(|()| class(&monitored(Some("gold")), dir.path()).unwrap());
+    first.make().unwrap();
+    let error = second.make().unwrap_err().to_string();
+    assert!(error.contains("make the monitoring group"), "{error}");
+    drop(second);
+    assert!(dir.path().join("gold/mon_groups/web").is_dir());
+    // And one that comes later.
+    assert_eq!(
+        refusal(&monitored(Some("gold")), Some(dir.path())),
+        "linux.intelRdt.enableMonitoring \"true\": the class has a monitoring group of the container's id already"
+    );
+    drop(first);
+    assert!(untouched(dir.path()));
+
+    // A class of its own in a folder has no place for groups: it goes again.
+    let own = class(&monitored(None), dir.path()).unwrap();
+    let error = own.make().unwrap_err().to_string();
+    assert!(error.contains("make the monitoring group"), "{error}");
+    assert!(untouched(dir.path()));
+
+    let own = class(&asked(None, &[]), dir.path()).unwrap();
+    own.make().unwrap();
+    assert_eq!(
+        refusal(&asked(None, &[]), Some(dir.path())),
+        "linux.intelRdt \"web\": there is a class of the container's id already"
+    );
+    drop(own);
+    assert!(untouched(dir.path()));
+}
+
+#[test]
 fn what_resctrl_cannot_do_is_refused_before_anything_is_made() {
     let dir = resctrl();
     let root = Some(dir.path());
