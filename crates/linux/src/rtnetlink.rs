@@ -230,35 +230,36 @@ impl Rtnetlink {
     }
 
     /// Reads one datagram of the answer, which is there by the time a request was sent.
-    fn hear(&self, mut each: impl FnMut(u16, &[u8])) -> io::Result<Heard> {
+    fn hear(&self, each: impl FnMut(u16, &[u8])) -> io::Result<Heard> {
         let mut answer = vec![0; ANSWER];
         let (_, length) = recv(&self.0, &mut answer[..], RecvFlags::TRUNC)?;
-        let answer = answer.get(..length).ok_or_else(garbled)?;
-        let mut changed = false;
-        for message in Messages(answer) {
-            changed |= i32::from(message.flags) & NLM_F_DUMP_INTR != 0;
-            match i32::from(message.kind) {
-                libc::NLMSG_DONE => return Ok(Heard::All { changed }),
-                libc::NLMSG_ERROR => {
-                    // struct nlmsgerr begins with a negative errno, or 0 for what was done.
-                    return match message
-                        .body
-                        .first_chunk()
-                        .map(|code| i32::from_ne_bytes(*code))
-                    {
-                        Some(0) => Ok(Heard::All { changed }),
-                        Some(code) => Err(io::Error::from_raw_os_error(code.saturating_neg())),
-                        None => Err(garbled()),
-                    };
-                }
-                _ => each(message.kind, message.body),
-            }
-        }
-        Ok(Heard::More { changed })
+        read(answer.get(..length).ok_or_else(garbled)?, each)
     }
 }
 
+/// Reads one datagram of an answer.
+fn read(answer: &[u8], mut each: impl FnMut(u16, &[u8])) -> io::Result<Heard> {
+    let mut changed = false;
+    for message in Messages(answer) {
+        changed |= i32::from(message.flags) & NLM_F_DUMP_INTR != 0;
+        match i32::from(message.kind) {
+            // Both begin with a negative errno, or 0 for what was done: struct nlmsgerr, and how a list ended
+            // (netlink_dump), which may be before its end.
+            libc::NLMSG_DONE | libc::NLMSG_ERROR => {
+                let code = message.body.first_chunk().ok_or_else(garbled)?;
+                return match i32::from_ne_bytes(*code) {
+                    0 => Ok(Heard::All { changed }),
+                    code => Err(io::Error::from_raw_os_error(code.saturating_neg())),
+                };
+            }
+            _ => each(message.kind, message.body),
+        }
+    }
+    Ok(Heard::More { changed })
+}
+
 /// What one datagram of an answer was.
+#[derive(Debug, PartialEq, Eq)]
 enum Heard {
     /// The kernel has more to tell, or this was all that was asked for.
     More { changed: bool },
@@ -398,6 +399,23 @@ mod tests {
         assert_eq!(Attributes(&[9, 0, 1, 0, 1]).count(), 0);
         assert_eq!(link(&[0; 15]), None);
         assert_eq!(lasting(&[0; 7]), None);
+    }
+
+    #[test]
+    fn a_list_that_was_broken_off_is_none() {
+        let datagram = |kind: i32, code: i32| {
+            let mut datagram = 20_u32.to_ne_bytes().to_vec();
+            datagram.extend(u16::try_from(kind).unwrap().to_ne_bytes());
+            datagram.resize(HEADER, 0);
+            datagram.extend(code.to_ne_bytes());
+            datagram
+        };
+        for kind in [libc::NLMSG_DONE, libc::NLMSG_ERROR] {
+            let all = read(&datagram(kind, 0), |_, _| ()).unwrap();
+            assert_eq!(all, Heard::All { changed: false });
+            let broken = read(&datagram(kind, -libc::ENOBUFS), |_, _| ()).unwrap_err();
+            assert_eq!(broken.raw_os_error(), Some(libc::ENOBUFS));
+        }
     }
 
     #[test]
