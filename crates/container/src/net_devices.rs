@@ -10,13 +10,14 @@
 //! "Network Devices" of the runtime specification's `config-linux.md`; runc's `libcontainer/network_linux.go`.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, ErrorKind};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
 use duet_linux::namespace;
 use duet_linux::rtnetlink::{Address, Link, Rtnetlink};
 use duet_spec::NetDevice;
+use rustix::io::Errno;
 
 use crate::error::Error;
 
@@ -30,15 +31,27 @@ pub(crate) struct HandedOver {
     devices: Vec<Device>,
 }
 
+/// A device of the host's that is to go.
+struct Found<'a> {
+    asked: &'a NetDevice,
+    link: Link,
+    /// The name it is to have there.
+    name: String,
+}
+
 #[derive(Debug)]
 struct Device {
-    name: String,
     /// What it was here.
     link: Link,
     addresses: Vec<Address>,
     /// Its number there.
     number: u32,
 }
+
+/// How often a number is looked for that somebody else has taken by the time it is asked for.
+const TRIES: usize = 8;
+
+const HAND_OVER: &str = "hand it over to the container's network";
 
 /// Hands these devices over to the network namespace of a process. On an error the host has them all.
 pub(crate) fn hand_over(devices: &[NetDevice], pid: i32) -> Result<HandedOver, Error> {
@@ -67,8 +80,8 @@ pub(crate) fn hand_over(devices: &[NetDevice], pid: i32) -> Result<HandedOver, E
         there,
         devices: Vec::new(),
     };
-    for device in devices {
-        if let Err(error) = handed.take(device, &namespace) {
+    for found in handed.look(devices)? {
+        if let Err(error) = handed.take(found, &namespace) {
             handed.give_back();
             return Err(error);
         }
@@ -79,35 +92,59 @@ pub(crate) fn hand_over(devices: &[NetDevice], pid: i32) -> Result<HandedOver, E
 // === impl HandedOver ===
 
 impl HandedOver {
-    fn take(&mut self, asked: &NetDevice, namespace: &File) -> Result<(), Error> {
-        let call = |step| {
-            move |source| Error::NetDevice {
-                device: asked.device.clone(),
-                name: asked.name.clone(),
-                step,
-                source,
+    /// Looks for all of them, before one of them moves: by that the host's loses what nobody gives back.
+    fn look<'a>(&self, devices: &'a [NetDevice]) -> Result<Vec<Found<'a>>, Error> {
+        let mut all: Vec<Found<'a>> = Vec::new();
+        for asked in devices {
+            let link = self.here.link(&asked.device);
+            let link = link.map_err(failed(asked, asked.called(), "find it"))?;
+            if all.iter().any(|other| other.link.index == link.index) {
+                return Err(Error::Invalid {
+                    field: "linux.netDevices",
+                    value: asked.device.clone(),
+                    why: "another entry names the same device",
+                });
             }
-        };
-        let link = self.here.link(&asked.device).map_err(call("find it"))?;
+            let name = asked.name.clone().unwrap_or_else(|| link.name.clone());
+            // Of names beside its own, which it takes along, none can be its own.
+            let beside = name != link.name
+                && self
+                    .here
+                    .link(&name)
+                    .is_ok_and(|its| its.index == link.index);
+            let taken = beside
+                || self.there.link(&name).is_ok()
+                || (!name.contains('%') && all.iter().any(|other| other.name == name));
+            if taken {
+                let error = Errno::EXIST.into();
+                return Err(failed(asked, &name, HAND_OVER)(error));
+            }
+            all.push(Found { asked, link, name });
+        }
+        Ok(all)
+    }
+
+    fn take(&mut self, found: Found<'_>, namespace: &File) -> Result<(), Error> {
+        let Found { asked, link, name } = found;
+        let call = |step| failed(asked, &name, step);
         // Before it moves, which it loses them by; one of IPv6 it would lose by going down.
         let addresses = self.here.lasting_addresses(link.index);
         let addresses = addresses.map_err(call("list its addresses"))?;
-        let taken = self.there.indices().map_err(call("list the container's"))?;
-        let number = free(link.index, &taken);
         // Not set down before, as by runc: the kernel does that, and not to a device that cannot move.
-        let moved = self
-            .here
-            .hand_over(link.index, namespace, &asked.name, Some(number));
-        // Of a name that is taken the kernel learns when the device is there.
-        if moved.is_ok() || self.there.indices().is_ok_and(|now| now.contains(&number)) {
+        let (number, moved) = put(
+            (&self.here, link.index),
+            (&self.there, namespace),
+            &name,
+            link.index,
+        );
+        if let Some(number) = number {
             self.devices.push(Device {
-                name: asked.device.clone(),
                 link,
                 addresses: addresses.clone(),
                 number,
             });
         }
-        moved.map_err(call("hand it over to the container's network"))?;
+        let number = moved.map_err(call(HAND_OVER))?;
         for address in &addresses {
             let added = self.there.add_address(number, address);
             added.map_err(call("give it its address again"))?;
@@ -115,49 +152,134 @@ impl HandedOver {
         self.there.set_up(number).map_err(call("bring it up"))
     }
 
-    /// Takes the devices back, as they were but for routes and what the kernel gives an address of its own.
+    /// Takes the devices back, as they were but for what decision 14 names.
     pub(crate) fn give_back(&mut self) {
         while let Some(device) = self.devices.pop() {
             if let Err(error) = self.back(&device) {
-                let name = &device.name;
+                let name = &device.link.name;
                 tracing::warn!(device = %name, %error, "not as it was before it was given to a container");
             }
         }
     }
 
+    /// What cannot be had again is no reason to do without the rest: the error is the first one.
     fn back(&self, device: &Device) -> io::Result<()> {
-        let name = &device.name;
-        self.there.hand_over(device.number, &self.own, name, None)?;
-        let index = self.here.link(name)?.index;
-        for address in &device.addresses {
-            self.here.add_address(index, address)?;
+        let Device {
+            link,
+            addresses,
+            number,
+        } = device;
+        let (index, moved) = put(
+            (&self.there, *number),
+            (&self.here, &self.own),
+            &link.name,
+            link.index,
+        );
+        let mut done = moved.map(drop);
+        let Some(index) = index else { return done };
+        if let Some(master) = link.master {
+            done = done.and(self.here.set_master(index, master));
         }
-        if device.link.up {
-            self.here.set_up(index)?;
+        for address in addresses {
+            done = done.and(self.here.add_address(index, address));
         }
-        Ok(())
+        if link.up {
+            done = done.and(self.here.set_up(index));
+        }
+        done
     }
 }
 
-/// The number itself, or one that nobody has.
-fn free(number: u32, taken: &[u32]) -> u32 {
-    if taken.contains(&number) {
-        taken
-            .iter()
-            .max()
-            .map_or(number, |last| last.saturating_add(1))
-    } else {
-        number
+/// An error of what was asked, where a device is to have this name.
+fn failed(asked: &NetDevice, name: &str, step: &'static str) -> impl FnOnce(io::Error) -> Error {
+    move |source| Error::NetDevice {
+        device: asked.device.clone(),
+        name: name.to_owned(),
+        step,
+        source,
     }
+}
+
+/// Where a device is after it was put into another network: its number there, or none.
+type Arrived = Option<u32>;
+
+/// Puts a device into another network, under this name and with this number if it is free. It may have
+/// arrived on an error, too: of a name that is not to be had the kernel learns afterwards.
+fn put(
+    (from, index): (&Rtnetlink, u32),
+    (to, namespace): (&Rtnetlink, &File),
+    name: &str,
+    wanted: u32,
+) -> (Arrived, io::Result<u32>) {
+    let mut tries = 1;
+    loop {
+        let number = match to.indices() {
+            Ok(taken) => free(wanted, &taken),
+            Err(error) => return (None, Err(error)),
+        };
+        match put_as((from, index), (to, namespace), name, number) {
+            // Somebody else has taken it meanwhile.
+            (None, Err(error)) if error.kind() == ErrorKind::ResourceBusy && tries < TRIES => {
+                tries += 1
+            }
+            put => return put,
+        }
+    }
+}
+
+fn put_as(
+    (from, index): (&Rtnetlink, u32),
+    (to, namespace): (&Rtnetlink, &File),
+    name: &str,
+    number: u32,
+) -> (Arrived, io::Result<u32>) {
+    match from.hand_over(index, namespace, name, Some(number)) {
+        Ok(()) => (Some(number), Ok(number)),
+        Err(error) => {
+            // Whatever has the number there is another device as long as this one is where it was.
+            let left = from.indices().is_ok_and(|all| !all.contains(&index));
+            let there = left && to.indices().is_ok_and(|all| all.contains(&number));
+            (there.then_some(number), Err(error))
+        }
+    }
+}
+
+/// The number itself, or the next one that nobody has. The kernel counts with an `int`.
+fn free(number: u32, taken: &[u32]) -> u32 {
+    let mut numbers = number..=i32::MAX.cast_unsigned();
+    numbers.find(|next| !taken.contains(next)).unwrap_or(number)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::free;
+    use super::*;
+    use duet_linux::namespace::Kind;
 
     #[test]
     fn a_number_is_kept_if_it_is_free() {
         assert_eq!(free(3, &[1, 2]), 3);
-        assert_eq!(free(2, &[1, 2, 9]), 10);
+        assert_eq!(free(2, &[1, 2, 9]), 3);
+    }
+
+    #[test]
+    fn what_has_the_number_there_is_another_device() {
+        if !nix::unistd::geteuid().is_root() {
+            eprintln!("skipped: needs root");
+            assert!(
+                std::env::var_os("DUET_TEST_REQUIRE").is_none(),
+                "DUET_TEST_REQUIRE is set: nothing may be skipped"
+            );
+            return;
+        }
+        let fresh = || File::from(namespace::fresh(&[Kind::Net]).unwrap().remove(0));
+        let (ours, theirs) = (fresh(), fresh());
+        let here = Rtnetlink::open_in(&ours).unwrap();
+        let there = Rtnetlink::open_in(&theirs).unwrap();
+        let lo = here.link("lo").unwrap().index;
+        assert_eq!(there.link("lo").unwrap().index, lo);
+        // The loopback interface cannot move, and theirs is none that has come from here.
+        let (arrived, put) = put_as((&here, lo), (&there, &theirs), "lo1", lo);
+        put.unwrap_err();
+        assert_eq!(arrived, None);
     }
 }

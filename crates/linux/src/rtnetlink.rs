@@ -5,6 +5,7 @@
 //! [rtnetlink(7)](https://man7.org/linux/man-pages/man7/rtnetlink.7.html),
 //! [netlink(7)](https://man7.org/linux/man-pages/man7/netlink.7.html).
 
+use std::ffi::CStr;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
@@ -21,10 +22,14 @@ use crate::namespace::{Kind, aside, enter};
 pub struct Rtnetlink(OwnedFd);
 
 /// What is known of a device.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Link {
     /// Its number in its network namespace.
     pub index: u32,
+    /// Its name, which is not always the one by which it was found.
+    pub name: String,
+    /// The number of the device that it is a port of.
+    pub master: Option<u32>,
     /// Whether it is up.
     pub up: bool,
 }
@@ -95,7 +100,7 @@ impl Rtnetlink {
         })
     }
 
-    /// Looks for a device by its name.
+    /// Looks for a device by its name, or by another that it has beside that (`IFLA_ALT_IFNAME`).
     ///
     /// # Errors
     ///
@@ -120,8 +125,8 @@ impl Rtnetlink {
     /// The kernel's.
     pub fn indices(&self) -> io::Result<Vec<u32>> {
         self.list(libc::RTM_GETLINK, &interface(0, 0), |kind, body| {
-            let found = (kind == libc::RTM_NEWLINK).then(|| link(body)).flatten();
-            found.map(|link| link.index)
+            let found = (kind == libc::RTM_NEWLINK).then(|| numbers(body)).flatten();
+            found.map(|(index, _)| index)
         })
     }
 
@@ -185,6 +190,17 @@ impl Rtnetlink {
     pub fn set_up(&self, index: u32) -> io::Result<()> {
         let up = interface(index, libc::IFF_UP.cast_unsigned());
         self.ask(libc::RTM_NEWLINK, 0, &up)
+    }
+
+    /// Makes a device a port of another one.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's: `EINVAL` when there is no such device, `EOPNOTSUPP` when it takes no ports.
+    pub fn set_master(&self, index: u32, master: u32) -> io::Result<()> {
+        let mut body = interface(index, 0);
+        attribute(&mut body, libc::IFLA_MASTER, &master.to_ne_bytes());
+        self.ask(libc::RTM_NEWLINK, 0, &body)
     }
 
     /// A request whose answer is an errno or none.
@@ -317,15 +333,34 @@ fn interface(index: u32, flags: u32) -> Vec<u8> {
     body
 }
 
-/// What a `struct ifinfomsg` says.
+/// What a `struct ifinfomsg` and its attributes say.
 fn link(body: &[u8]) -> Option<Link> {
+    let (index, flags) = numbers(body)?;
+    let (mut name, mut master) = (None, None);
+    for (kind, payload) in Attributes(body.get(INTERFACE..)?) {
+        match kind {
+            libc::IFLA_IFNAME => {
+                let text = CStr::from_bytes_until_nul(payload).ok()?;
+                name = Some(text.to_str().ok()?.to_owned());
+            }
+            libc::IFLA_MASTER => master = Some(u32::from_ne_bytes(*payload.first_chunk()?)),
+            _ => {}
+        }
+    }
+    Some(Link {
+        index,
+        name: name?,
+        master,
+        up: flags & libc::IFF_UP.cast_unsigned() != 0,
+    })
+}
+
+/// The number of a device and its flags, which a `struct ifinfomsg` has.
+fn numbers(body: &[u8]) -> Option<(u32, u32)> {
     let words: &[u8; INTERFACE] = body.first_chunk()?;
     let (words, _) = words.as_chunks::<4>();
     let [_, index, flags, _] = *words.first_chunk()?;
-    Some(Link {
-        index: u32::from_ne_bytes(index),
-        up: u32::from_ne_bytes(flags) & libc::IFF_UP.cast_unsigned() != 0,
-    })
+    Some((u32::from_ne_bytes(index), u32::from_ne_bytes(flags)))
 }
 
 /// The address that a `struct ifaddrmsg` and its attributes are about, and the number of its device.
@@ -397,8 +432,23 @@ mod tests {
         }
         assert_eq!(Attributes(&[3, 0, 1, 0]).count(), 0);
         assert_eq!(Attributes(&[9, 0, 1, 0, 1]).count(), 0);
-        assert_eq!(link(&[0; 15]), None);
+        assert_eq!(numbers(&[0; 15]), None);
         assert_eq!(lasting(&[0; 7]), None);
+    }
+
+    #[test]
+    fn a_device_is_told_of_with_its_name_and_its_master() {
+        let mut body = interface(7, libc::IFF_UP.cast_unsigned());
+        assert_eq!(link(&body), None);
+        attribute(&mut body, libc::IFLA_IFNAME, b"eth0\0");
+        attribute(&mut body, libc::IFLA_MASTER, &9_u32.to_ne_bytes());
+        let expected = Link {
+            index: 7,
+            name: "eth0".to_owned(),
+            master: Some(9),
+            up: true,
+        };
+        assert_eq!(link(&body), Some(expected));
     }
 
     #[test]

@@ -7,10 +7,10 @@ use std::collections::{BTreeMap, HashMap};
 /// A device of the shim's network namespace that goes to the container's.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NetDevice {
-    /// Its name here.
+    /// Its name here, or another one that it has beside that.
     pub device: String,
-    /// Its name there; in it `%d` is a number that the kernel finds.
-    pub name: String,
+    /// Its name there, if it is to have another; in it `%d` is a number that the kernel finds.
+    pub name: Option<String>,
 }
 
 /// One less than the kernel's `IFNAMSIZ`, for the NUL.
@@ -30,20 +30,25 @@ impl NetDevice {
         for (device, entry) in entries {
             let field = format!("linux.netDevices.{device}");
             let name = entry.name().clone().filter(|name| !name.is_empty());
-            let name = name.unwrap_or_else(|| device.clone());
-            for (field, name) in [(&field, device), (&format!("{field}.name"), &name)] {
+            let called = name.as_ref().unwrap_or(device);
+            for (field, name) in [(&field, device), (&format!("{field}.name"), called)] {
                 if !may_be_called(name) {
                     return Err(document.value(field, name, "is no name of a network device"));
                 }
             }
             if *network == Namespace::Host {
                 let why = "the container has no network namespace of its own";
-                return Err(document.value(&field, &name, why));
+                return Err(document.value(&field, called, why));
             }
-            let twice = devices.iter().any(|other| other.name == name);
-            if twice && !name.contains('%') {
+            // The kernel would know of it when the device has moved, which costs the host its routes.
+            if name.as_deref().is_some_and(|name| !may_be_asked(name)) {
                 let field = format!("{field}.name");
-                return Err(document.value(&field, &name, "is another device's name too"));
+                return Err(document.value(&field, called, "may have one % alone, before a d"));
+            }
+            let twice = devices.iter().any(|other| other.called() == called);
+            if twice && !called.contains('%') {
+                let field = format!("{field}.name");
+                return Err(document.value(&field, called, "is another device's name too"));
             }
             devices.push(Self {
                 device: device.clone(),
@@ -52,6 +57,11 @@ impl NetDevice {
         }
         Ok(devices)
     }
+
+    /// Its name there, as far as the spec tells.
+    pub fn called(&self) -> &str {
+        self.name.as_ref().unwrap_or(&self.device)
+    }
 }
 
 /// What the kernel lets a device be called (`dev_valid_name`).
@@ -59,6 +69,12 @@ fn may_be_called(name: &str) -> bool {
     (1..=LONGEST).contains(&name.len())
         && !matches!(name, "." | "..")
         && !name.contains(|c: char| matches!(c, '/' | ':' | '\x0b') || c.is_ascii_whitespace())
+}
+
+/// What the kernel makes a name of (`__dev_alloc_name`).
+fn may_be_asked(name: &str) -> bool {
+    let pattern = name.split_once('%');
+    pattern.is_none_or(|(_, rest)| rest.starts_with('d') && !rest.contains('%'))
 }
 
 #[cfg(test)]
@@ -84,13 +100,14 @@ mod tests {
             .map(|device| (device.device, device.name))
             .collect();
         let expected = [
-            ("a", "a"),
-            ("b", "b"),
-            ("c", "c"),
-            ("d", "net%d"),
-            ("e", "net%d"),
+            ("a", None),
+            ("b", None),
+            ("c", None),
+            ("d", Some("net%d")),
+            ("e", Some("net%d")),
         ];
-        assert_eq!(names, expected.map(|(a, b)| (a.to_owned(), b.to_owned())));
+        let expected = expected.map(|(a, b)| (a.to_owned(), b.map(str::to_owned)));
+        assert_eq!(names, expected);
         assert_eq!(read(json!({}), &Namespace::Host), Ok(Vec::new()));
     }
 
@@ -110,6 +127,18 @@ mod tests {
             (
                 json!({ "eth0": { "name": "a b" } }),
                 ".eth0.name: a b: is no name of a network device",
+            ),
+            (
+                json!({ "eth0": { "name": "net%s" } }),
+                ".eth0.name: net%s: may have one % alone, before a d",
+            ),
+            (
+                json!({ "eth0": { "name": "net%" } }),
+                ".eth0.name: net%: may have one % alone, before a d",
+            ),
+            (
+                json!({ "eth0": { "name": "%d%d" } }),
+                ".eth0.name: %d%d: may have one % alone, before a d",
             ),
             (
                 json!({ "a": { "name": "c" }, "b": { "name": "c" } }),

@@ -77,7 +77,18 @@ fn addresses(device: &Value) -> Vec<String> {
 
 /// Checks that the first end is where it was, as it was.
 fn is_back() {
+    is_as_it_was("veth0");
+}
+
+/// Checks that the first end has not even been away, by which it loses what is not for good.
+fn has_stayed() {
+    is_back();
     let device = device("veth0", None);
+    assert!(device.to_string().contains("192.0.2.7"), "{device}");
+}
+
+fn is_as_it_was(name: &str) {
+    let device = device(name, None);
     assert_eq!(addresses(&device), LASTING, "{device}");
     assert_eq!(device["mtu"], 1789, "{device}");
     let flags = device["flags"].as_array().unwrap();
@@ -188,26 +199,106 @@ fn a_network_device_that_cannot_be_handed_over_is_named_and_stays() {
         let why = rig.refused(&["create", "web"]);
         let expected = "linux.netDevices.veth9: find it, as net9: No such device";
         assert!(why.contains(expected), "{why}");
-        is_back();
+        has_stayed();
         // No loopback interface moves, and its own is there already.
         rig.config["linux"]["netDevices"] = json!({"lo": {"name": "lo1"}, "veth0": {}});
         let why = rig.refused(&["create", "web"]);
         let expected = "linux.netDevices.lo: hand it over to the container's network, as lo1: ";
         assert!(why.contains(expected), "{why}");
-        is_back();
-        // It is there before its name is seen to be taken.
+        has_stayed();
+        // The kernel would see that its name is taken when it is there.
         rig.config["linux"]["netDevices"] = json!({"veth0": {"name": "lo"}});
         let why = rig.refused(&["create", "web"]);
         let expected =
             "linux.netDevices.veth0: hand it over to the container's network, as lo: File exists";
         assert!(why.contains(expected), "{why}");
-        is_back();
+        has_stayed();
+        // And so with what it makes no name of.
+        rig.config["linux"]["netDevices"] = json!({"veth0": {"name": "net%s"}});
+        let why = rig.refused(&["create", "web"]);
+        let expected = "linux.netDevices.veth0.name: net%s: may have one % alone, before a d";
+        assert!(why.contains(expected), "{why}");
+        has_stayed();
         // What fails later takes it back as well.
         rig.config["linux"]["netDevices"] = json!({"veth0": {"name": "net%d"}});
         rig.args(&["/no/such/program"]);
         let why = rig.refused(&["create", "web"]);
         assert!(why.contains("/no/such/program"), "{why}");
         is_back();
+    });
+}
+
+#[test]
+fn a_network_device_is_found_by_a_name_beside_its_own() {
+    apart(|rig| {
+        ip("link property add dev veth0 altname alt0");
+        // It comes back under its own.
+        let args = rig.config["process"]["args"].take();
+        rig.args(&["/no/such/program"]);
+        for entry in [json!({}), json!({"name": "eth5"})] {
+            rig.config["linux"]["netDevices"] = json!({"alt0": entry});
+            let why = rig.refused(&["create", "web"]);
+            assert!(why.contains("/no/such/program"), "{why}");
+            is_back();
+        }
+        rig.config["process"]["args"] = args;
+        // It has that one, and takes it along.
+        ip("address add 192.0.2.7/24 dev veth0 valid_lft 1000 preferred_lft 1000");
+        rig.config["linux"]["netDevices"] = json!({"alt0": {"name": "alt0"}});
+        let why = rig.refused(&["create", "web"]);
+        let expected =
+            "linux.netDevices.alt0: hand it over to the container's network, as alt0: File exists";
+        assert!(why.contains(expected), "{why}");
+        has_stayed();
+        rig.config["linux"]["netDevices"] = json!({"alt0": {}, "veth0": {"name": "net0"}});
+        let why = rig.refused(&["create", "web"]);
+        let expected = "linux.netDevices \"veth0\": another entry names the same device";
+        assert!(why.contains(expected), "{why}");
+        has_stayed();
+
+        rig.config["linux"]["netDevices"] = json!({"alt0": {}});
+        rig.ok(&["create", "web"]);
+        let pid = rig.state("web")["pid"].take();
+        for name in ["veth0", "alt0"] {
+            let inside = device(name, Some(&pid));
+            assert_eq!(inside["ifname"], "veth0", "{inside}");
+            assert_eq!(addresses(&inside), LASTING, "{inside}");
+        }
+        rig.ok(&["delete", "--force", "web"]);
+    });
+}
+
+#[test]
+fn a_network_device_comes_back_to_its_bridge() {
+    apart(|rig| {
+        ip("link add br0 type bridge");
+        ip("link set veth0 master br0");
+        let number = device("veth0", None)["ifindex"].take();
+        rig.config["linux"]["netDevices"] = json!({"veth0": {}});
+        let args = rig.config["process"]["args"].take();
+        rig.args(&["/no/such/program"]);
+        rig.refused(&["create", "web"]);
+        is_back();
+        let device = device("veth0", None);
+        assert_eq!(device["master"], "br0", "{device}");
+        assert_eq!(device["ifindex"], number, "{device}");
+        rig.config["process"]["args"] = args;
+        rig.ok(&["create", "web"]);
+        rig.ok(&["delete", "--force", "web"]);
+    });
+}
+
+#[test]
+fn a_network_device_whose_name_is_taken_meanwhile_is_back_otherwise_as_it_was() {
+    apart(|rig| {
+        rig.config["linux"]["netDevices"] = json!({"veth0": {"name": "net0"}});
+        let taker = rig.script(
+            "hook",
+            "ip link add veth0 type veth peer name veth5; exit 1",
+        );
+        rig.config["hooks"] = json!({"createRuntime": [{"path": taker}]});
+        rig.refused(&["create", "web"]);
+        is_as_it_was("net0");
     });
 }
 

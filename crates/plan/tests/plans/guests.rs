@@ -107,7 +107,7 @@ fn a_guest_is_refused_a_window_to_the_host_by_name() {
     assert!(!plan.show().contains("pause"), "{}", plan.show());
     small.net_devices = vec![NetDevice {
         device: "eth1".to_owned(),
-        name: "net1".to_owned(),
+        name: Some("net1".to_owned()),
     }];
     for kind in [Program::Native, Program::Wasm] {
         let plan = container(&small, &facts(&spec), kind).unwrap();
