@@ -4,8 +4,8 @@
 //! Work that blocks (a birth, the freezer, the removal of a cgroup) runs on blocking threads
 //! and comes back as [`Done`]; meanwhile the container answers.
 //!
-//! *Started before exited*: an exit that is seen while the gate is opening is kept until the
-//! answer of the gate was published. *Init's exit is the last*: it is published when no exec is
+//! *Started before exited*: an exit of init, or a kill for want of memory, that is seen while the gate is
+//! opening is kept until the answer of the gate was published. *Init's exit is the last*: it is published when no exec is
 //! left, and in a shared pid namespace nothing else either.
 
 use std::collections::BTreeMap;

@@ -106,20 +106,23 @@ impl HandedOver {
                 });
             }
             let name = asked.name.clone().unwrap_or_else(|| link.name.clone());
-            // Of names beside its own, which it takes along, none can be its own.
-            let beside = name != link.name
-                && self
-                    .here
-                    .link(&name)
-                    .is_ok_and(|its| its.index == link.index);
-            let taken = beside
-                || self.there.link(&name).is_ok()
+            let taken = self.there.link(&name).is_ok()
                 || (!name.contains('%') && all.iter().any(|other| other.name == name));
             if taken {
                 let error = Errno::EXIST.into();
                 return Err(failed(asked, &name, HAND_OVER)(error));
             }
             all.push(Found { asked, link, name });
+        }
+        for found in &all {
+            // Of names beside their own, which they take along, none can be the own one of any.
+            let beside = self.here.link(&found.name).is_ok_and(|its| {
+                its.name != found.name && all.iter().any(|other| other.link.index == its.index)
+            });
+            if beside {
+                let error = Errno::EXIST.into();
+                return Err(failed(found.asked, &found.name, HAND_OVER)(error));
+            }
         }
         Ok(all)
     }
@@ -169,12 +172,17 @@ impl HandedOver {
             addresses,
             number,
         } = device;
-        let (index, moved) = put(
-            (&self.there, *number),
-            (&self.here, &self.own),
-            &link.name,
-            link.index,
-        );
+        let home = |name| {
+            let (from, to) = ((&self.there, *number), (&self.here, &self.own));
+            put(from, to, name, link.index)
+        };
+        let (index, moved) = match home(&link.name) {
+            // The name that it has there is taken here, too.
+            (None, Err(error)) if error.kind() == ErrorKind::AlreadyExists => {
+                (home("dev%d").0, Err(error))
+            }
+            put => put,
+        };
         let mut done = moved.map(drop);
         let Some(index) = index else { return done };
         if let Some(master) = link.master {

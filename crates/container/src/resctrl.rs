@@ -215,7 +215,7 @@ impl Class {
         let Some(group) = &self.group else {
             return Ok(());
         };
-        fs::create_dir(group).map_err(self.failed("make the monitoring group"))
+        fs::create_dir(group).map_err(self.failed_at("make the monitoring group", group))
     }
 
     /// Removes what goes with the container. May be called again.
@@ -265,19 +265,28 @@ impl Class {
     }
 
     fn failed(&self, step: &'static str) -> impl FnOnce(io::Error) -> Error {
+        self.failed_at(step, &self.dir)
+    }
+
+    fn failed_at(&self, step: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
         let lines = self.schemata.iter().map(|schema| &*schema.line);
         let asked = lines.collect::<Vec<_>>().join(" ");
         // What the kernel has to say beside the errno; `ok` where nothing.
         let status = fs::read_to_string(self.root.join("info/last_cmd_status"));
         let status = status.unwrap_or_default().trim().to_owned();
         let status = Some(status).filter(|status| !status.is_empty() && status != "ok");
-        let path = self.dir.clone();
-        move |source| Error::Resctrl {
-            step,
-            path,
-            asked,
-            status: status.map_or_else(String::new, |status| format!("; resctrl says: {status}")),
-            source,
+        let path = path.to_owned();
+        move |source| {
+            // Of a name that is taken it was not asked: its word is about somebody else's command.
+            let status = status.filter(|_| source.kind() != io::ErrorKind::AlreadyExists);
+            Error::Resctrl {
+                step,
+                path,
+                asked,
+                status: status
+                    .map_or_else(String::new, |status| format!("; resctrl says: {status}")),
+                source,
+            }
         }
     }
 }

@@ -250,6 +250,14 @@ fn a_network_device_is_found_by_a_name_beside_its_own() {
             "linux.netDevices.alt0: hand it over to the container's network, as alt0: File exists";
         assert!(why.contains(expected), "{why}");
         has_stayed();
+        // Nor can another device that goes along have it.
+        ip("link add veth7 type veth peer name veth8");
+        rig.config["linux"]["netDevices"] = json!({"veth0": {}, "veth7": {"name": "alt0"}});
+        let why = rig.refused(&["create", "web"]);
+        let expected =
+            "linux.netDevices.veth7: hand it over to the container's network, as alt0: File exists";
+        assert!(why.contains(expected), "{why}");
+        has_stayed();
         rig.config["linux"]["netDevices"] = json!({"alt0": {}, "veth0": {"name": "net0"}});
         let why = rig.refused(&["create", "web"]);
         let expected = "linux.netDevices \"veth0\": another entry names the same device";
@@ -299,6 +307,23 @@ fn a_network_device_whose_name_is_taken_meanwhile_is_back_otherwise_as_it_was() 
         rig.config["hooks"] = json!({"createRuntime": [{"path": taker}]});
         rig.refused(&["create", "web"]);
         is_as_it_was("net0");
+    });
+}
+
+#[test]
+fn a_network_device_comes_back_if_all_its_names_are_taken_meanwhile() {
+    apart(|rig| {
+        rig.config["linux"]["netDevices"] = json!({"veth0": {"name": "net0"}});
+        let taker = rig.script("hook", "ip link add veth0 type veth peer name net0; exit 1");
+        rig.config["hooks"] = json!({"createRuntime": [{"path": taker}]});
+        rig.refused(&["create", "web"]);
+        // The kernel may count twice.
+        let is_there = |name: &&str| {
+            let shown = Command::new("ip").args(["link", "show", name]).output();
+            shown.unwrap().status.success()
+        };
+        let back = ["dev0", "dev1"].into_iter().find(is_there);
+        is_as_it_was(back.expect("it is back"));
     });
 }
 

@@ -188,9 +188,9 @@ fn a_hook_that_never_stops_writing_is_killed_too() {
     with(async |rig| {
         let bundle = rig.bundle("web", &["true"]);
         let hook = ["/bin/sh", "-c", "exec yes"];
-        let bundle = bundle.hook("createRuntime", &hook, r#","timeout":2"#);
+        let bundle = bundle.hook("createRuntime", &hook, r#","timeout":5"#);
         let error = text(&bundle.create().await.unwrap_err());
-        let why = "did not end in 2 s and was killed; it wrote: ";
+        let why = "did not end in 5 s and was killed; it wrote: ";
         assert!(error.contains(why) && error.ends_with("y\ny"), "{error}");
         assert!(rig.pod.is_empty());
     });
