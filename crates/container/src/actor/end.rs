@@ -29,11 +29,10 @@ impl Actor {
     /// Nothing is left of what init left behind.
     pub(super) fn swept(&mut self) {
         self.sweep = Sweep::Done;
-        // What was killed since init's end comes before it is known, too.
         self.tell_what_waited();
     }
 
-    /// Start is over: what was seen meanwhile is told after it.
+    /// Start is over, or the sweep: kills that were seen meanwhile are told, and after them init's end.
     pub(super) fn tell_what_waited(&mut self) {
         match self.init.ended {
             Some(exit) => {

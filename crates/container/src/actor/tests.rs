@@ -311,8 +311,7 @@ fn a_slow_gate_keeps_nobody_else_waiting() {
         assert_eq!(container.wait(None).await.unwrap().code, 137);
         container.delete(None).await.unwrap();
         let told = std::iter::from_fn(|| facts.try_recv().ok());
-        let told: Vec<_> = told.map(|told| told.fact).collect();
-        check(&told);
+        check(&told.map(|told| told.fact).collect::<Vec<_>>());
     });
 }
 
