@@ -271,7 +271,7 @@ mod tests {
 
     #[test]
     fn what_has_the_number_there_is_another_device() {
-        if !nix::unistd::geteuid().is_root() {
+        if !rustix::process::geteuid().is_root() {
             eprintln!("skipped: needs root");
             assert!(
                 std::env::var_os("DUET_TEST_REQUIRE").is_none(),
