@@ -3,6 +3,7 @@
 use std::io;
 
 use duet_linux::namespace;
+use duet_wasm::{MEMORY, SECONDS};
 use nix::unistd::{Gid, Uid, geteuid, setgroups, setresgid, setresuid};
 use rustix::process::{
     DumpableBehavior, Resource, Rlimit, Signal, getrlimit, set_dumpable_behavior,
@@ -15,14 +16,6 @@ use crate::filter;
 ///
 /// The largest programs at hand (26 MB of CPython) need 0.4 GiB of memory.
 const SPACE: u64 = 8 << 30;
-
-/// How much memory of its own it may have: 2 GiB. With it the node's memory is not a module's to take.
-const DATA: u64 = 2 << 30;
-
-/// How much processor time a compilation may use, on all threads: 4 minutes.
-///
-/// The kubelet gives a container two minutes to be created, and two threads compile.
-const SECONDS: u64 = 240;
 
 /// How large machine code may be: 2 GiB.
 const CODE: u64 = 2 << 30;
@@ -38,7 +31,7 @@ pub(crate) fn enter() -> io::Result<()> {
     set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
     rustix::thread::set_no_new_privs(true)?;
     limit(Resource::As, SPACE)?;
-    limit(Resource::Data, DATA)?;
+    limit(Resource::Data, MEMORY)?;
     limit(Resource::Cpu, SECONDS)?;
     limit(Resource::Fsize, CODE)?;
     limit(Resource::Core, 0)?;

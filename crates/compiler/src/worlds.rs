@@ -60,6 +60,12 @@ const DRAFTS: [&str; 4] = [
     "wasi:keyvalue/store@0.2.0-draft",
 ];
 
+/// How many functions are compiled, of all modules in a component together: 400,000.
+///
+/// So many that do nothing fill [the memory](duet_wasm::MEMORY) that a compilation may have: each takes 5.2 KiB of it
+/// (wasmtime 49). More can only fail, and would take 20 s of two processors for it. Programs have tens of thousands.
+const FUNCTIONS: u64 = 400_000;
+
 /// What a module is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum World {
@@ -80,6 +86,12 @@ pub(crate) fn check(wasm: &[u8], format: Format, preview: Preview) -> Result<Wor
         }
     };
     let names = names(wasm).map_err(|error| format!("unreadable: {error}"))?;
+    if names.functions > FUNCTIONS {
+        return Err(format!(
+            "{} functions, and at most {FUNCTIONS} are compiled",
+            names.functions
+        ));
+    }
     let world = match format {
         Format::Module => check_module(&names).map(|()| World::Command),
         Format::Component => check_component(&names, preview),
@@ -148,9 +160,10 @@ fn features() -> WasmFeatures {
         - WasmFeatures::THREADS
 }
 
-/// The outermost imports and exports.
+/// The outermost imports and exports, and how many functions there are in all.
 #[derive(Default)]
 struct Names {
+    functions: u64,
     imports: Vec<(String, String)>,
     exports: Vec<String>,
 }
@@ -193,6 +206,8 @@ fn names(wasm: &[u8]) -> Result<Names, wasmparser::BinaryReaderError> {
             depth += 1;
         } else if let Payload::End(_) = payload {
             depth = depth.saturating_sub(1);
+        } else if let Payload::FunctionSection(section) = &payload {
+            names.functions += u64::from(section.count());
         } else if depth == 1 {
             names.note(payload)?;
         }

@@ -52,7 +52,7 @@ pub use engine::{engine_config, server_config};
 pub use handoff::{Handoff, Http, ServesAt};
 pub use preview::{PREVIEW3, Preview};
 pub use tally::{Tally, Told};
-pub use workshop::{Room, Workshop, enter_room};
+pub use workshop::{MEMORY, Room, SECONDS, Workshop, enter_room};
 #[cfg(feature = "load")]
 pub use {blocks::Blocks, inherited::Inherited};
 

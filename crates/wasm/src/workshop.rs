@@ -10,6 +10,14 @@ use std::io::{self, Write as _};
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::{Path, PathBuf};
 
+/// How much memory of its own a compilation may have: 2 GiB. With it the node's memory is not a module's to take.
+pub const MEMORY: u64 = 2 << 30;
+
+/// How much processor time it may use, on all threads: 4 minutes.
+///
+/// The kubelet gives a container two minutes to be created, and two threads compile.
+pub const SECONDS: u64 = 240;
+
 /// The variable that names the files of a room for who is to enter it, one a line. A line and not a
 /// colon between them: a path may have one.
 pub(crate) const TASKS: &str = "DUET_TASKS";

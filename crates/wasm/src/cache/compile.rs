@@ -14,7 +14,7 @@ use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, geteuid, pidfd_open};
 
 use super::Error;
-use crate::workshop::{Room, TASKS};
+use crate::workshop::{MEMORY, Room, SECONDS, TASKS};
 use crate::{Format, Preview, WRITE_BLOCKS};
 
 /// How much of what the compiler says is repeated: 4 KiB.
@@ -182,12 +182,14 @@ fn judge(status: ExitStatus, text: &str, name: &str) -> Result<(), Error> {
             let signal = signal.unwrap_or_default();
             let hint = match signal {
                 // Rust's words for an allocator that has none, twice if two threads say so.
-                6 | 11 if text.starts_with("memory allocation of") => " (out of memory)",
+                6 | 11 if text.starts_with("memory allocation of") => {
+                    format!(" (out of memory: it may have {} MiB)", MEMORY >> 20)
+                }
                 // Its last words are an instruction that traps: `abort` alone does not end process 1.
-                6 | 11 => " (it broke down)",
-                9 | 24 => " (out of time or memory)",
-                25 => " (too much code)",
-                _ => "",
+                6 | 11 => " (it broke down)".to_owned(),
+                9 | 24 => format!(" (out of its {SECONDS} s of processor time, or of memory)"),
+                25 => " (too much code)".to_owned(),
+                _ => String::new(),
             };
             let how = format!("was ended by signal {signal}{hint}: {}", first(text));
             Err(Error::Broken { name, how })
@@ -210,9 +212,15 @@ mod tests {
     fn a_compiler_that_is_killed_is_told_from_one_that_broke_down() {
         let table = [
             (6, "signal 6 (it broke down): it said nothing"),
-            (9, "signal 9 (out of time or memory): it said nothing"),
+            (
+                9,
+                "signal 9 (out of its 240 s of processor time, or of memory): it said nothing",
+            ),
             (11, "signal 11 (it broke down): it said nothing"),
-            (24, "signal 24 (out of time or memory): it said nothing"),
+            (
+                24,
+                "signal 24 (out of its 240 s of processor time, or of memory): it said nothing",
+            ),
             (31, "signal 31: it said nothing"),
         ];
         for (signal, expected) in table {
@@ -222,7 +230,7 @@ mod tests {
         }
         let words = "memory allocation of memory allocation of 4336 bytes failed";
         let error = judge(ExitStatus::from_raw(11), words, "/app.wasm").unwrap_err();
-        let hint = "ended by signal 11 (out of memory): memory allocation";
+        let hint = "ended by signal 11 (out of memory: it may have 2048 MiB): memory allocation";
         assert!(error.to_string().contains(hint), "{error}");
     }
 }
