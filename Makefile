@@ -9,7 +9,8 @@ export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo -E env "PATH=$$PATH")
 
 target := $(or $(CARGO_TARGET_DIR),target)
-host := $(shell rustc -vV | sed -n 's/^host: //p')
+# Root, who installs, need not have Rust.
+host := $(or $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p'),$(shell uname -m)-unknown-linux-gnu)
 bin := $(abspath $(target)/$(host)/release)
 programs := containerd-shim-duet-v1 duet duet-holder duet-runner duet-compiler
 # A guest, which is committed: see examples/build-wasm.sh.
@@ -198,7 +199,10 @@ $(wasmtime):
 	    wasmtime-cli --version $(wasmtime-version)
 
 .PHONY: install
-install: build ## copy the programs to PREFIX/bin
+install: ## copy the programs that `make build` has built to PREFIX/bin
+	@# Not after `build`: root, who installs, often has no Rust, and what root builds is root's.
+	@for file in $(programs) $(tools); do [ -e $(bin)/$$file ] || { \
+	    echo "$(bin)/$$file is not there: run \`make build\` first, without sudo" >&2; exit 1; }; done
 	install -d $(DESTDIR)$(PREFIX)/bin
 	install -m 755 $(addprefix $(bin)/,$(programs)) $(DESTDIR)$(PREFIX)/bin
 	install -m 644 $(bin)/$(tools) $(DESTDIR)$(PREFIX)/bin
