@@ -255,3 +255,35 @@ fn duration(text: &str) -> Option<Duration> {
     let number: u64 = number.parse().ok().filter(|number| *number > 0)?;
     number.checked_mul(milliseconds).map(Duration::from_millis)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    /// Every name that stands in a constant above.
+    fn read() -> BTreeSet<&'static str> {
+        let constants = include_str!("annotations.rs").lines();
+        constants
+            .filter(|line| line.starts_with("pub const "))
+            .filter_map(|line| line.split('"').nth(1))
+            .collect()
+    }
+
+    /// Every name that `docs/annotations.md` has between backticks: before its table, in it and after.
+    fn written() -> BTreeSet<&'static str> {
+        let page = include_str!("../../../docs/annotations.md");
+        let rows = page.lines().filter(|line| line.starts_with("| `"));
+        let rows = rows.filter_map(|row| row.split('`').nth(1));
+        let (_, last) = page.split_once("containerd sets these itself").unwrap();
+        rows.chain(last.split('`').skip(1).step_by(2))
+            .map(|name| name.trim_end_matches("NAME"))
+            // That of duet-cgroup.
+            .filter(|name| *name != "org.systemd.property.")
+            .collect()
+    }
+
+    #[test]
+    fn every_annotation_is_on_the_page_and_none_that_is_not_read() {
+        assert_eq!(written(), read());
+    }
+}

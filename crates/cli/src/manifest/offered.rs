@@ -178,3 +178,62 @@ fn without_indices(path: &str) -> String {
     }
     general
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{CONTAINER, INIT_CONTAINER, POD, PROBE};
+    use std::collections::BTreeSet;
+
+    /// Every field of the lists above, as its path without `[]` and `*`.
+    fn offered() -> BTreeSet<String> {
+        let plain = |path: String| {
+            path.trim_end_matches(".*")
+                .trim_end_matches("[]")
+                .to_owned()
+        };
+        let pod = POD.iter().map(|path| (*path).to_owned());
+        let container = |path: &&str| format!("spec.containers[].{path}");
+        let probe = |path: &&str| format!("spec.containers[].…Probe.{path}");
+        let init = |path: &&str| format!("spec.initContainers[].{path}");
+        pod.chain(CONTAINER.iter().map(container))
+            .chain(PROBE.iter().map(probe))
+            .chain(INIT_CONTAINER.iter().map(init))
+            .map(plain)
+            .collect()
+    }
+
+    /// Every field that the table of `docs/run.md` has.
+    fn written() -> BTreeSet<String> {
+        let page = include_str!("../../../../docs/run.md");
+        let (_, table) = page.split_once("| In | Fields | Only |\n").unwrap();
+        let rows = table
+            .lines()
+            .take_while(|line| line.starts_with('|'))
+            .skip(1);
+        rows.flat_map(|row| {
+            let cells: Vec<_> = row.trim_matches('|').split(" | ").map(str::trim).collect();
+            let place = match cells[0] {
+                "the document" => String::new(),
+                place => format!("{}.", place.trim_matches('`')),
+            };
+            let fields = cells[1].split('`').skip(1).step_by(2);
+            // What init containers have of others is no field.
+            fields
+                .filter(|field| *field != "spec.containers[]")
+                .map(|field| format!("{place}{field}"))
+                .collect::<Vec<_>>()
+        })
+        .collect()
+    }
+
+    #[test]
+    fn every_field_is_on_the_page_and_none_that_is_refused() {
+        let (written, offered) = (written(), offered());
+        let missing: Vec<_> = offered.difference(&written).collect();
+        let more: Vec<_> = written.difference(&offered).collect();
+        assert!(
+            missing.is_empty() && more.is_empty(),
+            "missing: {missing:?}, not offered: {more:?}"
+        );
+    }
+}
