@@ -275,6 +275,66 @@ fn every_file_says_what_it_is_for_and_stays_short() {
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
+/// The lines of a page that are prose, with what stands between backticks left out.
+fn prose(page: &str) -> Vec<String> {
+    let mut code = false;
+    let lines = page.lines().filter(|line| {
+        let fence = line.trim_start().starts_with("```");
+        code ^= fence;
+        !fence && !code
+    });
+    let spoken = |line: &str| line.split('`').step_by(2).collect::<String>();
+    lines.map(spoken).collect()
+}
+
+/// The names by which a page's headings can be linked to, as GitHub and others make them.
+fn anchors(page: &str) -> BTreeSet<String> {
+    let mut code = false;
+    let headings = page.lines().filter(|line| {
+        code ^= line.trim_start().starts_with("```");
+        !code && line.starts_with('#')
+    });
+    let anchor = |heading: &str| {
+        let text = heading.trim_start_matches('#').trim().to_lowercase();
+        let kept = |c: &char| c.is_alphanumeric() || [' ', '-', '_'].contains(c);
+        text.chars()
+            .filter(kept)
+            .collect::<String>()
+            .replace(' ', "-")
+    };
+    headings.map(anchor).collect()
+}
+
+#[test]
+fn links_between_pages_lead_somewhere() {
+    let read = |file: &Path| fs::read_to_string(file).expect("a page is text");
+    let mut wrong = Vec::new();
+    let mut links = 0;
+    for page in files(&[".md"]) {
+        for line in prose(&read(&page)) {
+            let targets = line.split("](").skip(1);
+            let targets = targets.filter_map(|rest| rest.split(')').next());
+            for target in targets.filter(|target| !target.contains("://")) {
+                links += 1;
+                let (file, anchor) = target.split_once('#').unwrap_or((target, ""));
+                let there = if file.is_empty() {
+                    page.clone()
+                } else {
+                    page.with_file_name(file)
+                };
+                let found = there.exists()
+                    && (anchor.is_empty() || anchors(&read(&there)).contains(anchor));
+                if !found {
+                    let page = page.strip_prefix(workspace()).unwrap_or(&page);
+                    wrong.push(format!("{}: {target}", page.display()));
+                }
+            }
+        }
+    }
+    assert!(links > 50, "only {links} links were seen");
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
 #[test]
 fn everything_that_is_linked_has_a_licence_we_may_use() {
     let metadata = metadata(true);
