@@ -43,6 +43,14 @@ impl Cgroup {
         }
         result
     }
+
+    /// Removes each of its directories in which there is nothing, neither a process nor a cgroup: it is others', too,
+    /// and who leaves last removes it. What stays is no error.
+    pub fn remove_if_empty(&self) {
+        for dir in self.dirs() {
+            fs::remove_dir(dir).ok();
+        }
+    }
 }
 
 /// Removes `dir`, of which the kernel may not have let go yet.

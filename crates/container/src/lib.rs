@@ -75,3 +75,4 @@ pub use rootfs::unmount_all;
 pub use words::{
     Awaited, Create, Deleted, Exit, Fact, IoOwner, Phase, RootfsMount, Status, Stdio, Told,
 };
+pub use workshop::leave_workshops;

@@ -2,11 +2,12 @@
 //! for it, and with limits of its own.
 //!
 //! ```text
-//!   /duet-compiler-<pid of the shim>      made for the first compilation, removed after the last
+//!   /duet-compilers                       what those of all pods have together, removed after the last
+//!   /duet-compilers/<pid of the shim>     made for its first compilation, removed after its last
 //! ```
 //!
-//! One for all that a pod has compiled at the same time. It is in the record of each member, so that whoever
-//! cleans up after a killed shim finds it.
+//! One for all that a pod has compiled at the same time, and one around those of all pods (decision 55). The inner one
+//! is in the record of each member, so that whoever cleans up after a killed shim finds it.
 
 use std::fmt;
 use std::io;
@@ -14,21 +15,27 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use duet_cgroup::Host;
+use duet_cgroup::{Cgroup, Host};
 use duet_spec::LinuxResources;
 use duet_wasm::Room;
 
 use crate::children::{Children, Labour};
 use crate::confined::Confined;
 
-/// What compilers may take together: 3 GiB, one and a half times of what one takes from itself.
+/// Where the compilers of all pods work, below the root of each hierarchy.
+const ALL: &str = "/duet-compilers";
+
+/// What a pod's compilers may take together: 3 GiB, one and a half times of what one takes from itself.
 const MEMORY: i64 = 3 << 30;
 
-/// How many threads they may have: 64. One compiler has three: two that compile, one that waits for them.
+/// What those of all pods may take together where it is more than that: a quarter of the node's memory.
+const PART: i64 = 4;
+
+/// How many threads a pod's may have: 64. One compiler has three: two that compile, one that waits for them.
 const THREADS: i64 = 64;
 
-/// Their share of a busy processor: half of what a cgroup has that says nothing. A start waits for them, and beside all
-/// pods of a node, which are one cgroup of more, that is little enough.
+/// The share of a busy processor that all have together: half of what a cgroup has that says nothing. A start waits
+/// for them, and beside all pods of a node, which are one cgroup of more, that is little enough.
 const SHARES: u64 = 512;
 
 /// How long who is killed may take to end: 30 s. A compiler has gigabytes to give back, perhaps on a busy node.
@@ -51,9 +58,15 @@ pub(crate) struct Workshop {
 /// The cgroup, and how many work in it.
 #[derive(Default)]
 struct Place {
-    cgroup: Option<Confined>,
+    cgroup: Option<Shop>,
     rooms: usize,
     closed: bool,
+}
+
+/// The cgroup of a pod's compilers, and the one around those of all pods, which the last to leave removes.
+struct Shop {
+    own: Confined,
+    all: Option<Cgroup>,
 }
 
 /// One who works there.
@@ -68,15 +81,19 @@ struct Tenant {
 impl Workshop {
     /// Where the compilers of the shim with this pid work.
     pub(crate) fn path_of(shim: u32) -> PathBuf {
-        Path::new("/").join(format!("duet-compiler-{shim}"))
+        Path::new(ALL).join(shim.to_string())
     }
 
     /// Makes nothing yet.
     pub(crate) fn new(host: Host, children: Arc<Children>) -> Self {
+        Self::at(host, children, Self::path_of(std::process::id()))
+    }
+
+    fn at(host: Host, children: Arc<Children>, path: PathBuf) -> Self {
         Self {
             host,
             children,
-            path: Self::path_of(std::process::id()),
+            path,
             place: Mutex::default(),
             left: Condvar::new(),
         }
@@ -96,7 +113,7 @@ impl Workshop {
         let mut place = self.place();
         place.closed = true;
         while place.rooms > 0 && Instant::now() < deadline {
-            if let Some(Err(error)) = place.cgroup.as_ref().map(|it| it.cgroup.kill()) {
+            if let Some(Err(error)) = place.cgroup.as_ref().map(|it| it.own.cgroup.kill()) {
                 tracing::debug!(%error, "a compiler takes long to end");
             }
             let waited = self
@@ -112,11 +129,46 @@ impl Workshop {
         self.place.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn make(&self) -> io::Result<Confined> {
-        let confined = Confined::at(&self.host, &self.path).map_err(io::Error::other)?;
-        let limited = confined.cgroup.limit(&limits()?);
+    fn make(&self) -> io::Result<Shop> {
+        let own = Confined::at(&self.host, &self.path).map_err(io::Error::other)?;
+        // From here on the outer one stays: there is one in it.
+        let all = around(&self.host, &self.path);
+        let shop = Shop { own, all };
+        if let Some(all) = &shop.all {
+            // By each: whoever made it may not have come to it yet.
+            all.update(&common_limits()?).map_err(io::Error::other)?;
+        }
+        let limited = shop.own.cgroup.limit(&limits()?);
         limited.map_err(io::Error::other)?;
-        Ok(confined)
+        Ok(shop)
+    }
+}
+
+/// Removes what is around the workshop at `path`, which is gone, if no other is in it.
+///
+/// For who cleans up after a killed shim. One of before there was such a thing is below the root itself.
+pub fn leave_workshops(host: &Host, path: &Path) {
+    if let Some(all) = around(host, path) {
+        all.remove_if_empty();
+    }
+}
+
+fn around(host: &Host, path: &Path) -> Option<Cgroup> {
+    // The root is nobody's to open.
+    Cgroup::open(host, path.parent()?).ok()
+}
+
+// === impl Shop ===
+
+impl Drop for Shop {
+    fn drop(&mut self) {
+        if let Err(error) = self.own.remove() {
+            // Its own end says so again.
+            tracing::debug!(%error, "a workshop is not removed at once");
+        }
+        if let Some(all) = &self.all {
+            all.remove_if_empty();
+        }
     }
 }
 
@@ -135,7 +187,7 @@ impl duet_wasm::Workshop for Tenancy {
             place.cgroup = Some(workshop.make()?);
         }
         place.rooms += 1;
-        let dirs = place.cgroup.iter().flat_map(Confined::entrances);
+        let dirs = place.cgroup.iter().flat_map(|it| it.own.entrances());
         Ok(Room {
             tasks: dirs.collect(),
             kept: Box::new(Tenant {
@@ -166,11 +218,22 @@ impl fmt::Debug for Place {
     }
 }
 
+/// Those of a pod's compilers.
 fn limits() -> serde_json::Result<LinuxResources> {
     serde_json::from_value(serde_json::json!({
         "memory": {"limit": MEMORY},
-        "cpu": {"shares": SHARES},
         "pids": {"limit": THREADS},
+    }))
+}
+
+/// Those of all pods' compilers.
+fn common_limits() -> serde_json::Result<LinuxResources> {
+    let memory = rustix::system::sysinfo();
+    let node = u64::from(memory.mem_unit).saturating_mul(memory.totalram);
+    let part = i64::try_from(node).map_or(MEMORY, |node| node / PART);
+    serde_json::from_value(serde_json::json!({
+        "memory": {"limit": part.max(MEMORY)},
+        "cpu": {"shares": SHARES},
     }))
 }
 
@@ -258,6 +321,87 @@ mod tests {
         for place in places {
             assert!(!place.exists(), "{}", place.display());
         }
+    }
+
+    /// The directories below the root of each hierarchy.
+    fn dirs(path: &Path) -> Vec<PathBuf> {
+        let below = path.strip_prefix("/").unwrap();
+        let hierarchies = fs::read_dir("/sys/fs/cgroup").unwrap();
+        let hierarchies = hierarchies.map(|hierarchy| hierarchy.unwrap().path());
+        let dirs = hierarchies.chain([PathBuf::from("/sys/fs/cgroup")]);
+        let dirs = dirs.map(|hierarchy| hierarchy.join(below));
+        dirs.filter(|dir| dir.exists()).collect()
+    }
+
+    /// What is written in one of the files of a cgroup.
+    fn limit(path: &Path, files: [&str; 2]) -> String {
+        let dirs = dirs(path);
+        let places = dirs.iter().flat_map(|dir| files.map(|file| dir.join(file)));
+        let mut values = places.filter_map(|file| fs::read_to_string(file).ok());
+        values.next().unwrap().trim().to_owned()
+    }
+
+    /// Around workshops of this test's own: others may be at work on this machine.
+    fn of_a_test(name: &str) -> PathBuf {
+        PathBuf::from(format!("/duet-test-{}-{name}", std::process::id()))
+    }
+
+    fn workshop(all: &Path, shim: usize) -> Tenancy {
+        let path = all.join(shim.to_string());
+        let host = Host::detect().unwrap();
+        Tenancy(Arc::new(Workshop::at(host, Arc::default(), path)))
+    }
+
+    #[test]
+    fn workshops_of_many_pods_have_the_share_of_one_and_what_is_around_them_goes_with_the_last() {
+        let Some(_alone) = alone() else {
+            return;
+        };
+        let all = of_a_test("shops");
+        let [one, other] = [1, 2].map(|shim| workshop(&all, shim));
+        let room = one.open().unwrap();
+        let second = other.open().unwrap();
+        let shares = ["cpu.shares", "cpu.weight"];
+        let memory = ["memory.limit_in_bytes", "memory.max"];
+        assert!(["512", "59"].contains(&limit(&all, shares).as_str()));
+        let common: i64 = limit(&all, memory).parse().unwrap();
+        assert!(common >= MEMORY, "{common}");
+        for shop in [&one, &other] {
+            let own = shop.0.path();
+            assert!(["1024", "100"].contains(&limit(own, shares).as_str()));
+            assert_eq!(limit(own, memory), MEMORY.to_string());
+            assert_eq!(limit(own, ["pids.max"; 2]), THREADS.to_string());
+        }
+        drop(room);
+        assert_eq!(dirs(one.0.path()), Vec::<PathBuf>::new());
+        assert_ne!(dirs(&all), Vec::<PathBuf>::new());
+        // Whoever cleans up removes nobody's.
+        leave_workshops(&one.0.host, one.0.path());
+        assert_ne!(dirs(other.0.path()), Vec::<PathBuf>::new());
+        drop(second);
+        assert_eq!(dirs(&all), Vec::<PathBuf>::new());
+    }
+
+    #[test]
+    fn those_who_come_never_fail_by_those_who_go() {
+        let Some(_alone) = alone() else {
+            return;
+        };
+        let all = of_a_test("race");
+        thread::scope(|scope| {
+            for shim in 0..8 {
+                let tenancy = workshop(&all, shim);
+                scope.spawn(move || {
+                    for _ in 0..60 {
+                        let room = tenancy.open().unwrap();
+                        for tasks in &room.tasks {
+                            assert!(tasks.exists(), "{}", tasks.display());
+                        }
+                    }
+                });
+            }
+        });
+        assert_eq!(dirs(&all), Vec::<PathBuf>::new());
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
 use duet_cgroup::{Cgroup, Host, systemd};
-use duet_container::{Exit, poststop, remove_classes, unmount_all};
+use duet_container::{Exit, leave_workshops, poststop, remove_classes, unmount_all};
 
 use crate::error::Error;
 use crate::record::{self, Init, Member};
@@ -116,6 +116,7 @@ pub fn clean(bundle: &Path, only: Option<&str>) -> Result<Vec<Cleaned>, Error> {
         // The shim was one process, and so all members name the same.
         if let Some(path) = members.values().find_map(|m| m.workshop.as_ref()) {
             cgroup_or_warn(&host, path);
+            leave_workshops(&host, path);
         }
         let pods: Vec<&PathBuf> = members
             .values()

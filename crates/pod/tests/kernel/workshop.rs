@@ -22,7 +22,7 @@ impl Rig {
 
 /// The directories of the workshop of this process, which is the shim of these pods.
 fn places() -> Vec<PathBuf> {
-    let name = format!("duet-compiler-{}", std::process::id());
+    let name = format!("duet-compilers/{}", std::process::id());
     let root = Path::new("/sys/fs/cgroup");
     let hierarchies = fs::read_dir(root).unwrap().filter_map(Result::ok);
     hierarchies
@@ -39,8 +39,9 @@ fn the_compiler_works_in_a_cgroup_of_its_own_that_is_limited_and_goes_with_it() 
         let limits = "memory.limit_in_bytes memory.max pids.max cpu.shares cpu.weight";
         rig.compile_with(&format!(
             "cat /proc/self/cgroup >$DIR/seen
-             for tasks in $DUET_TASKS; do for limit in {limits}; do
-                 file=${{tasks%/*}}/$limit; test ! -e $file || echo $limit $(cat $file) >>$DIR/limits
+             for tasks in $DUET_TASKS; do own=${{tasks%/*}}; for limit in {limits}; do
+                 test ! -e $own/$limit || echo $limit $(cat $own/$limit) >>$DIR/limits
+                 test ! -e $own/../$limit || echo all $limit $(cat $own/../$limit) >>$DIR/limits
              done; done
              echo process $$ refuses >&2; exit 1"
         ));
@@ -50,7 +51,7 @@ fn the_compiler_works_in_a_cgroup_of_its_own_that_is_limited_and_goes_with_it() 
             .to_string();
         assert_eq!(why, "/app.wasm: process 1 refuses");
         let seen = fs::read_to_string(rig.path().join("seen")).unwrap();
-        let own = format!("/duet-compiler-{}", std::process::id());
+        let own = format!("/duet-compilers/{}", std::process::id());
         for controller in ["memory", "cpu", "pids"] {
             let line = seen.lines().find(|line| {
                 let names = line.split(':').nth(1).unwrap_or_default();
@@ -67,7 +68,10 @@ fn the_compiler_works_in_a_cgroup_of_its_own_that_is_limited_and_goes_with_it() 
                 format!("memory.max {memory}"),
             ),
             ("pids.max 64".to_owned(), String::new()),
-            ("cpu.shares 512".to_owned(), "cpu.weight 59".to_owned()),
+            (
+                "all cpu.shares 512".to_owned(),
+                "all cpu.weight 59".to_owned(),
+            ),
         ] {
             assert!(has(&v1, &v2), "{v1} or {v2} in {limits}");
         }
