@@ -6,9 +6,12 @@
 //! and two files that it makes look the same are one pod's. The device is not asked for: it is another one for each
 //! mount of the same image.
 //!
-//! A file in memory is hashed each time. The kernel's own count of changes (`i_version`, `STATX_CHANGE_COOKIE`) is not
-//! told to programs; a lease (`F_SETLEASE`) would tell who opens the file for writing, mappings included, but makes
-//! them wait until the shim has answered.
+//! A file in memory is hashed each time. Through a mapping the first store to a page moves its times and no later one
+//! ever does (on a disk one does again when the page was written back), so that the finer times that tmpfs has since
+//! Linux 6.13 tell no more than the old. Fanotify hears of none, tmpfs has no fs-verity, and only a memfd can be sealed.
+//! The kernel's own count of changes (`i_version`, `STATX_CHANGE_COOKIE`) is not told to programs; a lease
+//! (`F_SETLEASE`) would tell who opens the file for writing, mappings included, but makes them wait until the shim has
+//! answered.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -31,8 +34,8 @@ const SETTLED: Duration = Duration::from_secs(2);
 pub(super) struct Seen(Mutex<VecDeque<(Identity, Key)>>);
 
 /// What the kernel says of a file. No call can set the time of a file's last change back; but a file system that
-/// keeps none takes another for it, and stores through a mapping show at the first of a page only, in memory at none
-/// (which is not seen below an overlay).
+/// keeps none takes another for it, and stores through a mapping show at the first of a page only, and in memory
+/// that is the first for ever (which is not seen below an overlay).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Identity {
     inode: u64,
