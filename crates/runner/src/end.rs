@@ -15,7 +15,7 @@ use std::process::ExitCode;
 use wasmtime::{Trap, WasmBacktrace};
 use wasmtime_wasi::I32Exit;
 
-use crate::{room, tally};
+use crate::{outputs, room, tally};
 
 /// How a guest ended.
 #[derive(Debug)]
@@ -98,7 +98,12 @@ pub(crate) fn words(error: &wasmtime::Error) -> String {
 
 /// One line, or a few, on the container's stderr; if that is closed, nowhere.
 pub(crate) fn say(line: &str) {
-    drop(writeln!(std::io::stderr(), "{line}"));
+    match outputs::opened() {
+        Some(outputs) => outputs
+            .stderr
+            .put_if_possible(format!("{line}\n").as_bytes()),
+        None => drop(writeln!(std::io::stderr(), "{line}")),
+    }
 }
 
 /// What the kernel keeps of a code given to `exit`.

@@ -27,6 +27,7 @@
 //! | `rest.rs` | what only starting needed |
 //! | `tally.rs` | what the shim is told: memory, requests, traps |
 //! | `serve.rs`, `serve/` | `wasi:http` servers |
+//! | `outputs.rs` | what their requests print, while nobody reads it |
 //! | `outgoing.rs`, `outgoing/` | the guest's own http requests |
 #![forbid(unsafe_code)]
 
@@ -40,6 +41,7 @@ mod keyvalue;
 mod limits;
 mod module;
 mod outgoing;
+mod outputs;
 mod preview0;
 mod preview1;
 mod preview3;

@@ -45,6 +45,7 @@ use wasmtime::component::Component;
 
 use crate::end::End;
 use crate::imports::unlinked;
+use crate::outputs;
 use crate::rest;
 use crate::serve::connections::{Connections, QUIET};
 pub(crate) use crate::serve::instances::load;
@@ -105,6 +106,9 @@ pub(crate) fn run(
     }
     more_descriptors();
     let end = runtime.block_on(async {
+        if let Err(error) = outputs::open() {
+            return End::Unfit(format!("standard output and error: {error}"));
+        }
         // Before anybody can connect: whoever does is answered, also by a server that is told to stop at once.
         let told = match signals.as_bytes().and_then(told) {
             Ok(told) => told,
@@ -196,6 +200,9 @@ async fn serve(
         }
         connections.ended().await;
         requests.finished().await;
+        if let Some(outputs) = outputs::opened() {
+            outputs.emptied().await;
+        }
     };
     match timeout(patience, drained).await {
         Ok(()) => End::Exit(0),

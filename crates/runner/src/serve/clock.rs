@@ -4,7 +4,7 @@
 //! lets the others of its thread go first, and whoever watches its time can end it.
 //!
 //! It is also who ends a server that was told to stop and does not hear it, for all of its threads wait in calls
-//! that nobody can end: for room in a log that nobody reads. So it ticks as well while the server itself
+//! that nobody can end: for room on a terminal that nobody reads. So it ticks as well while the server itself
 //! says something.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};

@@ -18,10 +18,11 @@ use wasmtime_wasi_http::p2::bindings::{Proxy, ProxyPre};
 use crate::guest::{Guest, STACK, files};
 use crate::imports::{exports, linker};
 use crate::limits;
+use crate::outputs;
 use crate::preview3::{self, Service, ServicePre};
 use crate::room;
 use crate::serve::clock::{Clock, Inside};
-use crate::serve::log::Logs;
+use crate::serve::log::{Logs, Said};
 use crate::serve::requests::{About, Sender};
 use crate::serve::threads;
 
@@ -68,7 +69,7 @@ enum Exported {
 struct Instance {
     store: Store<Guest>,
     exported: Exported,
-    /// Where it prints; `None`: it writes to the container's streams itself.
+    /// Where it prints.
     logs: Option<Logs>,
     left: u32,
 }
@@ -106,7 +107,7 @@ impl Instances {
         if !self.clock.is_there() {
             return Ok(());
         }
-        match timeout(TRIAL, self.make(0)).await {
+        match timeout(TRIAL, self.make(0, &Arc::default())).await {
             Ok(Err(error)) => room::wanting(&error).map_or(Ok(()), Err),
             // Whatever else it does when it is made, it does for requests.
             Ok(Ok(_)) | Err(_) => Ok(()),
@@ -128,10 +129,10 @@ impl Instances {
         let _ticking = self.ticking();
         let mut instance = match self.take_idle() {
             Some(instance) => instance,
-            None => self.make(about.id).await?,
+            None => self.make(about.id, &about.said).await?,
         };
         if let Some(logs) = &instance.logs {
-            logs.begin(about.id);
+            logs.begin(about.id, &about.said);
         }
         // A guest that is still computing when the clock ticks goes on after the others.
         instance.store.set_epoch_deadline(1);
@@ -158,8 +159,9 @@ impl Instances {
         called
     }
 
-    async fn make(&self, id: u64) -> wasmtime::Result<Instance> {
-        let logs = (!self.handoff.http.plain_log).then(|| Logs::new(id));
+    async fn make(&self, id: u64, said: &Arc<Said>) -> wasmtime::Result<Instance> {
+        let is_plain = self.handoff.http.plain_log;
+        let logs = outputs::opened().map(|all| Logs::new(all, is_plain, id, said));
         let guest = Guest::serving(&self.handoff, &self.files, logs.as_ref());
         let engine = match &self.pre {
             Prepared::Two(pre) => pre.engine(),

@@ -1,23 +1,14 @@
 //! Lines of what handlers print, each with the number of its request. Without wasmtime, so that it is tested by itself
 //! (`crates/wasm/tests/units`).
 
-use std::io::{self, Write as _};
 use std::mem;
 
 /// How long a line may become before it is cut: 16 KiB, as container runtimes cut theirs.
 const LINE: usize = 16 << 10;
 
-/// One of the two streams.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum Stream {
-    Stdout,
-    Stderr,
-}
-
 /// What was not written yet: the beginning of a line.
 #[derive(Debug)]
 pub(super) struct Pending {
-    stream: Stream,
     request: u64,
     line: Vec<u8>,
 }
@@ -26,9 +17,8 @@ pub(super) struct Pending {
 
 impl Pending {
     /// Nothing yet, of this request.
-    pub(super) fn new(stream: Stream, request: u64) -> Self {
+    pub(super) fn new(request: u64) -> Self {
         Self {
-            stream,
             request,
             line: Vec::new(),
         }
@@ -39,13 +29,8 @@ impl Pending {
         self.request = request;
     }
 
-    /// Writes the lines that `bytes` completes, and keeps the rest.
-    pub(super) fn print(&mut self, bytes: &[u8]) -> io::Result<()> {
-        let whole = self.lines(bytes);
-        self.write(&whole)
-    }
-
-    fn lines(&mut self, bytes: &[u8]) -> Vec<u8> {
+    /// The lines that `bytes` completes; the rest is kept.
+    pub(super) fn lines(&mut self, bytes: &[u8]) -> Vec<u8> {
         let mut whole = Vec::new();
         for mut part in bytes.split_inclusive(|byte| *byte == b'\n') {
             // Its end needs no room.
@@ -63,13 +48,13 @@ impl Pending {
         whole
     }
 
-    /// Writes a line that nobody has ended.
-    pub(super) fn end(&mut self) -> io::Result<()> {
+    /// A line that nobody has ended, if there is one.
+    pub(super) fn end(&mut self) -> Vec<u8> {
         let mut whole = Vec::new();
         if !self.line.is_empty() {
             self.complete(&mut whole);
         }
-        self.write(&whole)
+        whole
     }
 
     fn complete(&mut self, whole: &mut Vec<u8>) {
@@ -79,26 +64,6 @@ impl Pending {
         if !line.ends_with(b"\n") {
             whole.push(b'\n');
         }
-    }
-
-    fn write(&self, whole: &[u8]) -> io::Result<()> {
-        if whole.is_empty() {
-            return Ok(());
-        }
-        match self.stream {
-            Stream::Stdout => {
-                let mut stdout = io::stdout().lock();
-                stdout.write_all(whole).and_then(|()| stdout.flush())
-            }
-            Stream::Stderr => io::stderr().lock().write_all(whole),
-        }
-    }
-}
-
-impl Drop for Pending {
-    fn drop(&mut self) {
-        // Nobody is left to tell if this fails.
-        drop(self.end());
     }
 }
 
@@ -124,7 +89,7 @@ mod tests {
         ]
         .concat();
         for size in [1, 4096, LINE, LINE + 1, 3 * LINE] {
-            let mut pending = Pending::new(Stream::Stdout, 7);
+            let mut pending = Pending::new(7);
             let whole: Vec<_> = long
                 .chunks(size)
                 .flat_map(|chunk| pending.lines(chunk))

@@ -24,6 +24,7 @@ use wasmtime_wasi_http::{Error, WasiBody};
 use crate::end::{say, words};
 use crate::serve::idle::Asked;
 use crate::serve::instances::Instances;
+use crate::serve::log::Said;
 use crate::tally;
 
 /// What a guest answers, or the name of its error.
@@ -61,6 +62,7 @@ enum Unanswered {
 /// What there is to say about a request.
 pub(crate) struct About {
     pub(crate) id: u64,
+    pub(crate) said: Arc<Said>,
     method: Method,
     uri: Uri,
     /// The guest did not come to its end. Set before it is dropped: for whoever reads its answer.
@@ -168,6 +170,7 @@ impl Requests {
     ) -> Result<Response<Answered>, Unanswered> {
         let about = Arc::new(About {
             id: self.count.fetch_add(1, Ordering::Relaxed) + 1,
+            said: Arc::default(),
             method: request.method().clone(),
             uri: request.uri().clone(),
             broken: AtomicBool::new(false),
@@ -183,7 +186,8 @@ impl Requests {
             if let Err(why) = &called {
                 server.report(&of, why);
             }
-            drop(place);
+            // While its words wait for a reader it keeps its place: there must be an end of them.
+            of.said.until_written(place);
             called
         })));
         // Most guests are done when their answer is there: then it all was one task.
@@ -264,8 +268,8 @@ impl Requests {
         }
     }
 
-    /// On the container's stderr. That may have no room, and nobody who reads it: the clock goes on, which hears a
-    /// signal all the same.
+    /// On the container's stderr. That may be a terminal that nobody reads: the clock goes on, which hears a signal
+    /// all the same.
     pub(crate) fn say(&self, text: &str) {
         let _ticking = self.instances.ticking();
         say(text);

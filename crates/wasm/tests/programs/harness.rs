@@ -410,6 +410,11 @@ impl Running {
         self.stdin.take().unwrap()
     }
 
+    /// What it has told of itself until now.
+    pub(crate) fn told(&self) -> Told {
+        self.tally.told().unwrap()
+    }
+
     /// The next line of its stdout.
     pub(crate) fn line(&mut self) -> String {
         let mut line = String::new();

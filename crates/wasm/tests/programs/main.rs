@@ -15,6 +15,7 @@ mod in_c;
 mod jail;
 mod keyvalue;
 mod limits;
+mod logs;
 mod made;
 mod memory;
 mod network;
