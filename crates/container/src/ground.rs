@@ -1,7 +1,6 @@
 //! What every birth in a pod stands on.
 
 use std::fs::File;
-use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
@@ -9,9 +8,10 @@ use std::sync::{Arc, OnceLock};
 use std::os::fd::AsFd;
 
 use duet_cgroup::Host;
+use duet_linux::mount;
 use duet_linux::namespace::Kind;
 use duet_plan::PodNamespaces;
-use duet_wasm::Cache;
+use duet_wasm::{Cache, Program};
 
 use crate::children::Children;
 use crate::error::{Error, WasmError};
@@ -71,8 +71,8 @@ impl Programs {
 /// The wasm half, opened when the first guest needs it.
 #[derive(Debug)]
 struct Wasm {
-    runner_path: PathBuf,
-    compiler_path: PathBuf,
+    runner_program: Program,
+    compiler: Program,
     tools_path: PathBuf,
     cache_path: PathBuf,
     workshop: Arc<Workshop>,
@@ -84,7 +84,7 @@ struct Wasm {
 // === impl Ground ===
 
 impl Ground {
-    /// Looks at the host's cgroups; nothing else is opened yet. `namespace` is containerd's.
+    /// Looks at the host's cgroups and opens the runner and the compiler, so that they stay those of this shim's build. `namespace` is containerd's.
     ///
     /// # Errors
     ///
@@ -115,8 +115,8 @@ impl Ground {
             wasm: Wasm {
                 workshop: Arc::new(workshop),
                 layers,
-                runner_path: runner,
-                compiler_path: compiler,
+                runner_program: Program::at(runner),
+                compiler: Program::at(compiler),
                 tools_path: tools,
                 cache_path: cache,
                 runner: OnceLock::new(),
@@ -184,11 +184,12 @@ impl Ground {
 
     /// The runner, as a mount of its own that nobody can write to.
     pub(crate) fn runner(&self) -> Result<BorrowedFd<'_>, WasmError> {
-        let path = &self.wasm.runner_path;
+        let program = &self.wasm.runner_program;
         open_once(&self.wasm.runner, || {
-            duet_linux::mount::clone_read_only(path).map_err(|source: io::Error| WasmError::File {
+            let mount = program.file().and_then(mount::clone_open_read_only);
+            mount.map_err(|source| WasmError::File {
                 step: "open the runner",
-                path: path.clone(),
+                path: program.path().to_owned(),
                 source,
             })
         })
@@ -216,15 +217,15 @@ impl Ground {
     pub(crate) fn cache(&self, size: Option<u64>) -> Result<&Cache, WasmError> {
         let Wasm {
             cache_path,
-            compiler_path,
-            runner_path,
+            compiler,
+            runner_program,
             workshop,
             ..
         } = &self.wasm;
         open_once(&self.wasm.cache, || {
-            let cache = Cache::open(cache_path, compiler_path)?;
+            let cache = Cache::open(cache_path, compiler)?;
             Ok(cache
-                .with_runner(runner_path)
+                .with_runner(runner_program)
                 .with_workshop(Arc::new(Tenancy(Arc::clone(workshop))))
                 .with_size(size.unwrap_or(Cache::SIZE)))
         })

@@ -114,6 +114,17 @@ pub fn clone_read_only(path: &Path) -> io::Result<OwnedFd> {
     Ok(tree)
 }
 
+/// As [`clone_read_only`], for what is open already, even if it has no name any more.
+///
+/// # Errors
+///
+/// As [`clone_tree`].
+pub fn clone_open_read_only(place: impl AsFd) -> io::Result<OwnedFd> {
+    let tree = clone_open(place, false)?;
+    make_read_only(&tree)?;
+    Ok(tree)
+}
+
 /// Attaches a detached mount at a path.
 ///
 /// # Errors

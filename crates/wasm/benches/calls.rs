@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use duet_wasm::{Cache, Compiled, Format, Handoff, Http, Preview, Tally};
+use duet_wasm::{Cache, Compiled, Format, Handoff, Http, Preview, Program, Tally};
 
 /// How often each call is measured, the two programs in turn.
 const ROUNDS: usize = 5;
@@ -83,7 +83,11 @@ fn main() {
     let program = |name: &str| {
         PathBuf::from(std::env::var_os(name).unwrap_or_else(|| panic!("{name} is not set")))
     };
-    let cache = Cache::open(&scratch.path().join("cache"), &program("DUET_COMPILER")).unwrap();
+    let cache = Cache::open(
+        &scratch.path().join("cache"),
+        &Program::at(program("DUET_COMPILER")),
+    )
+    .unwrap();
     let (ours, plain) = (program("DUET_RUNNER"), program("DUET_PLAIN"));
 
     println!("A call of WASI preview 1, processor time, {ROUNDS} rounds");

@@ -28,16 +28,16 @@ use std::fmt;
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::path::Path;
 use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use duet_linux::mount;
 use sha2::{Digest as _, Sha256};
 
 use crate::handoff::{freeze, memory_file};
-use crate::{Preview, Workshop};
+use crate::{Preview, Program, Workshop};
 use build::Build;
 pub use error::Error;
 use seen::Seen;
@@ -46,9 +46,9 @@ use store::Store;
 /// The cache of compiled code on this node.
 #[derive(Debug)]
 pub struct Cache {
-    store: Arc<Store>,
-    compiler: PathBuf,
-    runner: Option<PathBuf>,
+    store: Mutex<Arc<Store>>,
+    compiler: Program,
+    runner: Option<Program>,
     workshop: Option<Arc<dyn Workshop>>,
     size: u64,
     patience: Duration,
@@ -114,15 +114,16 @@ impl Cache {
     ///
     /// [`Error::Exposed`] if others may write there, [`Error::Noexec`] if nothing can be run from
     /// there, [`Error::Compiler`] if the compiler is not there.
-    pub fn open(directory: &Path, compiler: &Path) -> Result<Self, Error> {
+    pub fn open(directory: &Path, compiler: &Program) -> Result<Self, Error> {
         let store = Store::open(directory)?;
-        let identity = identity::Identity::of(compiler).map_err(|source| Error::Compiler {
-            path: compiler.to_owned(),
+        let identity = compiler.file().and_then(identity::Identity::of);
+        let identity = identity.map_err(|source| Error::Compiler {
+            path: compiler.path().to_owned(),
             source,
         })?;
         Ok(Self {
-            store: Arc::new(store),
-            compiler: compiler.to_owned(),
+            store: Mutex::new(Arc::new(store)),
+            compiler: compiler.clone(),
             runner: None,
             workshop: None,
             size: Self::SIZE,
@@ -134,8 +135,8 @@ impl Cache {
 
     /// Has `runner` say what loading a new entry fills, so that its containers share it.
     #[must_use]
-    pub fn with_runner(mut self, runner: &Path) -> Self {
-        self.runner = Some(runner.to_owned());
+    pub fn with_runner(mut self, runner: &Program) -> Self {
+        self.runner = Some(runner.clone());
         self
     }
 
@@ -194,7 +195,8 @@ impl Cache {
             }
         };
         let key = key.under(preview);
-        if let Some(directory) = self.store.find(key)? {
+        let store = self.store()?;
+        if let Some(directory) = store.find(key)? {
             return Ok(Compiled::found(directory, key, Source::Cached));
         }
 
@@ -211,18 +213,19 @@ impl Cache {
             waited: began.elapsed(),
             what,
         };
-        let Some(lock) = self.store.lock(key, deadline)? else {
+        let Some(lock) = store.lock(key, deadline)? else {
             return Err(late(
                 "another container's start is still compiling it: try again later",
             ));
         };
-        if let Some(directory) = self.store.find(key)? {
+        if let Some(directory) = store.find(key)? {
             let source = Source::Awaited(began.elapsed());
             return Ok(Compiled::found(directory, key, source));
         }
         let build = Build {
-            store: Arc::clone(&self.store),
+            store,
             compiler: self.compiler.clone(),
+            identity: self.identity.clone(),
             runner: self.runner.clone(),
             workshop: self.workshop.clone(),
             limit: self.size,
@@ -241,7 +244,7 @@ impl Cache {
             }
             Err(source) => {
                 return Err(Error::Compiler {
-                    path: self.compiler.clone(),
+                    path: self.compiler.path().to_owned(),
                     source,
                 });
             }
@@ -253,6 +256,15 @@ impl Cache {
             unshared: built.unshared,
             crowded: built.crowded,
         })
+    }
+
+    /// The directory, or another in its place if somebody has removed it under this pod.
+    fn store(&self) -> Result<Arc<Store>, Error> {
+        let mut store = self.store.lock().unwrap_or_else(PoisonError::into_inner);
+        if store.is_removed()? {
+            *store = Arc::new(Store::open(&store.path)?);
+        }
+        Ok(Arc::clone(&store))
     }
 
     /// Reads the whole module and makes its key; writes what was read into `copy`.

@@ -16,7 +16,7 @@ use crate::{Format, Preview};
 ///
 /// It travels in a memory file and not in the runner's own arguments and environment: what an image
 /// or a pod writes there must configure the guest, never the process around it (`RUST_BACKTRACE`,
-/// `GLIBC_TUNABLES`). Both sides are of one build, so there is no versioning.
+/// `GLIBC_TUNABLES`). Both sides are of one build (`program.rs`), so there is no versioning.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Handoff {
     /// The module as its user knows it (`/app.wasm`), for messages.

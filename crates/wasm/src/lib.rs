@@ -8,6 +8,7 @@
 //! | `preview.rs` | which of WASI's previews a component may ask for |
 //! | `tally.rs` | what the runner tells the shim: a file at descriptor 6 |
 //! | `cache.rs`, `cache/` | each module is compiled once per node, and only what our compiler wrote is ever run |
+//! | `program.rs` | the compiler and the runner, held open so that an upgrade replaces neither under a pod |
 //! | `workshop.rs` | where the compiler works, and how it gets there |
 //! | `engine.rs` | the one engine configuration (feature `engine`) |
 //! | `inherited.rs` | the runner's end of descriptors 3 to 7 (feature `load`) |
@@ -35,6 +36,7 @@ mod detect;
 mod handoff;
 pub mod listeners;
 mod preview;
+mod program;
 mod tally;
 mod workshop;
 
@@ -51,6 +53,7 @@ pub use detect::{Format, HEAD, detect};
 pub use engine::{engine_config, server_config};
 pub use handoff::{Handoff, Http, ServesAt};
 pub use preview::{PREVIEW3, Preview};
+pub use program::Program;
 pub use tally::{Tally, Told};
 pub use workshop::{MEMORY, Room, SECONDS, Workshop, enter_room};
 #[cfg(feature = "load")]

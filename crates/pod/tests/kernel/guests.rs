@@ -20,6 +20,11 @@ fn a_guest_runs_and_a_broken_one_is_refused_by_name() {
         let probe = include_bytes!("../../../../tests/guests/probe.wasm");
         std::fs::write(image.join("probe.wasm"), probe).unwrap();
         std::fs::write(image.join("bad.wasm"), b"\0asm\x01\0\0\0garbage").unwrap();
+        // What is installed under a pod that runs has nothing to do with it.
+        for program in ["runner", "compiler"] {
+            std::fs::remove_file(rig.path().join(program)).unwrap();
+            rig.script(program, "echo this is another build >&2; exit 1");
+        }
         for id in ["cold", "warm"] {
             let (stdout, text) = rig.sink(id);
             rig.bundle(id, &["/probe.wasm", "args"])

@@ -96,9 +96,13 @@ impl Rig {
         ] {
             std::os::unix::fs::symlink("busybox", lower.join("bin").join(name)).unwrap();
         }
-        // A test may put another in its place.
+        // A test may write another into it, before the pod's first guest.
         let compiler = dir.path().join("compiler");
-        std::os::unix::fs::symlink(binary("duet-compiler"), &compiler).unwrap();
+        let real = format!("#!/bin/sh\nexec {}\n", binary("duet-compiler").display());
+        fs::write(&compiler, real).unwrap();
+        fs::set_permissions(&compiler, fs::Permissions::from_mode(0o755)).unwrap();
+        let runner = dir.path().join("runner");
+        std::os::unix::fs::symlink(binary("duet-runner"), &runner).unwrap();
         let (sender, facts) = unbounded_channel();
         let shim = dir.path().join("shim");
         fs::create_dir(&shim).unwrap();
@@ -108,7 +112,7 @@ impl Rig {
             bundle: shim,
             holder: binary("duet-holder"),
             programs: Programs {
-                runner: binary("duet-runner"),
+                runner,
                 compiler,
                 tools: binary("duet-tools.wasm"),
                 cache: dir.path().join("cache"),

@@ -1,9 +1,9 @@
 //! One entry made: compiled, sealed, put in place; by a thread that no deadline of a caller ends.
 
 use std::fs::File;
+use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt as _;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -12,16 +12,19 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
+use super::identity::Identity;
 use super::store::{Store, new_of};
 use super::{Error, Key, compile, entry};
-use crate::{BLOCKS, CODE, HEAD, Preview, Workshop, detect};
+use crate::{BLOCKS, CODE, HEAD, Preview, Program, Workshop, detect};
 
 /// What is made, and of what. Whoever has one holds the entry's lock.
 #[derive(Debug)]
 pub(super) struct Build {
     pub(super) store: Arc<Store>,
-    pub(super) compiler: PathBuf,
-    pub(super) runner: Option<PathBuf>,
+    pub(super) compiler: Program,
+    /// What the key says of the compiler.
+    pub(super) identity: Identity,
+    pub(super) runner: Option<Program>,
     pub(super) workshop: Option<Arc<dyn Workshop>>,
     /// How much all entries may take when this one is there.
     pub(super) limit: u64,
@@ -71,6 +74,7 @@ impl Build {
         let Self {
             store,
             compiler,
+            identity,
             runner,
             workshop,
             key,
@@ -87,6 +91,10 @@ impl Build {
             source,
         };
 
+        is_still(&compiler, &identity).map_err(|source| Error::Compiler {
+            path: compiler.path().to_owned(),
+            source,
+        })?;
         store.discard(fresh)?;
         mkdirat(&store.directory, fresh, Mode::from_raw_mode(0o700)).map_err(failed)?;
         let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -137,6 +145,15 @@ impl Build {
         entry::stamp(&code, &lock).map_err(broken)?;
         Ok((directory, unshared.err()))
     }
+}
+
+/// That nobody has written another build into the compiler's file, which installing does not do.
+fn is_still(compiler: &Program, identity: &Identity) -> io::Result<()> {
+    if Identity::of(compiler.file()?)? == *identity {
+        return Ok(());
+    }
+    let why = "another build was written into its file while this pod runs: start the pod again";
+    Err(io::Error::other(why))
 }
 
 /// Adds the blocks to an entry that is being made; without them it is as good, but dearer.

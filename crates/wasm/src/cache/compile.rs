@@ -4,7 +4,6 @@ use std::fs::File;
 use std::io::{self, Read as _, Seek as _};
 use std::os::fd::OwnedFd;
 use std::os::unix::process::ExitStatusExt as _;
-use std::path::Path;
 use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
@@ -15,7 +14,7 @@ use rustix::process::{Pid, PidfdFlags, geteuid, pidfd_open};
 
 use super::Error;
 use crate::workshop::{MEMORY, Room, SECONDS, TASKS};
-use crate::{Format, Preview, WRITE_BLOCKS};
+use crate::{Format, Preview, Program, WRITE_BLOCKS};
 
 /// How much of what the compiler says is repeated: 4 KiB.
 const SENTENCE: usize = 4096;
@@ -45,16 +44,16 @@ impl Run<'_> {
     /// Compiles `module` into `code`. The compiler is gone when this returns.
     pub(super) fn compiler(
         self,
-        compiler: &Path,
+        compiler: &Program,
         mut module: File,
         code: File,
     ) -> Result<(), Error> {
         let failed = |source| Error::Compiler {
-            path: compiler.to_owned(),
+            path: compiler.path().to_owned(),
             source,
         };
         module.rewind().map_err(failed)?;
-        let mut command = Command::new(compiler);
+        let mut command = compiler.command().map_err(failed)?;
         command.stdin(module).stdout(code).env_clear();
         match self.supervise(command).map_err(failed)? {
             Outcome::Ended(status, text) => judge(status, &text, self.name),
@@ -69,19 +68,21 @@ impl Run<'_> {
     /// Has `runner` load the code in `entry` and write what that fills into `blocks`.
     pub(super) fn runner(
         self,
-        runner: &Path,
+        runner: &Program,
         format: Format,
         entry: OwnedFd,
         blocks: OwnedFd,
     ) -> Result<(), Error> {
-        let mut command = Command::new(runner);
-        command.stdin(entry).stdout(blocks).env_clear();
-        command.env(WRITE_BLOCKS, format.as_str());
-        let how = match self.supervise(command) {
+        let outcome = runner.command().and_then(|mut command| {
+            command.stdin(entry).stdout(blocks).env_clear();
+            command.env(WRITE_BLOCKS, format.as_str());
+            self.supervise(command)
+        });
+        let how = match outcome {
             Ok(Outcome::Ended(status, _)) if status.success() => return Ok(()),
             Ok(Outcome::Ended(status, text)) => format!("ended with {status}: {}", first(&text)),
             Ok(Outcome::Late(waited)) => format!("is still at it after {waited:.1?}"),
-            Err(error) => format!("at {} cannot be run: {error}", runner.display()),
+            Err(error) => format!("at {} cannot be run: {error}", runner.path().display()),
         };
         Err(Error::Unloadable {
             name: self.name.to_owned(),

@@ -1,9 +1,8 @@
 //! What besides the module decides what its machine code looks like.
 
 use std::fs::File;
-use std::io::{self, Read as _};
+use std::io;
 use std::os::unix::fs::FileExt as _;
-use std::path::Path;
 
 use sha2::{Digest as _, Sha256};
 
@@ -21,13 +20,13 @@ impl Identity {
     ///
     /// The linker's build id covers everything that went into the binary: the version of wasmtime to
     /// the last digit, its features, our settings. A binary without one is hashed whole.
-    pub(super) fn of(compiler: &Path) -> io::Result<Self> {
-        let mut file = File::open(compiler)?;
-        let build = match build_id(&file) {
+    pub(super) fn of(compiler: &File) -> io::Result<Self> {
+        let build = match build_id(compiler) {
             Some(id) => id,
             None => {
-                let mut bytes = Vec::new();
-                file.read_to_end(&mut bytes)?;
+                let length = compiler.metadata()?.len();
+                let mut bytes = vec![0; usize::try_from(length).map_err(io::Error::other)?];
+                compiler.read_exact_at(&mut bytes, 0)?;
                 Sha256::digest(&bytes).to_vec()
             }
         };
@@ -164,7 +163,13 @@ mod tests {
         ] {
             std::fs::write(&path, content).unwrap();
             assert_eq!(build_id(&File::open(&path).unwrap()), None);
-            assert_eq!(Identity::of(&path).unwrap().build.len(), 32);
+            assert_eq!(
+                Identity::of(&File::open(&path).unwrap())
+                    .unwrap()
+                    .build
+                    .len(),
+                32
+            );
         }
     }
 

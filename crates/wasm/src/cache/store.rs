@@ -82,6 +82,17 @@ impl Store {
         })
     }
 
+    /// Whether nothing can be made in the directory any more, for it has no name.
+    pub(super) fn is_removed(&self) -> Result<bool, Error> {
+        match rustix::fs::fstat(&self.directory) {
+            Ok(stat) => Ok(stat.st_nlink == 0),
+            Err(e) => Err(Error::Directory {
+                path: self.path.clone(),
+                source: e.into(),
+            }),
+        }
+    }
+
     /// Opens the entry for use if there is one and it is whole. As long as the descriptor is open, the
     /// entry stays.
     pub(super) fn find(&self, key: Key) -> Result<Option<OwnedFd>, Error> {

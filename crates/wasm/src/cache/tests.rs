@@ -3,6 +3,7 @@
 use std::fs::Permissions;
 use std::os::unix::fs::FileExt as _;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::path::PathBuf;
 use std::time::SystemTime;
 
 use rustix::fs::{FlockOperation, Mode, OFlags, flock, openat};
@@ -12,6 +13,7 @@ use super::*;
 use crate::{BLOCKS, CODE};
 
 mod rooms;
+mod underneath;
 
 /// A cache in a directory of its own, filled by `script`.
 struct Node {
@@ -45,7 +47,7 @@ impl Node {
     fn cache(&self) -> Cache {
         Cache::open(
             &self.root.path().join("cache"),
-            &self.root.path().join("compiler"),
+            &Program::at(self.root.path().join("compiler")),
         )
         .unwrap()
     }
@@ -149,7 +151,7 @@ fn what_loading_fills_lies_beside_the_code_if_the_runner_can_tell() {
         let runner = Node::new(script);
         let cache = node
             .cache()
-            .with_runner(&runner.root.path().join("compiler"));
+            .with_runner(&Program::at(runner.root.path().join("compiler")));
         let compiled = cache
             .compiled(&node.module(wasm), "/app.wasm", Preview::Two, soon())
             .unwrap();
@@ -538,7 +540,8 @@ fn a_cache_that_others_can_write_to_is_refused() {
     drop(node.cache());
     let directory = node.root.path().join("cache");
     std::fs::set_permissions(&directory, Permissions::from_mode(0o777)).unwrap();
-    let error = Cache::open(&directory, &node.root.path().join("compiler")).unwrap_err();
+    let error =
+        Cache::open(&directory, &Program::at(node.root.path().join("compiler"))).unwrap_err();
     assert!(
         error
             .to_string()
@@ -564,8 +567,11 @@ fn the_version_is_the_one_in_the_lock_file() {
 #[test]
 fn a_missing_compiler_is_named() {
     let node = Node::copying();
-    let error =
-        Cache::open(&node.root.path().join("cache"), Path::new("/no/compiler")).unwrap_err();
+    let error = Cache::open(
+        &node.root.path().join("cache"),
+        &Program::at("/no/compiler"),
+    )
+    .unwrap_err();
     assert_eq!(
         chain(&error),
         "wasm compiler /no/compiler: No such file or directory (os error 2)"

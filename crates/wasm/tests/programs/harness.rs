@@ -12,7 +12,7 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
-use duet_wasm::{Cache, Compiled, Error, Handoff, Http, Preview, Tally, Told, detect};
+use duet_wasm::{Cache, Compiled, Error, Handoff, Http, Preview, Program, Tally, Told, detect};
 
 /// How long anything here may take before it counts as hung.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
@@ -137,8 +137,14 @@ pub(crate) fn cache() -> &'static Cache {
     static CACHE: OnceLock<(Cache, tempfile::TempDir)> = OnceLock::new();
     let (cache, _) = CACHE.get_or_init(|| {
         let directory = tempfile::tempdir().unwrap();
-        let cache = Cache::open(&directory.path().join("cache"), &binary("duet-compiler"));
-        (cache.unwrap().with_runner(runner()), directory)
+        let cache = Cache::open(
+            &directory.path().join("cache"),
+            &Program::at(binary("duet-compiler")),
+        );
+        (
+            cache.unwrap().with_runner(&Program::at(runner())),
+            directory,
+        )
     });
     cache
 }

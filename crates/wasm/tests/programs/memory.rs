@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::time::Instant;
 
-use duet_wasm::{BLOCKS, Cache, Preview, Source};
+use duet_wasm::{BLOCKS, Cache, Preview, Program, Source};
 
 use crate::harness::{Guest, PATIENCE, binary, root, runner};
 
@@ -78,8 +78,8 @@ fn a_file_that_is_not_what_loading_fills_is_not_used() {
     }
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("cache");
-    let cache = Cache::open(&path, &binary("duet-compiler")).unwrap();
-    let cache = cache.with_runner(runner());
+    let cache = Cache::open(&path, &Program::at(binary("duet-compiler"))).unwrap();
+    let cache = cache.with_runner(&Program::at(runner()));
     let wasm = wat::parse_str(many_functions(true)).unwrap();
     let mut file = tempfile::tempfile().unwrap();
     std::io::Write::write_all(&mut file, &wasm).unwrap();
