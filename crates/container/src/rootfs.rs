@@ -297,7 +297,9 @@ fn compact(data: &[String]) -> Option<(PathBuf, String)> {
             .zip(layer.bytes())
             .take_while(|(a, b)| a == b)
             .count();
-        length = first[..common.min(length)].rfind('/')? + 1;
+        // Of bytes: two names may differ within a letter.
+        let shared = first.as_bytes().get(..common.min(length))?;
+        length = shared.iter().rposition(|byte| *byte == b'/')? + 1;
     }
     // A name with an escaped colon was cut in two above: its pieces have nothing in common.
     if length < 2

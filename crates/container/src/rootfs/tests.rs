@@ -68,6 +68,10 @@ fn long_lists_of_layers_become_relative() {
     let (directory, data) = compact(&data).unwrap();
     assert_eq!(directory, Path::new("/s/snapshots/"));
     assert_eq!(data, "upperdir=/s/9/fs,lowerdir=12/fs:1/fs");
+    // `é` and `è` have their first byte in common.
+    let (directory, data) = compact(&options(&["lowerdir=/s/é/fs:/s/è/fs"])).unwrap();
+    assert_eq!(directory, Path::new("/s/"));
+    assert_eq!(data, "lowerdir=é/fs:è/fs");
     assert_eq!(compact(&options(&["lowerdir=/a:/b"])), None);
     assert_eq!(compact(&options(&["lowerdir=/s/a\\:b/fs:/s/c/fs"])), None);
 }
