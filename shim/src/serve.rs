@@ -100,12 +100,21 @@ fn offer_to_oom_killer(file: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// How long a thread for calls that block is kept when nobody needs it: for ever.
+///
+/// tokio panics if it cannot make one and has none, and a node that has no process left to give would lose every
+/// pod that is asked something then. While there is one, what cannot have its own waits for it.
+const THREAD_KEPT: Duration = Duration::MAX;
+
 fn serve(listener: UnixListener, flags: &Flags, config: Config) -> Result<(), Error> {
-    runtime::Builder::new_current_thread()
+    let runtime = runtime::Builder::new_current_thread()
         .enable_all()
+        .thread_keep_alive(THREAD_KEPT)
         .build()
-        .map_err(failed("starting the runtime"))?
-        .block_on(attend(listener, flags, config))
+        .map_err(failed("starting the runtime"))?;
+    // The first, while a start can still fail for it.
+    drop(runtime.spawn_blocking(|| ()));
+    runtime.block_on(attend(listener, flags, config))
 }
 
 /// Answers until the pod is over.

@@ -8,3 +8,4 @@ mod node;
 mod own;
 mod parent;
 mod protocol;
+mod threads;
