@@ -104,3 +104,26 @@ fn attend(work: impl Future<Output = Result<u8, Error>>) -> Result<u8, Error> {
     })?;
     runtime.block_on(work)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::Command;
+    use clap::{ArgAction, CommandFactory as _};
+
+    #[test]
+    fn options_that_may_be_given_again_say_so_and_no_others() {
+        fn check(command: &clap::Command) -> usize {
+            let mut repeatable = 0;
+            for option in command.get_arguments().filter(|arg| !arg.is_hide_set()) {
+                let again = matches!(option.get_action(), ArgAction::Append);
+                let help = option.get_help().map(ToString::to_string);
+                let said = help.is_some_and(|help| help.contains("; repeatable"));
+                assert_eq!(said, again, "{} {option}", command.get_name());
+                repeatable += usize::from(again);
+            }
+            let below = command.get_subcommands().filter(|verb| !verb.is_hide_set());
+            repeatable + below.map(check).sum::<usize>()
+        }
+        assert_eq!(check(&Command::command()), 8);
+    }
+}

@@ -34,10 +34,10 @@ pub(crate) struct Args {
     /// The runtime handler of a pod without runtimeClassName
     #[arg(long, value_name = "NAME", default_value = "duet")]
     runtime: String,
-    /// An image to import first: a tar in OCI or Docker layout
+    /// An image to import first: a tar in OCI or Docker layout; repeatable
     #[arg(long = "image", value_name = "TAR")]
     images: Vec<PathBuf>,
-    /// A directory whose *.tar files are imported first
+    /// A directory whose *.tar files are imported first; repeatable
     #[arg(long, value_name = "DIR")]
     images_dir: Vec<PathBuf>,
     /// Where Duet's own containerd keeps images and state

@@ -153,7 +153,7 @@ fn blob(digest: &str) -> String {
 
 /// The images in an archive.
 pub(crate) fn images(file: &Path) -> Result<Vec<Named>, Error> {
-    let no_image = |why: String| Error::Argument(format!("{}: {why}", file.display()));
+    let no_image = |why: String| Error::Argument(format!("image {}: {why}", file.display()));
     let documents = documents(file)?;
     if let Some(index) = documents.get("index.json") {
         let manifests = index.get("manifests").and_then(Value::as_array);
@@ -206,7 +206,9 @@ pub(crate) fn images(file: &Path) -> Result<Vec<Named>, Error> {
 fn documents(file: &Path) -> Result<BTreeMap<String, Value>, Error> {
     let open = File::open(file).map_err(Error::at("could not open the image", file))?;
     let mut archive = Archive::new(open);
-    let no_tar = |source| Error::io("no tar archive:", file, source);
+    let no_tar = |error: std::io::Error| {
+        Error::Argument(format!("image {}: no tar archive: {error}", file.display()))
+    };
     let mut documents = BTreeMap::new();
     // Blobs are skipped, not read.
     for entry in archive.entries_with_seek().map_err(no_tar)? {
@@ -266,6 +268,11 @@ mod tests {
     #[test]
     fn what_is_no_archive_is_refused_by_name() {
         let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("a.tar");
+        std::fs::write(&file, "kind: Pod\n").unwrap();
+        let error = images(&file).unwrap_err().to_string();
+        let expected = format!("image {}: no tar archive: ", file.display());
+        assert!(error.starts_with(&expected), "{error}");
         let file = directory.path().join("b.tar");
         std::fs::write(&file, tar::Builder::new(Vec::new()).into_inner().unwrap()).unwrap();
         let error = images(&file).unwrap_err().to_string();

@@ -4,8 +4,9 @@ use super::archive::{self, Config};
 use super::layer::Layer;
 use super::{libraries, name};
 use crate::error::Error;
+use crate::screen::step;
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::str::FromStr;
 
 /// Writes an image archive that `ctr images import` and `duet run --image` take
@@ -17,25 +18,25 @@ pub(crate) struct Args {
     /// The image's name
     #[arg(long)]
     name: String,
-    /// A file or directory: SOURCE:TARGET, with an octal mode SOURCE:TARGET:MODE
+    /// A file or directory: SOURCE:TARGET, with an octal mode SOURCE:TARGET:MODE; repeatable
     #[arg(long = "file", value_name = "SOURCE:TARGET[:MODE]")]
     files: Vec<Copied>,
-    /// An empty directory: TARGET, with an octal mode TARGET:MODE
+    /// An empty directory: TARGET, with an octal mode TARGET:MODE; repeatable
     #[arg(long = "dir", value_name = "TARGET[:MODE]")]
     directories: Vec<Made>,
-    /// A symbolic link: TARGET=POINTS_TO
+    /// A symbolic link: TARGET=POINTS_TO; repeatable
     #[arg(long = "link", value_name = "TARGET=POINTS_TO")]
-    links: Vec<Assigned>,
+    links: Vec<Linked>,
     /// Add the shared libraries that the given programs need
     #[arg(long)]
     with_libraries: bool,
-    /// One word of the entrypoint; repeat it for more
+    /// One word of the entrypoint; repeatable, in order
     #[arg(long, value_name = "WORD", allow_hyphen_values = true)]
     entrypoint: Vec<String>,
-    /// One word of the default arguments; repeat it for more
+    /// One word of the default arguments; repeatable, in order
     #[arg(long, value_name = "WORD", allow_hyphen_values = true)]
     cmd: Vec<String>,
-    /// A variable: NAME=VALUE
+    /// A variable: NAME=VALUE; repeatable
     #[arg(long, value_name = "NAME=VALUE")]
     env: Vec<Assigned>,
     /// The user: UID, UID:GID or a name
@@ -62,6 +63,13 @@ struct Copied {
 struct Made {
     target: PathBuf,
     mode: u32,
+}
+
+/// `TARGET=POINTS_TO`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Linked {
+    target: PathBuf,
+    points_to: PathBuf,
 }
 
 /// `NAME=VALUE`.
@@ -109,20 +117,37 @@ impl FromStr for Made {
     }
 }
 
+// === impl Linked ===
+
+impl FromStr for Linked {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (target, points_to) = halves(text).ok_or("expected TARGET=POINTS_TO")?;
+        Ok(Self {
+            target: absolute(target)?,
+            points_to: PathBuf::from(points_to),
+        })
+    }
+}
+
 // === impl Assigned ===
 
 impl FromStr for Assigned {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        match text.split_once('=') {
-            Some((name, value)) if !name.is_empty() => Ok(Self {
-                name: name.to_owned(),
-                value: value.to_owned(),
-            }),
-            Some(_) | None => Err("expected NAME=VALUE".to_owned()),
-        }
+        let (name, value) = halves(text).ok_or("expected NAME=VALUE")?;
+        Ok(Self {
+            name: name.to_owned(),
+            value: value.to_owned(),
+        })
     }
+}
+
+/// What stands before the first `=`, which is something, and what after it.
+fn halves(text: &str) -> Option<(&str, &str)> {
+    text.split_once('=').filter(|(name, _)| !name.is_empty())
 }
 
 fn octal(mode: &str) -> Result<u32, String> {
@@ -146,6 +171,11 @@ pub(crate) fn build(args: Args) -> Result<(), Error> {
         Error::Argument(format!("--platform {}: expected OS/ARCH", args.platform))
     })?;
     name::check(&args.name).map_err(|why| Error::Argument(format!("--name {why}")))?;
+    if args.files.is_empty() && args.directories.is_empty() && args.links.is_empty() {
+        return Err(Error::Argument(
+            "nothing would be in the image: none of --file, --dir and --link is given".to_owned(),
+        ));
+    }
     let mut layer = Layer::new();
     for made in &args.directories {
         layer.directory(&made.target, made.mode)?;
@@ -165,7 +195,7 @@ pub(crate) fn build(args: Args) -> Result<(), Error> {
         }
     }
     for link in &args.links {
-        layer.link(Path::new(&link.name), Path::new(&link.value))?;
+        layer.link(&link.target, &link.points_to)?;
     }
     let config = Config {
         os: os.to_owned(),
@@ -180,13 +210,23 @@ pub(crate) fn build(args: Args) -> Result<(), Error> {
         user: args.user.unwrap_or_default(),
         workdir: args.workdir.unwrap_or_default(),
     };
-    let bytes = archive::bytes(&name::full(&args.name), &config, layer.finish()?)?;
-    std::fs::write(&args.output, bytes).map_err(Error::at("could not write", &args.output))
+    let full = name::full(&args.name);
+    let bytes = archive::bytes(&full, &config, layer.finish()?)?;
+    std::fs::write(&args.output, bytes).map_err(Error::at("could not write", &args.output))?;
+    let needs = if config.entrypoint.is_empty() && config.cmd.is_empty() {
+        "; whoever runs it has to name a command, for it has no --entrypoint"
+    } else {
+        ""
+    };
+    let written = format!("written to {}{needs}", args.output.display());
+    step(&format!("image {full}"), &written);
+    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Copied, Made};
+    use super::{Assigned, Copied, Linked, Made};
+    use clap::Parser as _;
     use std::path::PathBuf;
 
     #[test]
@@ -199,5 +239,49 @@ mod tests {
         assert!("a:b".parse::<Copied>().is_err());
         assert!("a:/b:9".parse::<Copied>().is_err());
         assert_eq!("/tmp:1777".parse::<Made>().unwrap().mode, 0o1777);
+    }
+
+    #[test]
+    fn what_has_no_two_halves_is_refused_in_the_words_of_its_option() {
+        let link: Linked = "/bin/sh=busybox".parse().unwrap();
+        assert_eq!(link.target, PathBuf::from("/bin/sh"));
+        assert_eq!(link.points_to, PathBuf::from("busybox"));
+        let variable: Assigned = "A=b=c".parse().unwrap();
+        assert_eq!(variable.value, "b=c");
+        for text in ["a", "=a"] {
+            let link = text.parse::<Linked>().unwrap_err();
+            assert_eq!(link, "expected TARGET=POINTS_TO");
+            let variable = text.parse::<Assigned>().unwrap_err();
+            assert_eq!(variable, "expected NAME=VALUE");
+        }
+        let relative = "bin/sh=busybox".parse::<Linked>().unwrap_err();
+        assert_eq!(relative, "\"bin/sh\" is no absolute path");
+    }
+
+    #[test]
+    fn an_image_of_nothing_is_refused() {
+        #[derive(clap::Parser)]
+        struct Line {
+            #[command(flatten)]
+            args: super::Args,
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let output = folder.path().join("a.tar");
+        let build = |more: &[&str]| {
+            let words = ["build", "--name", "a", "--entrypoint", "/a", "--output"];
+            let words = words.into_iter().chain(output.to_str());
+            let line = Line::try_parse_from(words.chain(more.iter().copied())).unwrap();
+            super::build(line.args)
+        };
+        let error = build(&[]).unwrap_err().to_string();
+        assert!(
+            error.contains("none of --file, --dir and --link"),
+            "{error}"
+        );
+        assert!(!output.exists());
+        for one in [["--dir", "/a"], ["--link", "/a=b"]] {
+            build(&one).unwrap();
+            std::fs::remove_file(&output).unwrap();
+        }
     }
 }

@@ -33,6 +33,12 @@ pub(super) fn given(files: &[PathBuf], directories: &[PathBuf]) -> Result<Vec<Pa
                 found.push(path);
             }
         }
+        if found.is_empty() {
+            let directory = directory.display();
+            return Err(Error::Argument(format!(
+                "--images-dir {directory}: holds no *.tar"
+            )));
+        }
         found.sort();
         images.extend(found);
     }
@@ -135,4 +141,27 @@ pub(super) async fn present(
         images.insert(name, image);
     }
     Ok(images)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::given;
+    use std::path::PathBuf;
+
+    #[test]
+    fn a_folder_without_images_is_refused_by_name() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("a.tar.gz"), "").unwrap();
+        let folders = [folder.path().to_owned()];
+        let error = given(&[], &folders).unwrap_err().to_string();
+        let expected = format!("--images-dir {}: holds no *.tar", folder.path().display());
+        assert_eq!(error, expected);
+
+        let (a, b) = (folder.path().join("a.tar"), folder.path().join("b.tar"));
+        std::fs::write(&b, "").unwrap();
+        std::fs::write(&a, "").unwrap();
+        let first = vec![PathBuf::from("/dev/null")];
+        let images = given(&first, &folders).unwrap();
+        assert_eq!(images, [first[0].clone(), a, b]);
+    }
 }
