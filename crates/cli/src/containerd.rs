@@ -18,6 +18,8 @@ use crate::image::{archive, layer::Layer};
 use crate::run::import;
 use crate::screen::step;
 use crate::{machine, program, volumes};
+#[cfg(test)]
+pub(crate) use config::OLDEST;
 use config::Version;
 pub(crate) use config::check_class;
 use process::Daemon;

@@ -126,4 +126,18 @@ mod tests {
         }
         assert_eq!(check(&Command::command()), 8);
     }
+
+    #[test]
+    fn the_help_of_run_says_what_the_code_does() {
+        let mut command = Command::command();
+        let run = command.find_subcommand_mut("run").unwrap();
+        let help = run.render_help().to_string();
+        for said in [
+            format!("or {} for a failure", super::FAILED),
+            format!("containerd {} or later", crate::containerd::OLDEST),
+            "/var/lib/duet/cache".to_owned(),
+        ] {
+            assert!(help.contains(&said), "{said:?} is not in: {help}");
+        }
+    }
 }

@@ -23,8 +23,24 @@ use signals::{Signals, Stops};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+/// What the options' own lines do not say.
+const MORE: &str = "\
+It ends with the pod's result: 0, the code of the first container that failed, 128 plus the signal
+that stopped it, or 125 for a failure of its own. Ctrl-C, TERM and a terminal that hangs up stop the
+pod in order; the second of them kills it at once.
+
+An image without imagePullPolicy is pulled only if it is not there, whatever its tag.
+
+Without --address it needs containerd 1.6 or later, the CNI programs, and iptables for hostPort and
+for the way out of the machine. What that containerd says is in containerd.log below --root. Images
+are imported by `ctr`.
+
+Compiled code is in /var/lib/duet/cache, whatever --root says. When no pod of Duet's runs on the
+machine, `rm -rf /var/lib/duet` removes everything.";
+
 /// Runs a Kubernetes Pod manifest on this machine.
 #[derive(Debug, clap::Args)]
+#[command(after_help = MORE)]
 pub(crate) struct Args {
     /// The manifest, or `-` for standard input
     manifest: PathBuf,

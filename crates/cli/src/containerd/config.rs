@@ -10,7 +10,7 @@ use std::path::Path;
 
 /// A containerd's version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Version {
+pub(crate) struct Version {
     major: u32,
     minor: u32,
 }
@@ -42,12 +42,12 @@ const RUNTIMES: [(&str, &str); 2] = [
 const ANNOTATIONS: &str = "[\"io.containerd.duet.v1.*\", \"module.wasm.image/*\", \
                            \"run.oci.handler\"]";
 
+/// The oldest version that Duet is made for.
+pub(crate) const OLDEST: Version = Version { major: 1, minor: 6 };
+
 // === impl Version ===
 
 impl Version {
-    /// The oldest version that Duet is made for.
-    const OLDEST: Self = Self { major: 1, minor: 6 };
-
     /// Asks the program at `containerd`.
     pub(super) fn of(containerd: &Path) -> Result<Self, Error> {
         let text = program::output(&containerd.display().to_string(), ["--version"])?;
@@ -58,11 +58,11 @@ impl Version {
                 text.trim()
             ))
         })?;
-        if version < Self::OLDEST {
+        if version < OLDEST {
             return Err(Error::Missing(format!(
                 "{} is version {version}; {} or newer is needed",
                 containerd.display(),
-                Self::OLDEST
+                OLDEST
             )));
         }
         Ok(version)
