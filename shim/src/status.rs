@@ -155,6 +155,7 @@ fn container(error: &ContainerError) -> Code {
         ContainerError::Spec(error) => spec(error),
         ContainerError::Plan(error) => plan(error),
         ContainerError::Cgroup { source, .. } => cgroup(source),
+        ContainerError::Starved { .. } => Code::RESOURCE_EXHAUSTED,
         ContainerError::Launch(error) => launch(error),
         ContainerError::Wasm(error) => wasm(error),
         ContainerError::Logger { source, .. } => logger(source),
@@ -378,7 +379,7 @@ mod tests {
         PodError::Host { step: "x", source: scarce() } => RESOURCE_EXHAUSTED,
     );
 
-    table!(containers, 22, container,
+    table!(containers, 23, container,
         ContainerError::Resctrl { step: "x", path: path(), asked: text(), status: text(), source: scarce() } => RESOURCE_EXHAUSTED,
         ContainerError::NetDevice { device: String::new(), name: String::new(), step: "find it", source: broken() } => INTERNAL,
         ContainerError::Agent { path: path(), source: broken() } => INTERNAL,
@@ -408,6 +409,7 @@ mod tests {
         ContainerError::Plan(duet_plan::Error::MountNamespace) => INVALID_ARGUMENT,
         ContainerError::Cgroup { step: "x", source: duet_cgroup::Error::NoHierarchy }
             => FAILED_PRECONDITION,
+        ContainerError::Starved { limit: None, source: duet_launch::Error::Missing(text()) } => RESOURCE_EXHAUSTED,
         ContainerError::Launch(duet_launch::Error::Missing(text())) => INTERNAL,
         ContainerError::Wasm(WasmError::NotWasm { annotation: "x", file: text() })
             => INVALID_ARGUMENT,

@@ -16,6 +16,9 @@ use rustix::io::Errno as RawErrno;
 use crate::stats::Flat;
 use crate::{Cgroup, Error, Mode};
 
+/// The line that counts kills, on v1 as on v2.
+const KILLS: &str = "oom_kill";
+
 /// How often two counters are read until they are of one moment.
 const TRIES: usize = 4;
 
@@ -102,7 +105,22 @@ impl Cgroup {
         self.watch(true)
     }
 
-    fn watch(&self, swept: bool) -> Result<OomWatch, Error> {
+    /// How many of its processes were killed for want of memory since it was made, without a watch.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unsupported`] if no memory controller is mounted, [`Error::Gone`] if the cgroup was
+    /// removed.
+    pub fn oom_kills(&self) -> Result<u64, Error> {
+        let (dir, name) = self.counter()?;
+        let path = dir.join(name);
+        let text = std::fs::read_to_string(&path);
+        let text = text.map_err(|error| Error::on("read", &path, &error))?;
+        Ok(Flat::parse(&text).get(KILLS))
+    }
+
+    /// Where the memory controller has it, and the file that counts kills there.
+    fn counter(&self) -> Result<(&Path, &'static str), Error> {
         let Some(dir) = self.controller("memory") else {
             return Err(Error::unsupported(
                 "OOM events",
@@ -110,10 +128,14 @@ impl Cgroup {
                 "no memory controller is mounted",
             ));
         };
-        let name = match self.mode() {
-            Mode::V1 | Mode::Hybrid => "memory.oom_control",
-            Mode::V2 => "memory.events",
-        };
+        Ok(match self.mode() {
+            Mode::V1 | Mode::Hybrid => (dir, "memory.oom_control"),
+            Mode::V2 => (dir, "memory.events"),
+        })
+    }
+
+    fn watch(&self, swept: bool) -> Result<OomWatch, Error> {
+        let (dir, name) = self.counter()?;
         let path = dir.join(name);
         let counter = File::open(&path).map_err(|error| Error::on("open", &path, &error))?;
         let events = match self.mode() {
@@ -195,7 +217,7 @@ fn killed(counter: &File) -> Option<u64> {
     let mut buffer = [0; 512];
     let read = counter.read_at(&mut buffer, 0).ok()?;
     let text = std::str::from_utf8(&buffer[..read]).unwrap_or_default();
-    Some(Flat::parse(text).get("oom_kill"))
+    Some(Flat::parse(text).get(KILLS))
 }
 
 // === impl OomWatch ===

@@ -167,6 +167,14 @@ pub enum Error {
         /// Why.
         source: duet_cgroup::Error,
     },
+    /// The kernel killed a process for want of memory before it ran its program.
+    #[error("{}killed for want of memory", allowed(*.limit))]
+    Starved {
+        /// What `linux.resources.memory.limit` says, if it may be that.
+        limit: Option<i64>,
+        /// How its birth ended.
+        source: duet_launch::Error,
+    },
     /// A process was not born, or could not run its program.
     #[error(transparent)]
     Launch(#[from] duet_launch::Error),
@@ -230,6 +238,13 @@ pub enum HookError {
         /// The end of what it wrote.
         output: String,
     },
+}
+
+/// The limit that a process was killed for.
+fn allowed(limit: Option<i64>) -> String {
+    limit.map_or_else(String::new, |limit| {
+        format!("linux.resources.memory.limit {limit}: ")
+    })
 }
 
 /// What a program wrote, where it wrote something.

@@ -10,11 +10,12 @@ use containerd_shim_protos::shim_sync::TaskClient;
 use protobuf::Message as _;
 use protobuf::well_known_types::any::Any;
 use serde_json::json;
+use ttrpc::Code;
 
 use crate::life::{
     Daemon, bundle, can_make_containers, cgroups, creation, forget_cgroups, limited, named,
 };
-use crate::node::{Node, limit, task, until};
+use crate::node::{Node, code, limit, task, until};
 
 /// Removes the cgroups of a container of which no process is left.
 fn sweep(id: &str) {
@@ -105,6 +106,26 @@ fn a_kill_for_want_of_memory_is_passed_on_before_the_end_is_answered_and_counted
     let topics = ["create", "start", "oom", "exit", "delete"];
     assert_eq!(heard, topics.map(|topic| format!("/tasks/{topic}")));
     forget_cgroups();
+}
+
+#[test]
+fn a_birth_that_is_killed_for_want_of_memory_says_so_and_names_the_limit() {
+    if !can_make_containers() {
+        return;
+    }
+    let node = Node::new();
+    let _daemon = Daemon::listen(&node);
+    let socket = node.start("s", "{}");
+    let memory = json!({ "memory": { "limit": 4096, "swap": 4096 } });
+    let bundle = limited(&node, "s", "exit 0", &memory);
+    let task = task(&socket);
+    let (code, message) = code(task.create(limit(), &creation("s", &bundle)));
+    node.end("s", &socket);
+    forget_cgroups();
+    assert_eq!(code, Code::RESOURCE_EXHAUSTED, "{message}");
+    let why = "linux.resources.memory.limit 4096: killed for want of memory: \
+               the process ended before its program ran, with code 137";
+    assert!(message.ends_with(why), "{message}");
 }
 
 #[test]

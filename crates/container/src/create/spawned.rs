@@ -70,7 +70,8 @@ impl Linux {
             ..supplies
         };
         let first = self.init.get().is_none();
-        spawn_with(plan, supplies, |stop| match stop {
+        let before = if first { 0 } else { self.killed() };
+        let born = spawn_with(plan, supplies, |stop| match stop {
             Stop::Born { pid } if first => {
                 self.on_record(pid)?;
                 self.confined.complete()
@@ -82,7 +83,28 @@ impl Linux {
             }
             Stop::Pause { pid, .. } => further::check_hidden(pid),
             Stop::Listener { pid, listener } => self.answered(pid, "creating")(listener),
-        })
+        });
+        born.map_err(|error| self.explained(error, first, before))
+    }
+
+    /// The failure of a birth, with the reason if the kernel has killed more than `before`.
+    fn explained(&self, error: Error, first: bool, before: u64) -> Error {
+        let Error::Launch(source @ duet_launch::Error::Died(_)) = error else {
+            return error;
+        };
+        if self.killed() <= before {
+            return Error::Launch(source);
+        }
+        let memory = self.spec.resources.as_ref();
+        let limit = memory.and_then(|of| of.memory().as_ref()?.limit());
+        // Of a later process an update may have changed it.
+        let limit = limit.filter(|limit| first && *limit > 0);
+        Error::Starved { limit, source }
+    }
+
+    /// How many of its processes the kernel has killed for want of memory, as far as that can be known.
+    fn killed(&self) -> u64 {
+        self.confined.cgroup.oom_kills().unwrap_or(0)
     }
 
     /// Puts its first process on record, while that is on its way to the gate.
