@@ -11,6 +11,11 @@ pub(crate) enum Error {
     /// The command line is not one containerd writes.
     #[error("command line: {0}")]
     Flags(String),
+    /// It was run by hand, without a word.
+    #[error(
+        "no action is given: containerd starts this program, once for each pod; by hand, -h says more"
+    )]
+    ByHand,
     /// A flag that every role needs is absent or empty.
     #[error("command line: {0} is missing")]
     Missing(&'static str),

@@ -1,6 +1,6 @@
 //! `containerd-shim-duet-v1`: the program containerd starts for a pod.
 //!
-//! One binary, five roles, in the order of a pod's life:
+//! One binary, six roles, in the order of a pod's life:
 //!
 //! | Call | Role | File |
 //! | --- | --- | --- |
@@ -9,6 +9,7 @@
 //! | `serve` | is the pod's shim; only `start` calls it | [`serve`] |
 //! | `delete` | cleans up after a shim that is gone | [`delete`] |
 //! | `-v` | says its name and version | here |
+//! | `-h` | says to a person what it is | here |
 //!
 //! containerd reads the standard output of every role but `serve` as a message, so
 //! nothing else may be printed there; an error is one line on standard error.
@@ -51,6 +52,12 @@ const NAME: &str = "io.containerd.duet.v1";
 /// The commit this binary was built from, if whoever built it said so.
 const COMMIT: Option<&str> = option_env!("DUET_COMMIT");
 
+/// For whoever runs it by hand.
+const USAGE: &str = "\
+containerd-shim-duet-v1 runs the containers of one pod. containerd starts it, once for each pod.
+By hand: -v says its version, and -info </dev/null what it offers, as protobuf.
+";
+
 fn main() -> ExitCode {
     let args: Vec<OsString> = env::args_os().skip(1).collect();
     match play(&args).and_then(|answer| print(&answer)) {
@@ -69,6 +76,12 @@ fn main() -> ExitCode {
 
 /// Plays the role that the arguments name and returns what belongs on standard output.
 fn play(args: &[OsString]) -> Result<Vec<u8>, Error> {
+    let Some(first) = args.first() else {
+        return Err(Error::ByHand);
+    };
+    if ["-h", "-help", "--help"].iter().any(|help| first == help) {
+        return Ok(USAGE.into());
+    }
     let flags = containerd_shim::parse(args).map_err(|error| Error::Flags(error.to_string()))?;
     if flags.version {
         return Ok(version().into_bytes());

@@ -6,6 +6,7 @@
 //! process 1 that has no handler.
 #![forbid(unsafe_code)]
 
+use std::io::{self, IsTerminal as _, Write as _};
 use std::process::ExitCode;
 
 use nix::errno::Errno;
@@ -13,6 +14,10 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 
 fn main() -> ExitCode {
+    // The shim gives it neither arguments nor a terminal.
+    if std::env::args_os().len() > 1 || io::stdin().is_terminal() {
+        return say();
+    }
     // A neighbour with the same user id could attach to us until this.
     if duet_linux::process::hide().is_err() {
         return ExitCode::FAILURE;
@@ -30,6 +35,18 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     }
+}
+
+/// Says to whoever runs it by hand what it is.
+fn say() -> ExitCode {
+    let written = writeln!(
+        io::stderr(),
+        "duet-holder {}: it keeps the namespaces of a pod, for containerd-shim-duet-v1, which starts it",
+        env!("CARGO_PKG_VERSION")
+    );
+    // Nobody is left to tell if standard error is gone too.
+    drop(written);
+    ExitCode::FAILURE
 }
 
 /// Takes the leave of every process that has ended.

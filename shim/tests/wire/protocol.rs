@@ -307,4 +307,15 @@ fn info_and_version_need_nothing() {
             "{line}"
         );
     }
+    for flag in ["-h", "-help", "--help"] {
+        let output = shim(dir.path(), &[flag], b"");
+        assert!(output.status.success(), "{flag}: {output:?}");
+        let said = text(&output.stdout);
+        assert_eq!(said.lines().count(), 2, "{said}");
+        assert!(said.contains("containerd starts it"), "{said}");
+    }
+    let output = shim(dir.path(), &[], b"");
+    assert!(!output.status.success(), "{output:?}");
+    let said = text(&output.stderr);
+    assert!(said.contains("containerd starts this program"), "{said}");
 }
