@@ -49,10 +49,14 @@ endef
 help: ## say what there is
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 
+# What `-v` and `--version` say the programs were built from. Only here, so that the tests' own
+# builds are not made anew for each commit; the shim and duet take it up, none of their libraries.
+DUET_COMMIT ?= $(shell git describe --always --dirty --exclude='*' 2>/dev/null)
+
 .PHONY: build
 build: build-needs ## build the five programs, and put the guest of tools beside them
 	@# One invocation each where features must not meet: the runner has no compiler in it.
-	$(CARGO) build --release -p containerd-shim-duet-v1 -p duet -p duet-holder
+	DUET_COMMIT=$(DUET_COMMIT) $(CARGO) build --release -p containerd-shim-duet-v1 -p duet -p duet-holder
 	$(CARGO) build --release -p duet-runner
 	$(CARGO) build --release -p duet-compiler
 	cp crates/wasm/tools/tools.wasm $(bin)/$(tools)

@@ -102,7 +102,7 @@ fn info(options: Option<Any>) -> RuntimeInfo {
         name: NAME.to_owned(),
         version: Some(RuntimeVersion {
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            revision: COMMIT.unwrap_or_default().to_owned(),
+            revision: COMMIT.to_owned(),
             ..RuntimeVersion::default()
         })
         .into(),
@@ -190,7 +190,7 @@ fn features() -> Value {
         },
         "annotations": {
             "io.containerd.duet.v1.version": env!("CARGO_PKG_VERSION"),
-            "io.containerd.duet.v1.commit": COMMIT.unwrap_or_default(),
+            "io.containerd.duet.v1.commit": COMMIT,
         },
         // A name that ends with a dot stands for all that begin with it.
         "potentiallyUnsafeConfigAnnotations": [

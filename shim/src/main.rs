@@ -49,8 +49,11 @@ use crate::error::Error;
 /// The name of this runtime, as containerd spells it.
 const NAME: &str = "io.containerd.duet.v1";
 
-/// The commit this binary was built from, if whoever built it said so.
-const COMMIT: Option<&str> = option_env!("DUET_COMMIT");
+/// The commit this binary was built from, if whoever built it said so: `make build` does.
+const COMMIT: &str = match option_env!("DUET_COMMIT") {
+    Some(commit) => commit,
+    None => "",
+};
 
 /// For whoever runs it by hand.
 const USAGE: &str = "\
@@ -118,13 +121,11 @@ fn pod(args: &[OsString]) -> Result<String, Error> {
 }
 
 fn version() -> String {
-    let commit = COMMIT
-        .map(|commit| format!(" ({commit})"))
-        .unwrap_or_default();
-    format!(
-        "containerd-shim-duet-v1 {NAME} {}{commit}\n",
-        env!("CARGO_PKG_VERSION")
-    )
+    let version = env!("CARGO_PKG_VERSION");
+    match COMMIT {
+        "" => format!("containerd-shim-duet-v1 {NAME} {version}\n"),
+        commit => format!("containerd-shim-duet-v1 {NAME} {version} ({commit})\n"),
+    }
 }
 
 fn print(answer: &[u8]) -> Result<(), Error> {

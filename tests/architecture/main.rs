@@ -369,6 +369,28 @@ fn the_list_of_licences_is_that_of_deny_toml() {
 }
 
 #[test]
+fn a_build_by_make_says_its_commit_to_the_programs_that_tell_it() {
+    let run = |program: &str, words: &[&str]| {
+        let mut command = Command::new(program);
+        let command = command.args(words).current_dir(workspace());
+        command::run(command.env_remove("MAKEFLAGS").env_remove("DUET_COMMIT"))
+    };
+    let head = run("git", &["rev-parse", "--short", "HEAD"]);
+    if head.code != 0 {
+        eprintln!("skipped: not in a git repository: {}", head.stderr);
+        return;
+    }
+    let said = format!("DUET_COMMIT={}", head.stdout.trim());
+    let lines = run("make", &["-n", "build"]).ok().stdout;
+    let builds: Vec<&str> = lines.lines().filter(|l| l.contains(" build --")).collect();
+    assert!(builds.len() > 1, "{lines}");
+    for build in builds {
+        let tells = build.contains(" -p containerd-shim-duet-v1 -p duet ");
+        assert_eq!(build.starts_with(&said), tells, "{build}");
+    }
+}
+
+#[test]
 fn every_wasm_guest_is_tested_and_has_its_source_beside_it() {
     let scenarios = files(&[".rs"])
         .into_iter()

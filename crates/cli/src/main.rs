@@ -37,13 +37,17 @@ mod volumes;
 use clap::{Parser, Subcommand};
 use error::Error;
 use std::process::ExitCode;
+use std::sync::LazyLock;
+
+/// The version, and the commit if whoever built it said which: `make build` does.
+static VERSION: LazyLock<String> = LazyLock::new(|| version(option_env!("DUET_COMMIT")));
 
 /// The exit status of Duet's own failures.
 const FAILED: u8 = 125;
 
 /// Runs native and WebAssembly containers in one pod
 #[derive(Debug, Parser)]
-#[command(version)]
+#[command(version = VERSION.as_str())]
 struct Command {
     #[command(subcommand)]
     verb: Verb,
@@ -66,6 +70,14 @@ enum Verb {
 #[derive(Debug, Subcommand)]
 enum ImageVerb {
     Build(image::build::Args),
+}
+
+fn version(commit: Option<&str>) -> String {
+    let version = env!("CARGO_PKG_VERSION");
+    match commit.unwrap_or_default() {
+        "" => version.to_owned(),
+        commit => format!("{version} ({commit})"),
+    }
 }
 
 fn main() -> ExitCode {
@@ -125,6 +137,15 @@ mod tests {
             repeatable + below.map(check).sum::<usize>()
         }
         assert_eq!(check(&Command::command()), 8);
+    }
+
+    #[test]
+    fn the_version_says_the_commit_if_there_is_one() {
+        let version = super::version(Some("0123abc"));
+        assert!(version.ends_with(" (0123abc)"), "{version}");
+        for none in [Some(""), None] {
+            assert_eq!(super::version(none), env!("CARGO_PKG_VERSION"));
+        }
     }
 
     #[test]
