@@ -2,6 +2,8 @@
 #![forbid(unsafe_code)]
 
 use std::fs;
+use std::io::Read as _;
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -16,6 +18,9 @@ const IMAGE: &str = "localhost/duet-run:1";
 
 /// What `duet` ends with when it is itself that failed.
 const FAILED: i32 = 125;
+
+/// A port of the host's that nobody else here has.
+const HOST_PORT: u16 = 18099;
 
 /// Runs for ever and ends with 4 on TERM.
 const POLITE: &str = "trap 'echo bye; exit 4' TERM; echo here; while :; do sleep 0.05; done";
@@ -220,6 +225,64 @@ fn what_shows_only_later_is_named_too() {
         assert_eq!(outcome.code, FAILED, "{outcome:#?}");
         assert!(outcome.stderr.contains(sentence), "{outcome:#?}");
     }
+}
+
+/// A container that greets who connects to its port, which is that of the host, too.
+fn greeter() -> String {
+    let line = "echo here; while :; do echo hello | /bin/busybox nc -l -p 8080; done";
+    let port = format!(", ports: [{{containerPort: 8080, hostPort: {HOST_PORT}}}]");
+    shell("main", line, &port)
+}
+
+#[test]
+fn a_port_of_the_host_is_mapped_though_the_path_leaves_iptables_out() {
+    let Some(node) = Node::enter_with_duet() else {
+        return;
+    };
+    let spec = format!("containers: [{}]", greeter());
+    let mut command = duet(&node, "pod", &pod("pod", &spec));
+    // As Debian's plain `su` leaves it.
+    let mut running = command::start(command.env("PATH", "/usr/local/bin:/usr/bin:/bin"));
+    running.says("main | here");
+    wait::until("the port to be answered", || {
+        let mut greeting = String::new();
+        let mut stream = TcpStream::connect(("127.0.0.1", HOST_PORT)).ok()?;
+        stream.read_to_string(&mut greeting).ok()?;
+        (greeting == "hello\n").then_some(())
+    });
+    running.terminate();
+    let outcome = running.wait();
+    assert_eq!(outcome.code, 143, "{outcome:#?}");
+}
+
+#[test]
+fn without_iptables_a_port_of_the_host_is_refused_and_what_else_is_lacking_said() {
+    let Some(node) = Node::enter_with_duet() else {
+        return;
+    };
+    let without = |spec: &str| {
+        let command = duet(&node, "pod", &pod("pod", spec));
+        let mut hidden = Command::new("unshare");
+        let hide = "mount -t tmpfs none /usr/sbin; \
+                    [ -L /sbin ] || mount -t tmpfs none /sbin; exec \"$@\"";
+        hidden
+            .args(["--mount", "sh", "-c", hide, "sh", "env"])
+            .args(command.get_args())
+            .env("DUET_TEST_RUN", &node.daemon().dir)
+            .env("PATH", "/usr/bin:/bin");
+        command::run(&mut hidden)
+    };
+    let outcome = without(&format!("containers: [{}]", greeter()));
+    assert_eq!(outcome.code, FAILED, "{outcome:#?}");
+    let why = format!("spec.containers[0].ports[0].hostPort: {HOST_PORT} needs iptables");
+    assert!(outcome.stderr.contains(&why), "{outcome:#?}");
+    assert!(!root(&node).exists(), "something was started");
+
+    let main = shell("main", "exit 3", "");
+    let outcome = without(&format!("restartPolicy: Never, containers: [{main}]"));
+    assert_eq!(outcome.code, 3, "{outcome:#?}");
+    let said = "network: without iptables pods reach this machine";
+    assert!(outcome.stderr.contains(said), "{outcome:#?}");
 }
 
 #[test]

@@ -22,6 +22,7 @@ use crate::{machine, program, volumes};
 pub(crate) use config::OLDEST;
 use config::Version;
 pub(crate) use config::check_class;
+pub(crate) use network::check_ports;
 use process::Daemon;
 use rustix::fs::{FlockOperation, flock};
 use std::fs::{self, File};

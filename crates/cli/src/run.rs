@@ -12,14 +12,16 @@ use crate::cri::{Cri, sandbox};
 use crate::environment::Place;
 use crate::error::Error;
 use crate::log::follow::Follower;
+use crate::manifest::{self, Refused};
 use crate::screen::{Screen, step};
 use crate::volumes::Volumes;
-use crate::{machine, manifest, program, restart, volumes};
+use crate::{machine, program, restart, volumes};
 use attached::Claim;
 use driver::{Driver, Ended};
 pub(crate) use images::import;
 use k8s_openapi::api::core::v1::{Pod, PodSpec};
 use signals::{Signals, Stops};
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -74,8 +76,11 @@ pub(crate) async fn run(args: Args) -> Result<u8, Error> {
     };
     sandbox::check(&spec).map_err(refused)?;
     volumes::check(&spec).map_err(refused)?;
-    if let (Some(class), None) = (&spec.runtime_class_name, &args.address) {
-        containerd::check_class(class).map_err(refused)?;
+    if args.address.is_none() {
+        if let Some(class) = &spec.runtime_class_name {
+            containerd::check_class(class).map_err(refused)?;
+        }
+        containerd::check_ports(&spec).map_err(refused)?;
     }
     let images = images::given(&args.images, &args.images_dir)?;
     if !rustix::process::geteuid().is_root() {
@@ -136,6 +141,16 @@ async fn on(
     stops: &mut Stops,
 ) -> Result<u8, Error> {
     let mut cri = Cri::connect(site.socket).await?;
+    if let Some((path, port)) = sandbox::host_port(spec)
+        && !maps_ports(&cri.status().await?.info)
+    {
+        let why =
+            format!("{port} needs a CNI program that maps ports (portmap) in containerd's network");
+        return Err(Error::Manifest {
+            file: args.manifest.clone(),
+            source: Refused::field(path, why),
+        });
+    }
     if site.lasting {
         attached::sweep(&mut cri, site.pods, site.socket).await?;
     }
@@ -307,10 +322,57 @@ async fn cgroup_parent(cri: &mut Cri, uid: &str) -> Result<String, Error> {
     })
 }
 
+/// Whether a network of containerd's maps ports of the host's, or does not say what it does: ports
+/// are handed to those of its programs alone that declare it, and lost if there is none.
+fn maps_ports(info: &HashMap<String, String>) -> bool {
+    let networks = info
+        .get("cniconfig")
+        .and_then(|text| serde_json::from_str::<serde_json::Value>(text).ok())
+        .and_then(|config| config.get("Networks")?.as_array().cloned());
+    networks.is_none_or(|networks| {
+        let programs = networks
+            .iter()
+            .filter_map(|network| network.pointer("/Config/Plugins")?.as_array());
+        programs.flatten().any(|program| {
+            program.pointer("/Network/capabilities/portMappings")
+                == Some(&serde_json::Value::Bool(true))
+        })
+    })
+}
+
 /// `localhostProfile` is looked up beside the manifest: there is no kubelet's directory here.
 fn profiles(manifest: &Path) -> Result<PathBuf, Error> {
     let directory = manifest
         .parent()
         .filter(|parent| !parent.as_os_str().is_empty());
     containerd::absolute(directory.unwrap_or(Path::new(".")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::maps_ports;
+    use std::collections::HashMap;
+
+    #[test]
+    fn ports_are_mapped_by_a_program_that_declares_it() {
+        let mut info = HashMap::new();
+        assert!(maps_ports(&info), "it does not say");
+        for (capabilities, mapped) in [
+            ("{}", false),
+            (r#"{"portMappings": false}"#, false),
+            (r#"{"bandwidth": true, "portMappings": true}"#, true),
+        ] {
+            let config = format!(
+                r#"{{"Networks": [
+                    {{"Config": {{"Name": "lo", "Plugins": [{{"Network": {{"type": "loopback"}}}}]}}}},
+                    {{"Config": {{"Plugins": [
+                        {{"Network": {{"type": "bridge"}}}},
+                        {{"Network": {{"type": "portmap", "capabilities": {capabilities}}}}}
+                    ]}}}}
+                ]}}"#
+            );
+            info.insert("cniconfig".to_owned(), config);
+            assert_eq!(maps_ports(&info), mapped, "{capabilities}");
+        }
+    }
 }

@@ -153,14 +153,14 @@ fn quoted(path: &Path) -> String {
     quoted_text(&path.display().to_string())
 }
 
-/// `PATH` with the directory of `duet` itself in front: the shim lies beside it.
+/// The path to programs with the directory of `duet` itself in front: the shim lies beside it.
 pub(super) fn search_path() -> Result<OsString, Error> {
     let failed = |source| Error::System {
         action: "could not find this program's own directory",
         source,
     };
     let own = std::env::current_exe().map_err(failed)?;
-    let rest = std::env::var_os("PATH").unwrap_or_default();
+    let rest = program::path();
     let directories = own.parent().map(Path::to_owned);
     let directories = directories.into_iter().chain(std::env::split_paths(&rest));
     std::env::join_paths(directories).map_err(|error| failed(std::io::Error::other(error)))

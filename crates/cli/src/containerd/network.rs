@@ -6,8 +6,12 @@
 
 mod link;
 
+use crate::cri::sandbox;
 use crate::error::Error;
+use crate::manifest::Refused;
 use crate::program;
+use crate::screen::step;
+use k8s_openapi::api::core::v1::PodSpec;
 use serde_json::json;
 use std::fs;
 use std::net::Ipv4Addr;
@@ -29,6 +33,20 @@ const PORT_CHAINS: [(&str, &[&str]); 3] = [
     ("CNI-HOSTPORT-SETMARK", &[]),
     ("CNI-HOSTPORT-MASQ", &["POSTROUTING"]),
 ];
+
+/// What makes the rules of the network: the CNI programs call it.
+const IPTABLES: &str = "iptables";
+
+/// Refuses ports of the host's where nobody could map them.
+pub(crate) fn check_ports(spec: &PodSpec) -> Result<(), Refused> {
+    match (sandbox::host_port(spec), program::find(IPTABLES)) {
+        (Some((path, port)), None) => {
+            let why = format!("{port} needs iptables (apt install iptables)");
+            Err(Refused::field(path, why))
+        }
+        (Some(_), Some(_)) | (None, _) => Ok(()),
+    }
+}
 
 /// The directory of the CNI programs.
 pub(super) fn plugins() -> Result<PathBuf, Error> {
@@ -57,7 +75,14 @@ pub(super) fn write(state: &Path, leases: &Path) -> Result<PathBuf, Error> {
     fs::write(&record, &bridge).map_err(Error::at("could not write", &record))?;
 
     // Without iptables there is no way out of the machine, and no host ports; the pod runs.
-    let iptables = program::find("iptables").is_some();
+    let iptables = program::find(IPTABLES).is_some();
+    if !iptables {
+        step(
+            "network",
+            "without iptables pods reach this machine and each other, and nothing beyond \
+             (apt install iptables)",
+        );
+    }
     let mut chain = vec![json!({
         "type": "bridge",
         "bridge": bridge,
@@ -152,8 +177,7 @@ pub(super) fn remove_stale(state: &Path) -> Result<(), Error> {
 ///
 /// Best effort: they are shared with every CNI user of the machine, and harmless.
 fn remove_port_chains() {
-    let nat =
-        |arguments: &[&str]| program::output("iptables", [&["-t", "nat"], arguments].concat());
+    let nat = |arguments: &[&str]| program::output(IPTABLES, [&["-t", "nat"], arguments].concat());
     let [(ports, _), ..] = PORT_CHAINS;
     let in_use = match nat(&["-S", ports]) {
         Ok(rules) => rules.lines().any(|rule| rule.starts_with("-A")),

@@ -115,6 +115,23 @@ fn ports(spec: &PodSpec) -> Vec<PortMapping> {
         .collect()
 }
 
+/// The first port of the host's that the pod wants mapped: its field and value.
+pub(crate) fn host_port(spec: &PodSpec) -> Option<(String, i32)> {
+    if spec.host_network == Some(true) {
+        return None;
+    }
+    let init = spec.init_containers.iter().flatten().enumerate();
+    let init = init.map(|(index, container)| (format!("spec.initContainers[{index}]"), container));
+    let main = spec.containers.iter().enumerate();
+    let main = main.map(|(index, container)| (format!("spec.containers[{index}]"), container));
+    init.chain(main).find_map(|(path, container)| {
+        let mut ports = container.ports.iter().flatten().enumerate();
+        ports.find_map(|(index, port)| {
+            Some((format!("{path}.ports[{index}].hostPort"), port.host_port?))
+        })
+    })
+}
+
 /// Refuses what depends on fields of both pod and sandbox.
 pub(crate) fn check(spec: &PodSpec) -> Result<(), Refused> {
     if spec.dns_policy.as_deref() == Some("None") && spec.dns_config.is_none() {
