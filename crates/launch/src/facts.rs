@@ -92,7 +92,7 @@ pub fn exec_facts(ask: Ask<'_>) -> Result<Facts, Error> {
         arch: ARCH,
         ids: ids(ask.container)?,
         apparmor: apparmor(),
-        selinux: selinux(),
+        selinux: duet_linux::selinux::is_loaded(),
         listeners: false,
     })
 }
@@ -153,13 +153,6 @@ fn apparmor() -> bool {
         let enabled = fs::read("/sys/module/apparmor/parameters/enabled");
         enabled.is_ok_and(|text| text.first() == Some(&b'Y'))
     });
-    *ENABLED
-}
-
-/// Whether a policy of SELinux is loaded, which is when its file system is there.
-fn selinux() -> bool {
-    static ENABLED: LazyLock<bool> =
-        LazyLock::new(|| Path::new("/sys/fs/selinux/enforce").exists());
     *ENABLED
 }
 

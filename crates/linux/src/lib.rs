@@ -64,6 +64,7 @@ pub mod program;
 pub mod rtnetlink;
 #[expect(unsafe_code, reason = "seccomp(2) has no safe wrapper")]
 pub mod seccomp;
+pub mod selinux;
 #[expect(unsafe_code, reason = "mmap(2) has no safe wrapper")]
 pub mod shared;
 pub mod signals;
