@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
+use duet_linux::selinux;
 use duet_plan::Facts;
 use duet_spec::annotations::{Options, Timeout};
 use duet_spec::{Mount, MountKind, Process};
@@ -93,9 +94,18 @@ impl Linux {
         if !kept.iter().any(|kept| kept.key == compiled.key) {
             kept.push(compiled);
         }
+        let handoff = handoff.seal().map_err(failed("write the handoff of"))?;
+        // Files in memory have a label by who makes them, and a descriptor that the runner's label does not let it have
+        // is taken from it at exec. Those of the container's own files it may read and write.
+        if let Some(label) = self.spec.mount_label.as_ref()
+            && selinux::is_loaded()
+        {
+            selinux::label(&handoff, label).map_err(failed("label the handoff of"))?;
+            selinux::label(&account.tally, label).map_err(failed("label the tally of"))?;
+        }
         Ok(Supplied {
             module,
-            handoff: handoff.seal().map_err(failed("write the handoff of"))?,
+            handoff,
             account,
             way,
         })
