@@ -130,6 +130,7 @@ fn pod(error: &PodError) -> Code {
         PodError::BadId { .. } | PodError::Wish { .. } => Code::INVALID_ARGUMENT,
         PodError::Container { source, .. } => container(source),
         PodError::Sandbox { source, .. }
+        | PodError::Label { source, .. }
         | PodError::Record { source, .. }
         | PodError::Host { source, .. } => errno(source),
     }
@@ -369,12 +370,13 @@ mod tests {
         Refusal::Dropped => INTERNAL,
     );
 
-    table!(pods, 7, pod,
+    table!(pods, 8, pod,
         PodError::Unknown { id: text() } => NOT_FOUND,
         PodError::Exists { id: text() } => ALREADY_EXISTS,
         PodError::BadId { id: text() } => INVALID_ARGUMENT,
         PodError::Container { id: text(), source: ContainerError::Gone } => NOT_FOUND,
         PodError::Sandbox { id: text(), step: "x", source: broken() } => INTERNAL,
+        PodError::Label { id: text(), label: text(), path: path(), source: broken() } => INTERNAL,
         PodError::Record { step: "x", path: path(), source: broken() } => INTERNAL,
         PodError::Host { step: "x", source: scarce() } => RESOURCE_EXHAUSTED,
     );

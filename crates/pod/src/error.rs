@@ -42,6 +42,18 @@ pub enum Error {
         /// Why not.
         why: String,
     },
+    /// What a container shares with its pod does not get the label of its mounts.
+    #[error("container {id}: linux.mountLabel {label:?}: label {}", .path.display())]
+    Label {
+        /// The container.
+        id: String,
+        /// The label.
+        label: String,
+        /// What was to have it.
+        path: PathBuf,
+        /// The errno.
+        source: io::Error,
+    },
     /// The pod's own namespaces or files could not be made.
     #[error("pod {id}: {step}")]
     Sandbox {

@@ -21,6 +21,7 @@ mod selinux;
 mod users;
 
 pub use selinux::SelinuxLabel;
+pub(crate) use selinux::relabel;
 use users::Users;
 
 /// Who the holder is: nobody, as in Kubernetes' pause image.
@@ -32,6 +33,9 @@ const SIZE: &str = "size=65536k";
 /// The holder's weight beside its pod's containers: the least, as containerd gives a pause
 /// container.
 const CPU_SHARES: u64 = 2;
+
+/// What a pod without IPC objects of its own has as its memory.
+const NODES_SHM: &str = "/dev/shm";
 
 /// Where the holder's program is in its root.
 const PROGRAM: &str = "/duet-holder";
@@ -137,7 +141,7 @@ impl Sandbox {
             shm: if own_ipc {
                 rootfs.join("shm")
             } else {
-                PathBuf::from("/dev/shm")
+                PathBuf::from(NODES_SHM)
             },
         };
         let tmpfs = RootfsMount {

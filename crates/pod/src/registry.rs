@@ -15,7 +15,7 @@ use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 
 use crate::error::Error;
-use crate::holder::Furnished;
+use crate::holder::{Furnished, relabel};
 use crate::reaper;
 use crate::record::{Member, Page, Record};
 use crate::sandbox::{self, check_id};
@@ -442,6 +442,9 @@ impl Inner {
         let mut prepared = prepared.map_err(of(&id))?;
         if let Some(files) = self.files() {
             prepared.share(&files);
+            if let Some(label) = &prepared.spec().mount_label {
+                relabel(&files, label, &id)?;
+            }
         }
         let _building = self.building.read().unwrap_or_else(PoisonError::into_inner);
         *pod_cgroup = sandbox::join(&self.ground, &mut prepared)?;

@@ -1,4 +1,4 @@
-//! SELinux: the label of the pod's holder.
+//! SELinux: the label of the pod's holder, and those of what its containers share.
 //!
 //! A pod may name parts of a label; what it leaves out is the policy's, as containerd completes
 //! it for a pause container (`InitLabels` in `opencontainers/selinux`).
@@ -6,10 +6,10 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::error::Error;
+use duet_linux::selinux;
+use duet_spec::PodFiles;
 
-/// Where the kernel's SELinux is while it has a policy.
-const KERNEL: &str = "/sys/fs/selinux/enforce";
+use crate::error::Error;
 
 /// Where its policies are configured.
 const POLICIES: &str = "/etc/selinux";
@@ -35,7 +35,7 @@ impl SelinuxLabel {
         if self.parts().iter().all(|part| part.is_empty()) {
             return Ok(None);
         }
-        if !Path::new(KERNEL).exists() {
+        if !selinux::is_loaded() {
             return Err(self.refused("SELinux is not enabled in this kernel".to_owned()));
         }
         self.completed(Path::new(POLICIES)).map(Some)
@@ -68,6 +68,46 @@ impl SelinuxLabel {
             why,
         }
     }
+}
+
+/// Gives what the pod's containers share the label of the mounts of the one that comes, without its categories.
+///
+/// Around a pause container containerd gives it all of that label (`SelinuxRelabel`). There it makes one level for a pod;
+/// for a pod of the shim's own it makes one for each container that asks for none, and all of them share these files.
+pub(crate) fn relabel(files: &PodFiles, label: &str, id: &str) -> Result<(), Error> {
+    // Where there is no SELinux, the label is refused with all others.
+    if !selinux::is_loaded() {
+        return Ok(());
+    }
+    let label = without_categories(label);
+    let shared = [
+        &files.hostname,
+        &files.hosts,
+        &files.resolv_conf,
+        &files.shm,
+    ];
+    // The node's memory keeps the label that it has.
+    for path in shared
+        .into_iter()
+        .filter(|path| *path != Path::new(super::NODES_SHM))
+    {
+        selinux::label_at(path, &label).map_err(|source| Error::Label {
+            id: id.to_owned(),
+            label: label.clone(),
+            path: path.clone(),
+            source,
+        })?;
+    }
+    Ok(())
+}
+
+/// A label whose level is its lowest sensitivity alone.
+fn without_categories(label: &str) -> String {
+    let mut parts: Vec<_> = label.splitn(4, ':').collect();
+    if let Some(level) = parts.get_mut(3) {
+        *level = level.split([':', '-']).next().unwrap_or_default();
+    }
+    parts.join(":")
 }
 
 /// The policy's label of a container's process.
@@ -136,6 +176,19 @@ mod tests {
             (["u", "r", "t", "s0"], "u:r:t:s0"),
         ] {
             assert_eq!(label(parts).completed(dir.path()).unwrap(), whole);
+        }
+    }
+
+    #[test]
+    fn what_a_pod_shares_has_no_categories() {
+        for (label, theirs) in [
+            ("u:r:t:s0:c1,c2", "u:r:t:s0"),
+            ("u:r:t:s0-s3:c0.c1023", "u:r:t:s0"),
+            ("u:r:t:s0", "u:r:t:s0"),
+            // A policy without levels.
+            ("u:r:t", "u:r:t"),
+        ] {
+            assert_eq!(without_categories(label), theirs);
         }
     }
 
