@@ -15,7 +15,7 @@ pub(crate) const APPARMOR: &str = "self/attr/apparmor/exec";
 /// SELinux has no file of its own.
 pub(crate) const SELINUX: &str = "self/attr/exec";
 /// The label of keys that are made.
-const SELINUX_KEY: &str = "self/attr/keycreate";
+pub(crate) const SELINUX_KEY: &str = "self/attr/keycreate";
 /// The profile that confines nothing.
 const UNCONFINED: &str = "unconfined";
 
@@ -57,7 +57,7 @@ pub(crate) fn check_mounts(spec: &Container, facts: &Facts) -> Result<(), Error>
 }
 
 /// The option that labels a new file system's files. Those of the kernel's own have labels by the
-/// policy, as under runc.
+/// policy, as under runc, which only gives a message queue's root the label afterwards.
 pub(crate) fn mount(spec: &Container, fstype: &str) -> Option<String> {
     let label = spec.mount_label.as_ref()?;
     match fstype {

@@ -54,7 +54,9 @@ impl Plan {
                     let profile = profile.strip_prefix("exec ").unwrap_or(&profile);
                     format!("process.apparmorProfile: {profile}")
                 }
-                labels::SELINUX => format!("process.selinuxLabel: {}", self.text(value)),
+                labels::SELINUX | labels::SELINUX_KEY => {
+                    format!("process.selinuxLabel: {}", self.text(value).trim_end())
+                }
                 other => format!("label {other}"),
             },
             Step::JoinClass(tasks) => format!("linux.intelRdt: enter by {}", self.text(tasks)),
