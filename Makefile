@@ -28,7 +28,7 @@ test-needs := runc=/usr/sbin/runc strace=/usr/bin/strace bsdutils=/usr/bin/scrip
     util-linux=/usr/bin/unshare git=/usr/bin/git e2fsprogs=/usr/sbin/mkfs.ext4 \
     libseccomp-dev=/usr/share/doc/libseccomp-dev
 bench-needs := wrk=/usr/bin/wrk
-vm-needs := qemu-system-x86=/usr/bin/qemu-system-x86_64 e2fsprogs=/usr/sbin/mke2fs
+vm-needs := qemu-system-x86=/usr/bin/qemu-system-x86_64 e2fsprogs=/usr/sbin/mke2fs bzip2=/usr/bin/bzip2
 others-needs := python3-venv=/usr/share/doc/python3-venv nodejs=/usr/bin/node npm=/usr/bin/npm
 
 # Installs those of $(1) whose file is missing.

@@ -18,6 +18,7 @@ mod preview3;
 mod refusals;
 mod restarts;
 mod sandboxes;
+mod selinux;
 mod serving;
 mod systemd;
 mod tasks;

@@ -340,7 +340,7 @@ fn config(dir: &Path, network: &Network, version: &str) -> String {
     let (root, state) = (dir.join("root"), dir.join("state"));
     let socket = dir.join("containerd.sock");
     let (conf, plugins) = (&network.conf_dir, Network::plugin_dir());
-    let runtimes = handlers(version);
+    let (runtimes, selinux) = (handlers(version), machine::enforces_selinux());
     // A busy machine is not a node: what containerd gives a shim a few seconds for may take longer.
     let timeouts = ["shim.cleanup", "shim.load", "shim.shutdown", "task.state"]
         .map(|what| format!("  'io.containerd.timeout.{what}' = '30s'\n"))
@@ -356,7 +356,7 @@ fn config(dir: &Path, network: &Network, version: &str) -> String {
             "version = 2\n{head}\
              [plugins.'io.containerd.internal.v1.opt']\n  path = '{root}/opt'\n\
              [plugins.'io.containerd.grpc.v1.cri']\n  sandbox_image = '{PAUSE}'\n  \
-             restrict_oom_score_adj = true\n  stream_server_address = '127.0.0.1'\n  stream_server_port = '0'\n\
+             restrict_oom_score_adj = true\n  enable_selinux = {selinux}\n  stream_server_address = '127.0.0.1'\n  stream_server_port = '0'\n\
              [plugins.'io.containerd.grpc.v1.cri'.cni]\n  bin_dir = '{plugins}'\n  conf_dir = {conf:?}\n\
              [plugins.'io.containerd.grpc.v1.cri'.containerd]\n  snapshotter = 'overlayfs'\n\
              {runtimes}",
@@ -369,7 +369,8 @@ fn config(dir: &Path, network: &Network, version: &str) -> String {
              [plugins.'io.containerd.internal.v1.opt']\n  path = '{root}/opt'\n\
              [plugins.'io.containerd.nri.v1.nri']\n  disable = true\n\
              [plugins.'io.containerd.cri.v1.images'.pinned_images]\n  sandbox = '{PAUSE}'\n\
-             [plugins.'io.containerd.cri.v1.runtime']\n  restrict_oom_score_adj = true\n\
+             [plugins.'io.containerd.cri.v1.runtime']\n  restrict_oom_score_adj = true\n  \
+             enable_selinux = {selinux}\n\
              [plugins.'io.containerd.cri.v1.runtime'.cni]\n  bin_dirs = ['{plugins}']\n  conf_dir = {conf:?}\n\
              [plugins.'io.containerd.grpc.v1.cri']\n  stream_server_address = '127.0.0.1'\n  stream_server_port = '0'\n\
              {runtimes}",

@@ -95,6 +95,12 @@ pub fn program(name: &str) -> Option<PathBuf> {
         .find(|file| file.is_file())
 }
 
+/// Whether a policy of SELinux is in force.
+#[must_use]
+pub fn enforces_selinux() -> bool {
+    std::fs::read("/sys/fs/selinux/enforce").is_ok_and(|enforce| enforce == b"1")
+}
+
 /// Says that a test cannot run here, and lets it pass only if nobody requires it.
 ///
 /// # Panics

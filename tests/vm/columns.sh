@@ -8,7 +8,7 @@ insmod /lib/brd.ko rd_nr=1 rd_size=1048576
 /bin/mke2fs -q -t ext4 -O ^has_journal /dev/ram0 && mount -t ext4 /dev/ram0 /disk
 export TMPDIR=/disk
 
-# Runs tests with a /run/containerd of their own, as tests/private.sh does; not those that a filter with a `-`
+# Runs tests with a /run/containerd of their own, as tests/private.sh does (mounted with $RUN_OPTIONS, too); not those that a filter with a `-`
 # before it names.
 column() { # name, harness, environment, filters...
     name=$1 harness=/tests/$2 environment=$3
@@ -24,7 +24,7 @@ column() { # name, harness, environment, filters...
         $harness --list "$filter" 2>/dev/null | grep -q ': test$' || { echo "no test of $harness is named $filter"; return 1; }
     done
     # shellcheck disable=SC2016,SC2086 # the inner shell expands it; one word a variable
-    unshare --mount sh -c 'mount -t tmpfs -o mode=711 tmpfs /run/containerd && exec "$@"' sh \
+    unshare --mount sh -c 'mount -t tmpfs -o mode=711$RUN_OPTIONS tmpfs /run/containerd && exec "$@"' sh \
         env $environment $harness --test-threads=1 "$@" > "/run/$name.out" 2> "/run/$name.err"
 }
 

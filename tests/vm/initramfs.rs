@@ -28,6 +28,9 @@ const PROGRAMS: &[&str] = &[
     "mke2fs",
     "unshare",
     "env",
+    "chcon",
+    "runcon",
+    "stat",
     "strace",
     "runc",
     "containerd-shim-runc-v2",
@@ -38,6 +41,7 @@ const SCRIPTS: &[&str] = &[
     "plain.sh",
     "systemd.sh",
     "checks.sh",
+    "selinux.sh",
     "columns.sh",
     "scenarios.sh",
 ];
@@ -126,6 +130,7 @@ pub(crate) fn build() -> Machine {
     }
     let packages = packages();
     with_system(&packages.join("system"), &root);
+    with_policy(&packages.join("selinux"), &root);
     with_modules(&packages.join("kernel"), &root);
     with_duet(&root);
     with_containerds(&root);
@@ -162,7 +167,7 @@ fn with_system(system: &Path, root: &Path) {
             system.display()
         );
     }
-    for name in ["systemctl", "dbus-daemon", "apparmor_parser"] {
+    for name in ["systemctl", "dbus-daemon", "apparmor_parser", "setfiles"] {
         libraries(&root.join("usr/bin").join(name), root);
     }
     for name in ["systemd", "systemd-executor"] {
@@ -171,6 +176,23 @@ fn with_system(system: &Path, root: &Path) {
             libraries(&program, root);
         }
     }
+}
+
+/// SELinux' policy, where containerd and Duet look for it.
+fn with_policy(policy: &Path, root: &Path) {
+    let into = root.join("etc/selinux");
+    fs::create_dir_all(&into).unwrap();
+    let copied = Command::new("cp")
+        .arg("-a")
+        .arg(policy.join("."))
+        .arg(&into)
+        .status();
+    assert!(copied.unwrap().success(), "{}", policy.display());
+    fs::write(
+        into.join("config"),
+        "SELINUX=enforcing\nSELINUXTYPE=default\n",
+    )
+    .unwrap();
 }
 
 /// This machine's containerd and what it and the harness call, and the containerd of another suite.
@@ -252,7 +274,8 @@ fn with_duet(root: &Path) {
 /// What comes of Debian, as the machine's own package lists offer it now, unpacked once.
 fn packages() -> PathBuf {
     let dir = machine::workspace().join("target/vm-debian");
-    if !dir.is_dir() {
+    // What an earlier script has made lacks the policy.
+    if !dir.join("selinux").is_dir() {
         let script = machine::workspace().join("tests/vm/packages.sh");
         command::run(Command::new("sh").arg(script).arg(&dir)).ok();
     }

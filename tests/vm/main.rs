@@ -6,10 +6,13 @@
 //! tests of the crates, starts a containerd, and drives it with `ctr`; then the oracle compares Duet's
 //! containers with runc's. It says what it saw on the serial console, one line a check.
 //!
+//! Booted with SELinux, that machine loads a policy of Debian's, and `selinux.sh` runs the scenarios about labels where it
+//! is in force: with Duet, and with runc beside it.
+//!
 //! Booted again it has systemd as its first process, unpacked from Debian's packages. Inside, the
 //! harness of `tests/scenarios` runs as a service, and containerd's CRI has `SystemdCgroup = true`: what is about
 //! systemd itself, and scenarios of every kind, as pods around a pause container and as pods of the shim's own
-//! under a newer containerd. It is booted a third time with the cgroups of v1.
+//! under a newer containerd. It is booted once more with the cgroups of v1.
 #![forbid(unsafe_code)]
 #![expect(
     clippy::unwrap_used,
@@ -79,9 +82,28 @@ const UNDER_SYSTEMD_ON_V1: &[&str] = &[
     "all of hybrid",
 ];
 
+/// Those that `selinux.sh` runs where SELinux enforces a policy.
+const UNDER_SELINUX: &[&str] = &[
+    "selinux::a_label_confines_a_program_and_its_execs",
+    "selinux::a_label_confines_a_guest",
+    "selinux::a_label_that_the_policy_does_not_know_is_named",
+    "all of podsandbox",
+    "all of shim",
+    "all of runc",
+];
+
 #[test]
 fn births_under_cgroup_v2() {
-    judge(&boot("first=plain.sh cgroup_no_v1=all"), CHECKS);
+    judge(
+        &boot("first=plain.sh checks=checks.sh cgroup_no_v1=all"),
+        CHECKS,
+    );
+}
+
+#[test]
+fn births_under_selinux() {
+    let selinux = "first=plain.sh checks=selinux.sh cgroup_no_v1=all security=selinux";
+    judge(&boot(selinux), UNDER_SELINUX);
 }
 
 #[test]

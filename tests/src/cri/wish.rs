@@ -20,6 +20,7 @@ pub struct Wish {
     memory_limit_bytes: i64,
     unified: HashMap<String, String>,
     namespaces: Option<api::NamespaceOption>,
+    selinux: Option<api::SeLinuxOption>,
 }
 
 // === impl Wish ===
@@ -106,6 +107,13 @@ impl Wish {
         self
     }
 
+    /// Labels it.
+    #[must_use]
+    pub fn selinux(mut self, label: api::SeLinuxOption) -> Self {
+        self.selinux = Some(label);
+        self
+    }
+
     /// Limits its memory.
     #[must_use]
     pub fn memory(mut self, limit_bytes: i64) -> Self {
@@ -132,6 +140,7 @@ impl Wish {
         };
         let security = api::LinuxContainerSecurityContext {
             namespace_options: Some(options),
+            selinux_options: self.selinux.clone(),
             ..Default::default()
         };
         api::ContainerConfig {
