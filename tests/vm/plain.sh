@@ -15,6 +15,7 @@ ip link set lo up
 hostname vm
 printf 'root:x:0:0:root:/root:/bin/sh\n' > /etc/passwd
 printf 'root:x:0:\n' > /etc/group
+echo '127.0.0.1 localhost' > /etc/hosts
 : > /etc/resolv.conf
 # The firmware leaves the cursor behind its own words.
 echo
