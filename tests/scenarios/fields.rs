@@ -41,10 +41,15 @@ impl Host {
     }
 
     fn ip(&self, args: &str) -> String {
-        let mut ip = Command::new("nsenter");
-        ip.arg(self.way()).arg("ip").args(args.split(' '));
-        command::run(&mut ip).ok().stdout
+        let mut within = Command::new("nsenter");
+        within.arg(self.way()).arg(ip()).args(args.split(' '));
+        command::run(&mut within).ok().stdout
     }
+}
+
+/// Its path: where nsenter is busybox's, that would have its own.
+fn ip() -> PathBuf {
+    machine::program("ip").expect("iproute2")
 }
 
 impl Drop for Host {
@@ -106,7 +111,8 @@ impl<'a> Stage<'a> {
         let pid = shim.create("fields", &self.dir);
         let pid = pid.expect("each of them is honoured");
         let mut inside = Command::new("nsenter");
-        inside.args(["-t", &pid.to_string(), "-n", "ip", "-brief", "address"]);
+        inside.args(["-t", &pid.to_string(), "-n"]).arg(ip());
+        inside.args(["-brief", "address"]);
         let device = command::run(&mut inside).ok().stdout;
         assert!(device.contains("net0@"), "{device}");
         assert!(device.contains("10.9.8.7/24"), "{device}");

@@ -8,6 +8,7 @@ mod births;
 mod cri;
 mod events;
 mod fields;
+mod hardware;
 mod https;
 mod images;
 mod kills;

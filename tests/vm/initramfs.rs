@@ -14,6 +14,14 @@ const MODULES: &[&str] = &[
     "net/bridge/bridge.ko",
     "drivers/net/veth.ko",
     "drivers/block/brd.ko",
+    "drivers/virtio/virtio.ko",
+    "drivers/virtio/virtio_ring.ko",
+    "drivers/virtio/virtio_pci_modern_dev.ko",
+    "drivers/virtio/virtio_pci_legacy_dev.ko",
+    "drivers/virtio/virtio_pci.ko",
+    "net/core/failover.ko",
+    "drivers/net/net_failover.ko",
+    "drivers/net/virtio_net.ko",
 ];
 
 /// Programs of the machine that builds, which the harness needs in the one that is built.

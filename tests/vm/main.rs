@@ -32,6 +32,23 @@ use std::time::Duration;
 /// idle cores.
 const LIMIT: Duration = Duration::from_secs(1800);
 
+/// What `hardware` asks about: a second node of memory, to which no processor is near, and a network device, at
+/// whose other end qemu answers and leads nowhere.
+const HARDWARE: &[&str] = &[
+    "-object",
+    "memory-backend-ram,id=near,size=2560M",
+    "-object",
+    "memory-backend-ram,id=far,size=512M",
+    "-numa",
+    "node,nodeid=0,cpus=0-1,memdev=near",
+    "-numa",
+    "node,nodeid=1,memdev=far",
+    "-netdev",
+    "user,id=net,restrict=on,ipv6=off",
+    "-device",
+    "virtio-net-pci,netdev=net,romfile=",
+];
+
 /// The checks of `checks.sh`. One that is missing from the console fails the test like one that failed.
 const CHECKS: &[&str] = &[
     "cgroup2-has-controllers",
@@ -66,6 +83,10 @@ const UNDER_SYSTEMD: &[&str] = &[
     "apparmor::a_profile_confines_a_guest",
     "apparmor::a_profile_that_is_not_loaded_is_named",
     "systemd::what_ran_out_of_memory_is_known_though_systemd_was_first_to_clean_up",
+    "hardware::a_memory_policy_takes_memory_from_the_nodes_that_the_spec_names",
+    "hardware::a_memory_policy_is_that_of_a_guests_memory",
+    "hardware::memory_nodes_of_a_cgroup_are_where_the_memory_of_its_processes_is",
+    "hardware::a_physical_network_device_is_the_initial_networks_again_when_its_containers_ends",
     // Those that nobody has listed here, too.
     "all of podsandbox",
     "all of shim",
@@ -169,6 +190,7 @@ fn boot(parameters: &str) -> String {
         "-nographic",
         "-no-reboot",
     ])
+    .args(HARDWARE)
     // What later processors can do is dear to emulate, and has Linux take a slow clock for the better one.
     .args(["-nodefaults", "-serial", "stdio", "-cpu", "Nehalem,+rdrand"])
     .arg("-kernel")
@@ -176,9 +198,10 @@ fn boot(parameters: &str) -> String {
     .arg("-initrd")
     .arg(&machine.initramfs)
     .arg("-append")
-    // The kernel would panic if the timer of a machine that is starved is late at that check.
+    // The kernel would panic if the timer of a machine that is starved is late at that check; it would look for
+    // memory that is far away.
     .arg(format!(
-        "console=ttyS0 quiet panic=-1 mitigations=off no_timer_check {parameters} {}",
+        "console=ttyS0 quiet panic=-1 mitigations=off no_timer_check numa_balancing=disable {parameters} {}",
         asked.as_deref().unwrap_or_default()
     ));
     let running = command::start(&mut qemu);

@@ -18,6 +18,7 @@ pub struct Wish {
     mounts: Vec<api::Mount>,
     annotations: HashMap<String, String>,
     memory_limit_bytes: i64,
+    memory_nodes: String,
     unified: HashMap<String, String>,
     namespaces: Option<api::NamespaceOption>,
     selinux: Option<api::SeLinuxOption>,
@@ -121,6 +122,13 @@ impl Wish {
         self
     }
 
+    /// Has it use memory of these NUMA nodes alone.
+    #[must_use]
+    pub fn memory_nodes(mut self, nodes: &str) -> Self {
+        nodes.clone_into(&mut self.memory_nodes);
+        self
+    }
+
     /// Sets a file of its cgroup, which has to be one of v2.
     #[must_use]
     pub fn unified(mut self, file: &str, value: &str) -> Self {
@@ -135,6 +143,7 @@ impl Wish {
         options.userns_options = options.userns_options.or(users);
         let resources = api::LinuxContainerResources {
             memory_limit_in_bytes: self.memory_limit_bytes,
+            cpuset_mems: self.memory_nodes.clone(),
             unified: self.unified.clone(),
             ..Default::default()
         };
