@@ -239,6 +239,10 @@ fn more_requests_than_there_is_memory_for_are_each_answered() {
     );
     let options = ["--memory-limit", "33554432", "--mount", &volume];
     let server = Server::start(&node, "small", &options);
+    // Whatever the machine's own is: of an instance nobody asks whether what it never touches fits.
+    let status = fs::read_to_string(format!("/proc/{}/status", server.task.pid()));
+    let status = status.expect("it runs");
+    assert!(status.contains("THP_enabled:\t0"), "{status}");
     let answers = server.answers(40, "/file/data/large");
     let mut whole = 0;
     for answer in answers {

@@ -13,7 +13,7 @@ elif [ -e /sys/fs/cgroup/cgroup.controllers ]; then
     # Side by side, for each processor one.
     # A terminal's hundred thousand lines have nothing to do with what is different here.
     column podsandbox scenarios '' systemd:: apparmor:: hardware:: tasks:: -tasks::a_hundred events:: births::limits pods::a_native \
-        pods::a_shot pods::containers left:: volumes::what cri::exec_streams cri::stop wasm::every_group &
+        pods::a_shot pods::containers left:: volumes::what cri::exec_streams cri::stop wasm::every_group wasm_limits::more_requests &
     column shim scenarios "$SHIM" sandboxes::a_ user_namespaces:: restarts::pods_outlive_a_containerd_that_is_killed \
         cri::stats cri::both cri::exec_streams
     column kills scenarios '' kills::pods::a_pod_whose_holder
