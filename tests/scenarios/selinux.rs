@@ -205,5 +205,5 @@ fn a_label_that_the_policy_does_not_know_is_named() {
     named("container", &error.expect_err("no such type"));
     pod.remove();
     let pod = cri.try_pod("nowhere", |config| labelled(config, nowhere()));
-    named("pod", &pod.err().expect("no such type"));
+    named("pod", &pod.expect_err("no such type"));
 }
