@@ -44,6 +44,10 @@ pub(crate) const QUIET: Duration = Duration::from_millis(20);
 /// (`TCP_DELACK_MAX`).
 const REST: Duration = Duration::from_millis(250);
 
+/// How long a client of HTTP/2 that has asked nothing more may take to say that it has read `GOAWAY`: a second. One that
+/// is there says so when it comes to reading; what it has sent until then is answered.
+const FAREWELL: Duration = Duration::from_secs(1);
+
 /// When the kernel asks a client that says nothing whether it is there, and how long it waits at least for one that
 /// does not take what was sent: 75 s.
 const GONE: Duration = Duration::from_secs(75);
@@ -75,6 +79,8 @@ struct Line {
     second: AtomicBool,
     /// Whether it is seen which HTTP the client speaks.
     known: AtomicBool,
+    /// Whether there ever was a request, its head at least.
+    asked: AtomicBool,
     /// Of a client of HTTP/2: since when it has asked nothing.
     idle: Arc<Idle>,
 }
@@ -120,10 +126,12 @@ impl Connections {
             unanswered: AtomicBool::new(true),
             second: AtomicBool::new(false),
             known: AtomicBool::new(false),
-            idle: Idle::new(self.idle),
+            asked: AtomicBool::new(false),
+            idle: Idle::new(),
         });
         let (requests, spoken) = (Arc::clone(&self.requests), Arc::clone(&line));
         let service = service_fn(move |mut request: Request<Incoming>| {
+            spoken.asked.store(true, Ordering::Relaxed);
             let named = addressee::name(&mut request, || spoken.here());
             // Of who only sends what is for nobody nothing counts as asked.
             let asks = named.is_ok() && request.version() == Version::HTTP_2;
@@ -136,13 +144,14 @@ impl Connections {
             .serve_connection(TokioIo::new(End::of(&line)), service)
             .into_owned();
         let mut leaving = self.leaving.subscribe();
+        let limit = self.idle;
         tokio::spawn(async move {
             let mut connection = pin!(connection);
             let is_silent = tokio::select! {
                 // What a client does to its connection is no news; what a guest does is reported elsewhere.
                 _ = connection.as_mut() => return,
                 _ = leaving.wait_for(|leaving| *leaving) => false,
-                () = line.silent() => true,
+                () = line.silent(limit) => true,
             };
             if is_silent {
                 if line.second.load(Ordering::Relaxed) {
@@ -150,7 +159,7 @@ impl Connections {
                     tokio::select! {
                         _ = connection => {}
                         // Nor does it go when it is told to.
-                        () = line.idle.over() => {}
+                        () = line.idle.over(limit) => {}
                     }
                 }
                 return;
@@ -165,8 +174,18 @@ impl Connections {
                     break;
                 }
             }
+            let second = line.second.load(Ordering::Relaxed);
+            if !second && !line.asked.load(Ordering::Relaxed) {
+                // The rest of a first head did not come. hyper would wait for it: only after a request it takes what is no
+                // whole one for none.
+                return;
+            }
             connection.as_mut().graceful_shutdown();
-            drop(connection.await);
+            tokio::select! {
+                _ = connection => {}
+                // Nor would it end before the client has said that it knows.
+                () = line.idle.over(FAREWELL), if second => {}
+            }
         });
     }
 
@@ -199,9 +218,9 @@ impl Line {
         said || ioctl_fionread(&*self.stream()).is_ok_and(|bytes| bytes > 0)
     }
 
-    /// Returns when for too long after it was opened nobody knows what is spoken, or nothing is asked by HTTP/2.
-    async fn silent(&self) {
-        self.idle.over().await;
+    /// Returns when for `limit` after it was opened nobody knows what is spoken, or nothing is asked by HTTP/2.
+    async fn silent(&self, limit: Duration) {
+        self.idle.over(limit).await;
         let (known, second) = (&self.known, &self.second);
         if known.load(Ordering::Relaxed) && !second.load(Ordering::Relaxed) {
             // It is hyper that counts.

@@ -13,10 +13,7 @@ use tokio::time::{Instant, sleep};
 
 /// The requests of one connection, as far as they are its client's sign of life.
 #[derive(Debug)]
-pub(super) struct Idle {
-    limit: Duration,
-    state: Mutex<State>,
-}
+pub(super) struct Idle(Mutex<State>);
 
 #[derive(Debug)]
 struct State {
@@ -33,15 +30,12 @@ pub(crate) struct Asked(Arc<Idle>);
 // === impl Idle ===
 
 impl Idle {
-    pub(super) fn new(limit: Duration) -> Arc<Self> {
+    pub(super) fn new() -> Arc<Self> {
         let state = State {
             open: 0,
             since: Instant::now(),
         };
-        Arc::new(Self {
-            limit,
-            state: Mutex::new(state),
-        })
+        Arc::new(Self(Mutex::new(state)))
     }
 
     /// It is not idle before what is returned is dropped.
@@ -50,11 +44,11 @@ impl Idle {
         Asked(Arc::clone(self))
     }
 
-    /// Returns when it was idle for so long, after this was called.
-    pub(super) async fn over(&self) {
+    /// Returns when it was idle for `limit`, after this was called.
+    pub(super) async fn over(&self, limit: Duration) {
         let called = Instant::now();
         loop {
-            let rest = self.limit.saturating_sub(self.idle(called));
+            let rest = limit.saturating_sub(self.idle(called));
             if rest.is_zero() {
                 return;
             }
@@ -72,7 +66,7 @@ impl Idle {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

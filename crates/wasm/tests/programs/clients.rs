@@ -10,35 +10,35 @@ use crate::harness::{Guest, PATIENCE, eventually, root};
 use crate::servers::{Gate, Server, ask, of_both_previews, read, whole};
 
 /// How a client of HTTP/2 begins: with the preface and empty SETTINGS.
-const SECOND: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+pub(crate) const SECOND: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
 
 /// The kinds of HTTP/2's frames (RFC 9113, 6).
-const DATA: u8 = 0;
-const HEADERS: u8 = 1;
-const PING: u8 = 6;
-const GOAWAY: u8 = 7;
+pub(crate) const DATA: u8 = 0;
+pub(crate) const HEADERS: u8 = 1;
+pub(crate) const PING: u8 = 6;
+pub(crate) const GOAWAY: u8 = 7;
 
-const END_STREAM: u8 = 1;
+pub(crate) const END_STREAM: u8 = 1;
 const ACK: u8 = 1;
-const END_HEADERS: u8 = 4;
+pub(crate) const END_HEADERS: u8 = 4;
 
-struct Frame {
-    kind: u8,
+pub(crate) struct Frame {
+    pub(crate) kind: u8,
     flags: u8,
-    payload: Vec<u8>,
+    pub(crate) payload: Vec<u8>,
 }
 
 // === impl Frame ===
 
 impl Frame {
-    fn say(kind: u8, flags: u8, stream: u8, payload: &[u8]) -> Vec<u8> {
+    pub(crate) fn say(kind: u8, flags: u8, stream: u8, payload: &[u8]) -> Vec<u8> {
         let length = u8::try_from(payload.len()).unwrap();
         let head = [0, 0, length, kind, flags, 0, 0, 0, stream];
         [&head, payload].concat()
     }
 
     /// The next of a connection that has not ended.
-    fn read(stream: &mut TcpStream) -> Option<Self> {
+    pub(crate) fn read(stream: &mut TcpStream) -> Option<Self> {
         let mut head = [0; 9];
         if let Err(error) = stream.read_exact(&mut head) {
             assert_eq!(error.kind(), ErrorKind::UnexpectedEof, "{error}");
@@ -55,7 +55,7 @@ impl Frame {
     }
 
     /// The next of this kind; there is none of `never` before it.
-    fn next(stream: &mut TcpStream, kind: u8, never: u8) -> Vec<u8> {
+    pub(crate) fn next(stream: &mut TcpStream, kind: u8, never: u8) -> Vec<u8> {
         loop {
             let frame = Self::read(stream).expect("the connection goes on");
             // What DATA has in this place says that it ends its stream.

@@ -10,6 +10,7 @@ mod commands;
 mod config;
 mod filter;
 mod fuzz;
+mod greedy;
 mod harness;
 mod in_c;
 mod jail;
