@@ -8,7 +8,7 @@
 //! opening is kept until the answer of the gate was published. *Init's exit is the last*: it is published when no exec is
 //! left, and in a shared pid namespace nothing else either.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -84,7 +84,7 @@ pub(crate) enum Done {
     /// Kills for want of memory were passed on: the end that waited for that may be known.
     Passed(Who, Exit),
     /// Everything is removed.
-    Destroyed(Result<(), Error>, Reply<Deleted>),
+    Destroyed(Result<(), Error>),
     /// The caller has the answer already.
     Answered,
 }
@@ -113,7 +113,10 @@ pub(crate) struct Actor {
     killed: bool,
     /// What comes before init's end is told.
     concluded: bool,
-    deleting: Option<Reply<Deleted>>,
+    /// Who wants it removed. There is one removal at a time, and what it comes to is for all of them.
+    deleting: VecDeque<Reply<Deleted>>,
+    /// It is being removed.
+    removing: bool,
 }
 
 // === impl Actor ===
@@ -152,7 +155,8 @@ impl Actor {
             exits,
             killed: false,
             concluded: false,
-            deleting: None,
+            deleting: VecDeque::new(),
+            removing: false,
         }
     }
 
@@ -299,23 +303,26 @@ impl Actor {
                 self.swept();
             }
             Done::Passed(who, exit) => self.conclude(who, exit),
-            Done::Destroyed(Ok(()), reply) => {
+            Done::Destroyed(Ok(())) => {
                 let exit = self.init.exit().unwrap_or_else(Exit::unseen);
+                let pid = self.init.pid;
                 self.tell(Fact::Deleted {
                     id: self.id.clone(),
-                    pid: self.init.pid,
+                    pid,
                     exit,
                 });
-                answer(
-                    reply,
-                    Ok(Deleted {
-                        pid: self.init.pid,
-                        exit,
-                    }),
-                );
+                for reply in self.deleting.drain(..) {
+                    answer(reply, Ok(Deleted { pid, exit }));
+                }
                 return ControlFlow::Break(());
             }
-            Done::Destroyed(Err(error), reply) => answer(reply, Err(error)),
+            Done::Destroyed(Err(error)) => {
+                self.removing = false;
+                // For the next who asked it is tried again, as if they had asked now.
+                if let Some(reply) = self.deleting.pop_front() {
+                    answer(reply, Err(error));
+                }
+            }
             Done::Answered => {}
         }
         self.settle();
@@ -354,9 +361,6 @@ impl Actor {
         if let Err(why) = allowed {
             return answer(reply, Err(why.into()));
         }
-        if self.deleting.is_some() {
-            return answer(reply, Err(Error::Gone));
-        }
         if self.init.state == State::Created {
             // In this order: at a gate that closes it would end by itself, with a code of ours.
             if let Some(pidfd) = &self.init.pidfd {
@@ -364,7 +368,7 @@ impl Actor {
             }
             self.init.gate = None;
         }
-        self.deleting = Some(reply);
+        self.deleting.push_back(reply);
         self.settle();
     }
 

@@ -24,7 +24,7 @@ pub enum Error {
     /// The lifecycle forbids it.
     #[error("{0}")]
     Denied(Denied),
-    /// The container is being deleted, or was.
+    /// The container was deleted.
     #[error("container is gone")]
     Gone,
     /// A field has a value that Duet does not offer.

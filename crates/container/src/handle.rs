@@ -70,6 +70,11 @@ impl Container {
         self.pid
     }
 
+    /// Whether `other` is a handle on the same container, not on another of its name.
+    pub fn is(&self, other: &Container) -> bool {
+        self.inbox.same_channel(&other.inbox)
+    }
+
     /// Starts init or an exec; returns its process.
     ///
     /// # Errors
@@ -89,7 +94,8 @@ impl Container {
             .await
     }
 
-    /// Removes the container, or an exec, that ended or never ran.
+    /// Removes the container, or an exec, that ended or never ran. Whoever asks while the container is being
+    /// removed hears what that comes to.
     ///
     /// # Errors
     ///

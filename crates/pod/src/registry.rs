@@ -196,9 +196,10 @@ impl Pod {
     ///
     /// It runs, or is unknown.
     pub async fn delete(&self, id: &str, exec: Option<&str>) -> Result<Deleted, Error> {
-        let deleted = self.find(id)?.delete(exec).await.map_err(of(id))?;
+        let container = self.find(id)?;
+        let deleted = container.delete(exec).await.map_err(of(id))?;
         if exec.is_none() {
-            self.inner.forget(id).await;
+            self.inner.forget(id, &container).await;
         }
         Ok(deleted)
     }
@@ -412,13 +413,12 @@ impl Inner {
             return owner.await;
         }
         let undo = async {
-            if let Some(container) = container
-                && let Err(error) = container.delete(None).await
-            {
+            let Some(container) = container else { return };
+            if let Err(error) = container.delete(None).await {
                 tracing::warn!(container = %id, %error, "container left behind by a caller who left");
                 return;
             }
-            self.forget(&id).await;
+            self.forget(&id, &container).await;
         };
         tokio::join!(owner, undo);
     }
@@ -467,13 +467,23 @@ impl Inner {
     }
 
     /// Removes what is left of a container that was deleted, and whose place on record went with
-    /// it: its name, and the pod's cgroup with the last.
-    async fn forget(self: &Arc<Self>, id: &str) {
-        let pod_cgroup = match self.roster().members.get(id) {
-            Some(Place::Here { pod_cgroup, .. }) => pod_cgroup.clone(),
-            Some(Place::Creating) | None => return,
+    /// it: its name, and the pod's cgroup with the last. Several may have asked for that, and the first of them may
+    /// have made room for another of that name.
+    async fn forget(self: &Arc<Self>, id: &str, deleted: &Container) {
+        let pod_cgroup = {
+            let mut roster = self.roster();
+            match roster.members.get(id) {
+                Some(Place::Here {
+                    container,
+                    pod_cgroup,
+                }) if container.is(deleted) => {
+                    let pod_cgroup = pod_cgroup.clone();
+                    roster.members.remove(id);
+                    pod_cgroup
+                }
+                Some(Place::Here { .. } | Place::Creating) | None => return,
+            }
         };
-        self.roster().members.remove(id);
         let Some(path) = pod_cgroup else { return };
         let here = Arc::clone(self);
         let left = tokio::task::spawn_blocking(move || here.remove_pod_cgroup(&path));

@@ -81,20 +81,20 @@ impl Actor {
                 self.init.stop(exit);
             }
         }
-        if self.init.state == State::Stopped
-            && let Some(reply) = self.deleting.take()
-        {
+        if self.init.state == State::Stopped && !self.removing && !self.deleting.is_empty() {
+            self.removing = true;
             let body = Arc::clone(&self.body);
             let processes = std::iter::once(&mut self.init).chain(self.execs.values_mut());
             let ios: Vec<Io> = processes
                 .map(|process| std::mem::take(&mut process.io))
                 .collect();
             self.jobs.spawn(async move {
-                ios.into_iter()
-                    .map(Io::finish)
-                    .collect::<JoinSet<_>>()
-                    .join_all()
-                    .await;
+                let mut ends: JoinSet<()> = ios.into_iter().map(Io::finish).collect();
+                while let Some(end) = ends.join_next().await {
+                    if let Err(error) = end {
+                        tracing::error!(%error, "the last output of a process is lost");
+                    }
+                }
                 let destroyed = tokio::task::spawn_blocking(move || body.destroy()).await;
                 let destroyed = destroyed.unwrap_or_else(|error| {
                     Err(Error::Host {
@@ -102,7 +102,7 @@ impl Actor {
                         source: error.into(),
                     })
                 });
-                Done::Destroyed(destroyed, reply)
+                Done::Destroyed(destroyed)
             });
         }
     }

@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use std::process::{Command, Stdio as Null};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::channel;
+use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
 use duet_cgroup::{OomWatch, Stats};
@@ -25,6 +25,8 @@ struct Sleepers {
     children: Arc<Children>,
     pidfds: Mutex<Vec<OwnedFd>>,
     frozen: AtomicBool,
+    /// One for each removal to come: it waits for a word, and fails if there will be none. Further ones succeed.
+    removals: Mutex<VecDeque<Receiver<()>>>,
 }
 
 impl Sleepers {
@@ -96,7 +98,8 @@ impl Body for Sleepers {
     }
 
     fn destroy(&self) -> Result<(), Error> {
-        Ok(())
+        let removal = self.removals.lock().unwrap().pop_front();
+        removal.map_or(Ok(()), |word| word.recv().map_err(|_| Error::NoTerminal))
     }
 }
 
@@ -348,6 +351,57 @@ fn what_is_killed_while_it_freezes_does_not_stay_frozen() {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         panic!("it stays frozen");
+    });
+}
+
+#[test]
+fn whoever_asks_while_it_is_being_removed_hears_what_comes_of_it() {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let (sender, mut facts) = unbounded_channel();
+        let body = Arc::new(Sleepers::default());
+        let ((fail, failed), (go, gone)) = (channel::<()>(), channel());
+        body.removals.lock().unwrap().extend([failed, gone]);
+        let born = body.process("100");
+        let label = Label {
+            id: "web".to_owned(),
+            bundle: PathBuf::new(),
+            rootfs: Vec::new(),
+            stdio: Stdio::default(),
+        };
+        let kernel = Arc::clone(&body);
+        let (container, owner) = Container::begin(label, body, born, sender).unwrap();
+        let mut tasks = JoinSet::new();
+        tasks.spawn(owner);
+        let removals_begun = || 2 - kernel.removals.lock().unwrap().len();
+        // Two ask while it stands at its gate, one when the second removal has begun.
+        let late = async {
+            container.wait(None).await.unwrap();
+            drop(fail);
+            // The second is tried when the first has failed.
+            while removals_begun() < 2 {
+                tokio::task::yield_now().await;
+            }
+            let (deleted, ()) = tokio::join!(container.delete(None), async {
+                container.state(None).await.unwrap();
+                go.send(()).unwrap();
+            });
+            deleted
+        };
+        let all = async { tokio::join!(container.delete(None), container.delete(None), late) };
+        let (first, second, late) = tokio::time::timeout(Duration::from_secs(60), all)
+            .await
+            .expect("the removal that fails is tried again");
+        assert!(matches!(first, Err(Error::NoTerminal)), "{first:?}");
+        assert_eq!(second.unwrap().exit.code, 137);
+        assert_eq!(late.unwrap().exit.code, 137);
+        assert!(matches!(container.delete(None).await, Err(Error::Gone)));
+        let told = std::iter::from_fn(|| facts.try_recv().ok());
+        let deleted = told.filter(|told| matches!(told.fact, Fact::Deleted { .. }));
+        assert_eq!(deleted.count(), 1);
     });
 }
 
