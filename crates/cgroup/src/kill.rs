@@ -63,15 +63,39 @@ impl Cgroup {
     ///
     /// [v2, `cgroup.kill`](https://docs.kernel.org/admin-guide/cgroup-v2.html), Linux 5.14.
     pub fn kill(&self) -> Result<(), Error> {
+        self.kill_within(KILL_LIMIT)
+    }
+
+    /// As [`Cgroup::kill`], but waits no longer than that; with no time at all it is looked whether they have left.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Timeout`] if some have not left by then.
+    pub fn kill_within(&self, limit: Duration) -> Result<(), Error> {
         self.hasten();
         let result = match self.mode() {
-            Mode::V1 | Mode::Hybrid => self.kill_v1(),
+            Mode::V1 | Mode::Hybrid => self.kill_v1(limit),
+            Mode::V2 => kill_v2(self.dir())
+                .and_then(|()| await_event(self.dir(), "populated 0", "empty", limit)),
+        };
+        unless_gone(result)
+    }
+
+    /// Sends `SIGKILL` to every process of the cgroup and of those below it, and waits for nobody: for who has
+    /// several to end, of which one may not let go of its processes.
+    ///
+    /// On v1 who is born meanwhile is missed, so that [`Cgroup::kill`] is to follow.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Refused`] or [`Error::Call`] if the kernel refuses.
+    pub fn condemn(&self) -> Result<(), Error> {
+        self.hasten();
+        let result = match self.mode() {
+            Mode::V1 | Mode::Hybrid => self.kill_listed().and_then(|_| self.thaw_if_possible()),
             Mode::V2 => kill_v2(self.dir()),
         };
-        match result {
-            Err(Error::Gone { .. }) => Ok(()),
-            other => other,
-        }
+        unless_gone(result)
     }
 
     /// Gives what is to die the time for it.
@@ -96,8 +120,8 @@ impl Cgroup {
         }
     }
 
-    fn kill_v1(&self) -> Result<(), Error> {
-        let deadline = Instant::now() + KILL_LIMIT;
+    fn kill_v1(&self, limit: Duration) -> Result<(), Error> {
+        let deadline = Instant::now() + limit;
         let mut pause = FIRST_PAUSE;
         loop {
             let pids = self.pids()?;
@@ -110,7 +134,7 @@ impl Cgroup {
                 return Err(Error::Timeout {
                     path,
                     state: "empty",
-                    after: KILL_LIMIT,
+                    after: limit,
                 });
             }
             match self.freeze_within(ROUND_FREEZE_LIMIT) {
@@ -178,9 +202,16 @@ fn kill_v2(dir: &Path) -> Result<(), Error> {
         }) if !dir.is_dir() => Err(Error::Gone {
             path: dir.to_owned(),
         }),
-        Err(error) => Err(error),
         // A frozen process dies of it without being thawed.
-        Ok(()) => await_event(dir, "populated 0", "empty", KILL_LIMIT),
+        killed => killed,
+    }
+}
+
+/// The result; that there is no cgroup any more is what was wanted.
+fn unless_gone(result: Result<(), Error>) -> Result<(), Error> {
+    match result {
+        Err(Error::Gone { .. }) => Ok(()),
+        other => other,
     }
 }
 

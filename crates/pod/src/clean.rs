@@ -13,6 +13,13 @@ use crate::record::{self, Init, Member};
 /// The code of a process that was killed by `SIGKILL`.
 const KILLED: u8 = 137;
 
+/// How long those who were killed may take to leave: 3 s for all, who were killed at the same moment, of the
+/// 5 s that containerd waits. Who takes longer is stuck in the kernel, and keeps nobody else from being removed.
+const KILL_LIMIT: Duration = Duration::from_secs(3);
+
+/// How long of that nobody who has left already waits for who has not: 500 ms.
+const PROMPT_LIMIT: Duration = Duration::from_millis(500);
+
 /// How long loggers may take to write what a killed container has left them: 300 ms for all,
 /// of the 5 s that containerd waits.
 const FLUSH_LIMIT: Duration = Duration::from_millis(300);
@@ -35,6 +42,15 @@ pub struct Cleaned {
     pub exit: Exit,
 }
 
+/// How long others than the killed may still take.
+#[derive(Debug)]
+struct Patience {
+    /// Until then, loggers.
+    flush: Instant,
+    /// So long, systemd.
+    units: Duration,
+}
+
 // === impl Cleaned ===
 
 impl Cleaned {
@@ -54,7 +70,9 @@ impl Cleaned {
 /// own bundle it is.
 ///
 /// Members that are not in the record are gone already: cleaning twice is no error. Takes
-/// milliseconds unless a process is stuck in the kernel, and opens nothing that could block.
+/// milliseconds unless a process is stuck in the kernel, and opens nothing that could block. Everybody is killed
+/// before anyone is waited for: containerd kills who takes longer than 5 s, and whoever was not killed by then
+/// would run on beside the pod that takes this one's place.
 ///
 /// # Errors
 ///
@@ -100,22 +118,37 @@ pub fn clean(bundle: &Path, only: Option<&str>) -> Result<Vec<Cleaned>, Error> {
             source,
         },
     })?;
-    let patience = Instant::now() + FLUSH_LIMIT;
-    let mut for_units = UNIT_LIMIT;
-    let mut over = Vec::new();
-    let mut cleaned = Vec::new();
+    for member in members.values() {
+        condemn(&host, member);
+    }
+    let begun = Instant::now();
+    let mut patience = Patience {
+        flush: begun + FLUSH_LIMIT,
+        units: UNIT_LIMIT,
+    };
+    let (mut over, mut stuck) = (Vec::new(), Vec::new());
     for (bundle, member) in &members {
-        let clean = member_or_warn(&host, bundle, member, patience, &mut for_units);
-        if clean && member.init.is_some() {
+        let emptied = emptied(&host, &member.cgroup, begun + PROMPT_LIMIT);
+        if matches!(emptied, Err(duet_cgroup::Error::Timeout { .. })) {
+            stuck.push((bundle, member));
+        } else if member_or_warn(bundle, member, emptied, &mut patience) {
             over.push((bundle, member));
         }
-        cleaned.push(Cleaned::killed(member));
     }
+    let last = begun + KILL_LIMIT;
+    for (bundle, member) in stuck {
+        let emptied = emptied(&host, &member.cgroup, last);
+        if member_or_warn(bundle, member, emptied, &mut patience) {
+            over.push((bundle, member));
+        }
+    }
+    over.retain(|(_, member)| member.init.is_some());
+    let cleaned = members.values().map(Cleaned::killed).collect();
     let mut forgotten = Ok(());
     if only.is_none() {
         // The shim was one process, and so all members name the same.
         if let Some(path) = members.values().find_map(|m| m.workshop.as_ref()) {
-            cgroup_or_warn(&host, path);
+            emptied_or_warn(path, emptied(&host, path, last));
             leave_workshops(&host, path);
         }
         let pods: Vec<&PathBuf> = members
@@ -124,7 +157,7 @@ pub fn clean(bundle: &Path, only: Option<&str>) -> Result<Vec<Cleaned>, Error> {
             .collect();
         // One pod has one; the members name it each.
         if let Some(path) = pods.first() {
-            cgroup_or_warn(&host, path);
+            emptied_or_warn(path, emptied(&host, path, last));
         }
         if unread.is_ok() {
             forgotten = record::forget_list(bundle);
@@ -149,24 +182,35 @@ fn farewells(over: &[(&PathBuf, &Member)]) {
     }
 }
 
-/// Kills a member and removes what it had; whether nothing is left.
-fn member_or_warn(
-    host: &Host,
-    bundle: &Path,
-    member: &Member,
-    patience: Instant,
-    for_units: &mut Duration,
-) -> bool {
+/// Kills a member, and waits for nobody.
+fn condemn(host: &Host, member: &Member) {
     // It may have come no further than a part of its cgroup, and be kept from hearing that nobody
     // waits for it.
     if let Some(init) = member.init {
         end(init, Instant::now());
     }
-    let mut clean = cgroup_or_warn(host, &member.cgroup);
-    if let Some(unit) = &member.unit {
+    let condemned = Cgroup::open(host, &member.cgroup).and_then(|cgroup| cgroup.condemn());
+    if let Err(error) = condemned
+        && !error.is_gone()
+    {
+        // It is tried again when they are waited for.
+        tracing::debug!(cgroup = %member.cgroup.display(), %error, "cgroup not killed at once");
+    }
+}
+
+/// Removes what a member had whose cgroup was emptied, or was not; whether nothing is left.
+fn member_or_warn(
+    bundle: &Path,
+    member: &Member,
+    emptied: Result<(), duet_cgroup::Error>,
+    patience: &mut Patience,
+) -> bool {
+    let mut clean = emptied_or_warn(&member.cgroup, emptied);
+    // A unit ends with the last of its processes: while one is stuck, waiting for systemd is in vain, too.
+    if let Some(unit) = member.unit.as_ref().filter(|_| clean) {
         let begun = Instant::now();
-        let stopped = systemd::stop(unit, *for_units);
-        *for_units = for_units.saturating_sub(begun.elapsed());
+        let stopped = systemd::stop(unit, patience.units);
+        patience.units = patience.units.saturating_sub(begun.elapsed());
         if let Err(error) = stopped {
             tracing::warn!(unit, %error, "unit left behind");
             clean = false;
@@ -177,7 +221,7 @@ fn member_or_warn(
         clean = false;
     }
     for helper in &member.helpers {
-        end(*helper, patience);
+        end(*helper, patience.flush);
     }
     if let Some(rootfs) = &member.rootfs
         && let Err(error) = unmount_all(rootfs)
@@ -191,19 +235,24 @@ fn member_or_warn(
     clean
 }
 
-/// Kills whatever lives in a cgroup and removes it; whether nothing is left.
-fn cgroup_or_warn(host: &Host, path: &Path) -> bool {
+/// Kills whatever lives in a cgroup, waits until it has left, but not after `deadline`, and removes the cgroup.
+fn emptied(host: &Host, path: &Path, deadline: Instant) -> Result<(), duet_cgroup::Error> {
     let removed = Cgroup::open(host, path).and_then(|cgroup| {
-        cgroup.kill()?;
+        cgroup.kill_within(deadline.saturating_duration_since(Instant::now()))?;
         cgroup.remove()
     });
     match removed {
-        Err(error) if !error.is_gone() => {
-            tracing::warn!(cgroup = %path.display(), %error, "cgroup left behind");
-            false
-        }
-        Ok(()) | Err(_) => true,
+        Err(error) if error.is_gone() => Ok(()),
+        removed => removed,
     }
+}
+
+/// Whether a cgroup was emptied and removed.
+fn emptied_or_warn(path: &Path, emptied: Result<(), duet_cgroup::Error>) -> bool {
+    if let Err(error) = &emptied {
+        tracing::warn!(cgroup = %path.display(), %error, "cgroup left behind");
+    }
+    emptied.is_ok()
 }
 
 /// Kills a process that was recorded, if it is still that one and has not ended by `patience`.

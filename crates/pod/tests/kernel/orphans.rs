@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use duet_cgroup::{Cgroup, Host, Mode};
 use duet_pod::clean::clean;
 
 use crate::rig::{process, with};
@@ -57,6 +58,44 @@ fn a_killed_shim_is_cleaned_up_after_from_its_record() {
         for id in ["one", "two"] {
             assert_eq!(rig.pod.wait(id, None).await.unwrap().code, 137);
             rig.pod.delete(id, None).await.unwrap();
+        }
+    });
+}
+
+/// On v1 a frozen process does not die before it is thawed, like one that sleeps in the kernel; on v2 it does.
+#[test]
+fn who_cannot_die_keeps_nobody_alive() {
+    with(async |rig| {
+        let host = Host::detect().unwrap();
+        if host.mode() == Mode::V2 {
+            return;
+        }
+        let script = "sleep 1000 & exec sleep 1000";
+        let init = rig.bundle("one", &["sh", "-c", script]).start().await;
+        rig.bundle("two", &["sleep", "1000"]).start().await;
+        let child = loop {
+            let pids = rig.pod.pids("one").await.unwrap();
+            if let Some((child, _)) = pids.iter().find(|(pid, _)| *pid != init) {
+                break *child;
+            }
+            tokio::task::yield_now().await;
+        };
+        let path = std::path::Path::new(rig.parent()).join("one/held");
+        let held = Cgroup::create(&host, &path).unwrap();
+        for dir in held.own_dirs() {
+            std::fs::write(dir.path.join("cgroup.procs"), child.to_string()).unwrap();
+        }
+        held.freeze().unwrap();
+        let shim = rig.shim();
+        let cleaning = tokio::task::spawn_blocking(move || clean(&shim, None));
+        // The first of the two is not over yet, and is waited for.
+        assert_eq!(rig.pod.wait("two", None).await.unwrap().code, 137);
+        held.thaw().unwrap();
+        assert_eq!(cleaning.await.unwrap().unwrap().len(), 2);
+        for id in ["one", "two"] {
+            let record = rig.path().join("bundles").join(id).join("duet.json");
+            assert!(!record.exists(), "something of {id} is left");
+            assert_eq!(rig.finish(id).await.code, 137);
         }
     });
 }
