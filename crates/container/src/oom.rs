@@ -1,4 +1,5 @@
-//! Says once for each kill that the kernel killed for want of memory.
+//! Says that the kernel killed for want of memory: once for each look at which the count has risen, as containerd's
+//! own watcher of cgroup v2 does. A group that dies as one (`memory.oom.group`) counts each of its processes.
 
 use std::io;
 use std::sync::Arc;
@@ -102,13 +103,15 @@ impl Ooms {
         }
     }
 
-    /// How many kills nobody was told of yet; they count as told from here on.
-    fn untold(&mut self) -> u64 {
-        let Some(watch) = &self.watch else { return 0 };
+    /// Whether there were kills that nobody was told of yet; they count as told from here on.
+    fn has_risen(&mut self) -> bool {
+        let Some(watch) = &self.watch else {
+            return false;
+        };
         let kills = watch.kills();
-        let untold = kills.saturating_sub(self.told);
+        let risen = kills > self.told;
         self.told = self.told.max(kills);
-        untold
+        risen
     }
 
     /// Has a kill on its way for as long as what is returned is there.
@@ -157,21 +160,18 @@ impl Passing {
 // === impl Actor ===
 
 impl Actor {
-    /// Tells of every kill that nobody was told of yet, and keeps the counters of that moment; not before it is told that
+    /// Tells of the kills that nobody was told of yet, and keeps the counters of that moment; not before it is told that
     /// the container has started.
     pub(crate) fn tell_ooms(&mut self) {
         if self.init.state == State::Starting {
             return;
         }
-        let untold = self.ooms.untold();
-        for _ in 0..untold {
+        if self.ooms.has_risen() {
             let awaited = self.ooms.pass();
             self.tell(Fact::Oom {
                 id: self.id.clone(),
                 awaited,
             });
-        }
-        if untold > 0 {
             self.body.keep_counters();
         }
     }

@@ -259,7 +259,7 @@ pub enum Fact {
         /// The container.
         id: String,
     },
-    /// The kernel killed a process of the container for want of memory.
+    /// The kernel killed for want of memory: a process of the container, or several at once.
     Oom {
         /// The container.
         id: String,

@@ -325,6 +325,36 @@ fn a_kill_for_want_of_memory_is_told_before_the_exit() {
 }
 
 #[test]
+fn kills_that_are_seen_at_once_are_told_once() {
+    with(async |mut rig| {
+        let hog = "dd if=/dev/zero of=/dev/null bs=64M count=1";
+        let wait = "until [ -e /tmp/go ]; do sleep 0.01; done";
+        let script = format!("{wait}; {hog}; {hog}; exec sleep 1000");
+        let bundle = rig.bundle("web", &["sh", "-c", &script]);
+        let pid = bundle.memory(8 << 20).start().await;
+        let own = format!("{}/web", rig.parent());
+        let v1 = format!("/sys/fs/cgroup/memory{own}/memory.oom_control");
+        let v2 = format!("/sys/fs/cgroup{own}/memory.events");
+        let kills = || {
+            let text = std::fs::read_to_string(&v1).or_else(|_| std::fs::read_to_string(&v2));
+            let text = text.unwrap();
+            let kills = text.lines().find_map(|line| line.strip_prefix("oom_kill "));
+            kills.unwrap().parse::<u32>().unwrap()
+        };
+        // From here on on the only thread of the runtime: the pod has no look at the count before it is two.
+        std::fs::write(format!("/proc/{pid}/root/tmp/go"), "").unwrap();
+        while kills() < 2 {
+            std::thread::yield_now();
+        }
+        rig.pod.kill("web", None, 9, false).await.unwrap();
+        rig.finish("web").await;
+        let facts = rig.facts();
+        let told = facts.iter().filter(|fact| *fact == "oom web");
+        assert_eq!(told.count(), 1, "{facts:?}");
+    });
+}
+
+#[test]
 fn limits_change_in_place() {
     with(async |rig| {
         rig.bundle("web", &["sleep", "100"])
