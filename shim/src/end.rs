@@ -74,9 +74,12 @@ impl End {
     /// Waits until containerd has asked for the end and nobody lives in the pod any more.
     pub(crate) async fn over(&self, pod: &Pod) {
         loop {
-            self.due.notified().await;
+            tokio::select! {
+                () = self.due.notified() => {}
+                () = pod.has_let_go() => {}
+            }
             // A Create may have come since: its task would be lost with us.
-            if pod.is_empty() {
+            if self.asked.load(Ordering::Relaxed) && pod.is_empty() {
                 return;
             }
         }

@@ -31,6 +31,8 @@ pub(crate) async fn watch(
 ) {
     while !is_forgotten(&bundle, &connections).await {}
     let last = Last::of(&end, &pod);
+    // Those that `delete` has cleaned were containerd's to end, and are over.
+    pod.let_go_of_cleaned().await;
     // Containers would have to be ended with it; that is for containerd to say, not for a folder.
     if pod.ids().iter().all(|member| *member == id) {
         Sandboxes::give_up(&pod, &last, &id).await;

@@ -495,7 +495,10 @@ impl Body for Linux {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .unmount()?;
-        self.bid_farewell();
+        // Whoever has cleaned up has run the hooks.
+        if !self.ledger.is_closed() {
+            self.bid_farewell();
+        }
         self.ledger.close();
         Ok(())
     }

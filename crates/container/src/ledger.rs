@@ -25,4 +25,9 @@ pub trait Ledger: Debug + Send + Sync {
 
     /// Nothing of the container is left, and nothing to clean up after. May be called again.
     fn close(&self);
+
+    /// Whether somebody else has cleaned up and closed it, though this shim lives.
+    fn is_closed(&self) -> bool {
+        false
+    }
 }

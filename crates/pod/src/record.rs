@@ -236,6 +236,10 @@ impl Ledger for Page {
             tracing::warn!(%error, "record left behind");
         }
     }
+
+    fn is_closed(&self) -> bool {
+        !is_recorded(&self.bundle)
+    }
 }
 
 // === impl Init ===
@@ -269,6 +273,11 @@ pub(crate) fn listed(shim: &Path) -> Result<Vec<(PathBuf, Option<PathBuf>)>, Err
             (bundle, cgroup)
         })
         .collect())
+}
+
+/// Whether a bundle has the file of a member, or may have.
+pub(crate) fn is_recorded(bundle: &Path) -> bool {
+    !matches!(bundle.join(MEMBER).try_exists(), Ok(false))
 }
 
 /// Removes the file of a member.

@@ -6,18 +6,18 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use duet_cgroup::Cgroup;
 use duet_container::{
-    Birth, Container, Create, Deleted, Error as ContainerError, Exit, Ground, Prepared, Programs,
-    Status, Stdio, Told,
+    Birth, Container, Create, Deleted, Error as ContainerError, Exit, Ground, Phase, Prepared,
+    Programs, Status, Stdio, Told,
 };
 use duet_spec::Process;
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{Notify, oneshot, watch};
 use tokio::task::JoinSet;
 
 use crate::error::Error;
 use crate::holder::{Furnished, relabel};
 use crate::reaper;
-use crate::record::{Member, Page, Record};
+use crate::record::{self, Member, Page, Record};
 use crate::sandbox::{self, check_id};
 
 mod served;
@@ -60,6 +60,8 @@ struct Inner {
     building: RwLock<()>,
     /// Held by whoever may be the last to leave. Blocking threads only.
     leaving: Mutex<()>,
+    /// Members were let go whom nobody had asked to delete.
+    let_go: Notify,
 }
 
 /// Who lives here. Locked for a look, never while anything is waited for.
@@ -119,6 +121,7 @@ impl Pod {
             roster: Mutex::default(),
             building: RwLock::new(()),
             leaving: Mutex::new(()),
+            let_go: Notify::new(),
         };
         let reaper = reaper::run(Arc::clone(inner.ground.children()))?;
         inner.roster().owners.spawn(reaper);
@@ -200,8 +203,49 @@ impl Pod {
         let deleted = container.delete(exec).await.map_err(of(id))?;
         if exec.is_none() {
             self.inner.forget(id, &container).await;
+            // Not waited for: the output of another may be with a slow reader.
+            let here = self.clone();
+            let others = async move { here.let_go_of_cleaned().await };
+            self.inner.roster().owners.spawn(others);
         }
         Ok(deleted)
+    }
+
+    /// Lets go of ended members that `delete` has cleaned beside this shim: those that containerd could not connect
+    /// to when it started. It has forgotten them, and will not ask for their removal.
+    pub async fn let_go_of_cleaned(&self) {
+        let members: Vec<_> = {
+            let roster = self.inner.roster();
+            let here = roster.members.iter().filter_map(|(id, place)| match place {
+                Place::Here { container, .. } => Some((id.clone(), container.clone())),
+                Place::Creating => None,
+            });
+            here.collect()
+        };
+        for (id, container) in members {
+            let Ok(status) = container.state(None).await else {
+                continue;
+            };
+            if status.phase != Phase::Stopped || record::is_recorded(&status.bundle) {
+                continue;
+            }
+            match container.delete(None).await {
+                Ok(_) => tracing::info!(id, "let go of what was cleaned beside this shim"),
+                // Somebody has asked for it after all.
+                Err(ContainerError::Gone) => {}
+                Err(error) => {
+                    tracing::warn!(id, %error, "what was cleaned beside this shim is kept");
+                    continue;
+                }
+            }
+            self.inner.forget(&id, &container).await;
+            self.inner.let_go.notify_one();
+        }
+    }
+
+    /// Waits until the pod has let go of somebody whom nobody had asked to delete.
+    pub async fn has_let_go(&self) {
+        self.inner.let_go.notified().await;
     }
 
     /// Sends a signal to a process, or with `all` to every process of the container.

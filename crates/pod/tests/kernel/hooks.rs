@@ -230,7 +230,8 @@ fn the_poststop_hooks_of_a_killed_shim_s_container_run_once() {
             assert_eq!(found.unwrap().unwrap().len(), cleaned);
         }
         assert_eq!(trace(&rig), "stop\n");
-        // The pod itself is still there in this test, and has one of its own.
+        // The pod itself is still there in this test, and knows that they were run.
         rig.finish("web").await;
+        assert_eq!(trace(&rig), "stop\n");
     });
 }

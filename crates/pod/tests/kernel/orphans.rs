@@ -5,7 +5,7 @@ use std::time::Duration;
 use duet_cgroup::{Cgroup, Host, Mode};
 use duet_pod::clean::clean;
 
-use crate::rig::{process, with};
+use crate::rig::{Rig, process, with};
 
 #[test]
 fn what_init_leaves_in_a_shared_pid_namespace_is_killed_and_reaped() {
@@ -54,11 +54,7 @@ fn a_killed_shim_is_cleaned_up_after_from_its_record() {
                 .all(|cleaned| cleaned.exit.code == 137 && cleaned.pid > 0)
         );
         assert_eq!(clean(&rig.shim(), None).unwrap(), [], "it may run twice");
-        // The pod itself is still there in this test; it finds nothing to undo and says so.
-        for id in ["one", "two"] {
-            assert_eq!(rig.pod.wait(id, None).await.unwrap().code, 137);
-            rig.pod.delete(id, None).await.unwrap();
-        }
+        all_are_over(&rig).await;
     });
 }
 
@@ -95,8 +91,8 @@ fn who_cannot_die_keeps_nobody_alive() {
         for id in ["one", "two"] {
             let record = rig.path().join("bundles").join(id).join("duet.json");
             assert!(!record.exists(), "something of {id} is left");
-            assert_eq!(rig.finish(id).await.code, 137);
         }
+        all_are_over(&rig).await;
     });
 }
 
@@ -114,24 +110,45 @@ fn a_member_whose_bundle_is_gone_is_cleaned_from_the_list() {
         let ids: Vec<_> = cleaned.iter().map(|cleaned| cleaned.id.as_str()).collect();
         assert_eq!(ids, ["one", "two"]);
         std::fs::rename(&aside, bundles.join("two")).unwrap();
+        // Its file is back, too: nobody lets go of it unasked.
         for id in ["one", "two"] {
             assert_eq!(rig.finish(id).await.code, 137);
         }
     });
 }
 
+/// containerd has forgotten it, and nobody will ask for its removal.
 #[test]
-fn a_single_member_is_cleaned_by_its_own_bundle() {
-    with(async |rig| {
-        rig.bundle("one", &["sleep", "1000"]).start().await;
+fn a_single_member_is_cleaned_by_its_own_bundle_and_let_go() {
+    with(async |mut rig| {
+        let stop = rig.script("stop", "echo stop >>$DIR/trace");
+        let one = rig.bundle("one", &["sleep", "1000"]);
+        one.hook("poststop", &[&stop], "").start().await;
         rig.bundle("two", &["sleep", "1000"]).start().await;
         let bundle = rig.path().join("bundles/one");
         let cleaned = tokio::task::spawn_blocking(move || clean(&bundle, Some("one"))).await;
         assert_eq!(cleaned.unwrap().unwrap().len(), 1);
-        assert_eq!(rig.finish("one").await.code, 137);
+        assert_eq!(rig.pod.wait("one", None).await.unwrap().code, 137);
         rig.pod.kill("two", None, 9, false).await.unwrap();
         rig.finish("two").await;
+        rig.pod.has_let_go().await;
+        assert!(rig.pod.is_empty());
+        let facts = rig.facts();
+        let told = facts.iter().filter(|fact| *fact == "deleted one");
+        assert_eq!(told.count(), 1, "{facts:?}");
+        let trace = std::fs::read_to_string(rig.path().join("trace"));
+        assert_eq!(trace.unwrap(), "stop\n", "whoever cleaned it ran its hooks");
     });
+}
+
+/// The pod itself is still there in these tests. It sees both ends, and lets go of what it is not asked to delete.
+async fn all_are_over(rig: &Rig) {
+    for id in ["one", "two"] {
+        assert_eq!(rig.pod.wait(id, None).await.unwrap().code, 137);
+    }
+    rig.pod.delete("one", None).await.unwrap();
+    rig.pod.has_let_go().await;
+    assert!(rig.pod.is_empty());
 }
 
 #[test]
