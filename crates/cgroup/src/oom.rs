@@ -1,4 +1,5 @@
-//! Hears of OOM kills: an eventfd on v1, inotify on v2.
+//! Hears of OOM kills: an eventfd on v1; on v2 the files of the counts themselves, which the kernel makes readable
+//! out of band (`POLLPRI`) when they change. Not inotify: root has 128 of those by default, for the whole node.
 
 use std::fs::{File, OpenOptions};
 use std::io::Write as _;
@@ -9,8 +10,7 @@ use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
-use rustix::fs::inotify;
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, epoll, eventfd, poll};
 use rustix::io::Errno as RawErrno;
 
 use crate::stats::Flat;
@@ -146,9 +146,8 @@ impl Cgroup {
                 events
             }
             Mode::V2 => {
-                let flags = inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK;
-                let events = inotify::init(flags).map_err(watch)?;
-                inotify::add_watch(&events, &path, inotify::WatchFlags::MODIFY).map_err(watch)?;
+                let events = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(watch)?;
+                hear_of(&events, &counter)?;
                 events
             }
         };
@@ -183,11 +182,17 @@ fn register(dir: &Path, events: &OwnedFd, file: &File, further: &str) -> Result<
         .map_err(|error| Error::on("register with", &control, &error))
 }
 
+/// Has `events` become readable whenever a file of a v2 cgroup has changed since it was last read.
+fn hear_of(events: &OwnedFd, file: &File) -> Result<(), Error> {
+    let data = epoll::EventData::new_u64(0);
+    epoll::add(events, file, data, epoll::EventFlags::PRI).map_err(watch)
+}
+
 /// Opens the counter of the cgroup above and watches it; the root of the tree has none.
 fn count_above(events: &OwnedFd, path: &Path) -> Result<Option<File>, Error> {
     match File::open(path).map_err(|error| Error::on("open", path, &error)) {
         Ok(counter) => {
-            inotify::add_watch(events, path, inotify::WatchFlags::MODIFY).map_err(watch)?;
+            hear_of(events, &counter)?;
             Ok(Some(counter))
         }
         Err(Error::Gone { .. }) => Ok(None),
@@ -352,13 +357,9 @@ impl OomWatch {
             seen.rings += self.rings();
             return;
         }
-        let mut buffer = [0; 1024];
-        while let Ok(read) = rustix::io::read(&self.events, &mut buffer) {
-            // An eventfd empties in one read of eight bytes.
-            if read < buffer.len() {
-                break;
-            }
-        }
+        // Of v1 an eventfd. Of v2 what is read is the counts, which the kernel takes for having heard of them.
+        self.rings();
+        self.kills();
     }
 
     /// How often an eventfd has rung since it was last read.
@@ -387,6 +388,45 @@ impl std::os::fd::AsRawFd for OomWatch {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_file_of_v2_is_heard_of_whenever_it_has_changed_since_it_was_read() {
+        let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+        let root = rustix::process::geteuid().is_root();
+        let Some(host) = crate::Host::parse(&mounts, "0::/\n").ok().filter(|_| root) else {
+            eprintln!("skipped: needs root and a v2 tree");
+            return;
+        };
+        let path = format!("/duet-test-{}-heard", std::process::id());
+        let own = Cgroup::create(&host, Path::new(&path)).unwrap();
+        let file = File::open(own.dir().join("cgroup.events")).unwrap();
+        let events = epoll::create(epoll::CreateFlags::CLOEXEC).unwrap();
+        hear_of(&events, &file).unwrap();
+        let heard = |patience: Option<Timespec>| {
+            let mut fds = [PollFd::new(&events, PollFlags::IN)];
+            poll(&mut fds, patience.as_ref()).unwrap() == 1
+        };
+        let read = || {
+            let mut text = [0; 128];
+            let read = file.read_at(&mut text, 0).unwrap();
+            String::from_utf8_lossy(&text[..read]).contains("populated 1")
+        };
+        assert!(!read());
+        assert!(!heard(Some(Timespec::default())), "it is read");
+        let mut child = std::process::Command::new("sleep")
+            .arg("1000")
+            .spawn()
+            .unwrap();
+        std::fs::write(own.dir().join("cgroup.procs"), child.id().to_string()).unwrap();
+        assert!(heard(None));
+        assert!(read());
+        assert!(!heard(Some(Timespec::default())), "it is read");
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(heard(None));
+        assert!(!read());
+        own.remove().unwrap();
+    }
 
     /// A watch of a cgroup that is gone, and a counter that still is there.
     fn gone(traces: Traces, seen: Seen) -> OomWatch {

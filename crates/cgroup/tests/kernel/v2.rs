@@ -1,6 +1,8 @@
 //! The v2 tree: whatever needs no controller.
 
 use duet_cgroup::{Mode, Stats};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fs::inotify;
 
 use crate::support::{Own, can_run, resources, signal, v2};
 
@@ -79,4 +81,30 @@ fn devices_are_confined_by_a_program() {
     let script = script.replace("NODE", &node.display().to_string());
     let output = own.spawn(&script).wait_with_output().unwrap();
     assert_eq!(String::from_utf8_lossy(&output.stdout), "ok\n");
+}
+
+#[test]
+fn kills_are_heard_of_when_nobody_has_an_inotify_left() {
+    let own = own!("deaf");
+    if !own.dir("memory").join("memory.events").exists() {
+        eprintln!("skipped: the tree has no memory controller");
+        return;
+    }
+    let most = std::fs::read_to_string("/proc/sys/fs/inotify/max_user_instances").unwrap();
+    let all: Vec<_> = (0..most.trim().parse().unwrap())
+        .map_while(|_| inotify::init(inotify::CreateFlags::CLOEXEC).ok())
+        .collect();
+    inotify::init(inotify::CreateFlags::CLOEXEC).expect_err("they are used up");
+    let limit = resources(r#"{"memory": {"limit": 8388608}}"#);
+    own.cgroup.limit(&limit).unwrap();
+    let watch = own.cgroup.oom().unwrap();
+    let child = own.spawn("exec tail /dev/zero");
+    while watch.kills() == 0 {
+        let mut fds = [PollFd::new(&watch, PollFlags::IN)];
+        poll(&mut fds, None).unwrap();
+        watch.drain();
+    }
+    assert_eq!(watch.kills(), 1);
+    assert_eq!(signal(child), Some(9));
+    drop(all);
 }
