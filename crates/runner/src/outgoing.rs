@@ -49,6 +49,11 @@ const WINDOW: u32 = 256 << 10;
 /// How much of a request waits for such a server, in bytes.
 const UNSENT: usize = 64 << 10;
 
+/// How large the pieces are in which a guest's bodies leave it, requests' and answers' alike, in bytes. Three of them wait
+/// for whoever takes them, of memory that the container's limit knows nothing of; wasmtime has 1 MiB. The Rust of
+/// `wasm32-wasip2` and C write 4 KiB at a time, whatever this is.
+const PIECE: usize = 32 << 10;
+
 /// Sends the guest's requests.
 #[derive(Debug)]
 pub(crate) struct Outgoing;
@@ -94,6 +99,14 @@ impl WasiHttpHooks for Outgoing {
         _: Box<dyn Future<Output = Result<(), Error>> + Send>,
     ) -> Box<dyn Future<Output = Result<Sent, Error>> + Send> {
         Box::new(send(request, options.unwrap_or_default()))
+    }
+
+    fn p2_outgoing_body_chunk_size(&mut self) -> usize {
+        PIECE
+    }
+
+    fn p3_outgoing_body_chunk_size(&mut self) -> usize {
+        PIECE
     }
 
     // The defaults write to a log that nobody reads.

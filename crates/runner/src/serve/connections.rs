@@ -8,32 +8,32 @@
 //! sends that is told to go because it has asked nothing for long.
 
 use std::convert::Infallible;
-use std::future::pending;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use duet_wasm::Http;
-use http::Version;
 use hyper::Request;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use rustix::io::ioctl_fionread;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::serve::addressee;
+use crate::serve::allowance::{Allowance, Kept};
 use crate::serve::idle::Idle;
 use crate::serve::requests::Requests;
+use crate::serve::streams::Streams;
 
 /// How long a connection is quiet before it may be closed: 20 ms, more than what was sent before we were
 /// told to stop takes in a cluster.
@@ -52,15 +52,39 @@ const FAREWELL: Duration = Duration::from_secs(1);
 /// does not take what was sent: 75 s.
 const GONE: Duration = Duration::from_secs(75);
 
+/// How long the end of an answer may take when its request's time is over: a second. Until then a guest that was late is
+/// ended and its client told.
+const TAIL: Duration = Duration::from_secs(1);
+
+/// How long a head of HTTP/1.1 may be, in bytes: 64 KiB, and hyper's buffer is no larger. It would have 408 KiB.
+const HEAD: usize = 64 << 10;
+
+/// What a head is that needs no more than hyper's first buffer, in bytes.
+const SHORT: usize = 8 << 10;
+
+/// How much of the bodies of requests a client of HTTP/2 may send that nobody has read, in bytes: of a stream, and of all
+/// of its connection. hyper has 1 MiB for either.
+const WINDOW: u32 = 64 << 10;
+const WINDOWS: u32 = 256 << 10;
+
+/// How much of an answer over HTTP/2 waits in h2, in bytes; the rest waits for its turn in pieces (`outgoing.rs`).
+const UNSENT: usize = 64 << 10;
+
+/// How many streams a client of HTTP/2 may have at a time: 100, the least that is usual (RFC 9113, 6.5.2). Proxies that
+/// need more have more connections.
+const STREAMS: u32 = 100;
+
 /// What a client of HTTP/2 says first (RFC 9113, 3.4).
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// Attends to connections.
 pub(crate) struct Connections {
-    server: auto::Builder<TokioExecutor>,
+    server: auto::Builder<Streams>,
     requests: Arc<Requests>,
     /// How long what was sent may stay unread.
     patience: Option<Duration>,
+    /// How long a request may take, the end of its answer included.
+    most: Option<Duration>,
     /// How long a client may take from one request to the end of the next one's head, and at most until it is seen
     /// which HTTP it speaks. Each connection is a descriptor and a buffer.
     idle: Duration,
@@ -81,7 +105,9 @@ struct Line {
     known: AtomicBool,
     /// Whether there ever was a request, its head at least.
     asked: AtomicBool,
-    /// Of a client of HTTP/2: since when it has asked nothing.
+    /// How much was read since the last head was whole.
+    unasked: AtomicUsize,
+    /// Since when it has asked, or asked nothing.
     idle: Arc<Idle>,
 }
 
@@ -90,29 +116,43 @@ struct End {
     line: Arc<Line>,
     /// How much of the [`PREFACE`] was heard.
     preface: usize,
+    allowance: Allowance,
+    /// It has said much.
+    long: Option<Kept>,
+    /// What it is sent it does not take just now.
+    unread: Option<Kept>,
 }
 
 // === impl Connections ===
 
 impl Connections {
     pub(crate) fn new(requests: Arc<Requests>, http: &Http) -> Self {
-        let mut server = auto::Builder::new(TokioExecutor::new());
+        let most = http.timeout.map(|limit| limit.saturating_add(TAIL));
+        let mut server = auto::Builder::new(Streams { most });
         server
             .http1()
             .timer(TokioTimer::new())
-            .header_read_timeout(http.idle);
+            .header_read_timeout(http.idle)
+            .max_buf_size(HEAD);
+        server
+            .http2()
+            .initial_stream_window_size(WINDOW)
+            .initial_connection_window_size(WINDOWS)
+            .max_send_buf_size(UNSENT)
+            .max_concurrent_streams(STREAMS);
         Self {
             server,
             requests,
             // The kernel counts what is on its way, too: less than a minute would end clients that only stumble.
             patience: http.timeout.map(|patience| patience.max(GONE)),
+            most,
             idle: http.idle,
             leaving: watch::Sender::new(false),
         }
     }
 
-    /// Answers what comes from `stream`, HTTP/1.1 or HTTP/2, until one of both sides ends it.
-    pub(crate) fn attend(&self, stream: TcpStream) {
+    /// Answers what comes from `stream`, HTTP/1.1 or HTTP/2, until one of both sides ends it; then `kept` is free again.
+    pub(crate) fn attend(&self, stream: TcpStream, kept: Option<Kept>) {
         // Answers are small and somebody waits for each.
         drop(stream.set_nodelay(true));
         // Who asks and does not read the answer, and who is gone without a word: the kernel ends the connection.
@@ -127,31 +167,38 @@ impl Connections {
             second: AtomicBool::new(false),
             known: AtomicBool::new(false),
             asked: AtomicBool::new(false),
+            unasked: AtomicUsize::new(0),
             idle: Idle::new(),
         });
         let (requests, spoken) = (Arc::clone(&self.requests), Arc::clone(&line));
         let service = service_fn(move |mut request: Request<Incoming>| {
             spoken.asked.store(true, Ordering::Relaxed);
+            spoken.unasked.store(0, Ordering::Relaxed);
             let named = addressee::name(&mut request, || spoken.here());
             // Of who only sends what is for nobody nothing counts as asked.
-            let asks = named.is_ok() && request.version() == Version::HTTP_2;
-            let asked = asks.then(|| spoken.idle.asked());
+            let asked = named.is_ok().then(|| spoken.idle.asked());
             let answer = Arc::clone(&requests).answer(request, named, asked);
             async { Ok::<_, Infallible>(answer.await) }
         });
         let connection = self
             .server
-            .serve_connection(TokioIo::new(End::of(&line)), service)
+            .serve_connection(
+                TokioIo::new(End::of(&line, self.requests.allowance())),
+                service,
+            )
             .into_owned();
         let mut leaving = self.leaving.subscribe();
-        let limit = self.idle;
+        let (limit, most) = (self.idle, self.most);
         tokio::spawn(async move {
+            let _kept = kept;
             let mut connection = pin!(connection);
             let is_silent = tokio::select! {
+                // Both times may be over when this is asked: first whoever is late is told.
+                biased;
                 // What a client does to its connection is no news; what a guest does is reported elsewhere.
                 _ = connection.as_mut() => return,
                 _ = leaving.wait_for(|leaving| *leaving) => false,
-                () = line.silent(limit) => true,
+                () = line.silent(limit, most) => true,
             };
             if is_silent {
                 if line.second.load(Ordering::Relaxed) {
@@ -189,6 +236,16 @@ impl Connections {
         });
     }
 
+    /// Waits until there is room for one more; `full` is called if there is none just now.
+    pub(crate) async fn room(&self, full: impl FnOnce()) -> Option<Kept> {
+        let allowance = self.requests.allowance();
+        if let Some(kept) = allowance.connection_now() {
+            return Some(kept);
+        }
+        full();
+        allowance.connection().await
+    }
+
     /// Says to all clients that this server leaves.
     pub(crate) fn leave(&self) {
         self.requests.leave();
@@ -218,13 +275,23 @@ impl Line {
         said || ioctl_fionread(&*self.stream()).is_ok_and(|bytes| bytes > 0)
     }
 
-    /// Returns when for `limit` after it was opened nobody knows what is spoken, or nothing is asked by HTTP/2.
-    async fn silent(&self, limit: Duration) {
-        self.idle.over(limit).await;
-        let (known, second) = (&self.known, &self.second);
-        if known.load(Ordering::Relaxed) && !second.load(Ordering::Relaxed) {
-            // It is hyper that counts.
-            pending::<()>().await;
+    /// Returns when for `limit` after it was opened nobody knows what is spoken, or nothing is asked by HTTP/2; or when
+    /// `most` has passed since the last request of HTTP/1.1 came, and its answer is not taken.
+    async fn silent(&self, limit: Duration, most: Option<Duration>) {
+        let opened = Instant::now();
+        let pause = most.map_or(limit, |most| most.min(limit));
+        loop {
+            let first = self.known.load(Ordering::Relaxed) && !self.second.load(Ordering::Relaxed);
+            let rest = match (first, self.idle.asking()) {
+                // What a client takes for its next request hyper counts.
+                (true, None) => None,
+                (true, Some(since)) => most.map(|most| most.saturating_sub(since.elapsed())),
+                (false, _) => Some(limit.saturating_sub(self.idle.idle(opened))),
+            };
+            if rest == Some(Duration::ZERO) {
+                return;
+            }
+            sleep(rest.map_or(pause, |rest| rest.min(pause))).await;
         }
     }
 
@@ -241,11 +308,24 @@ impl Line {
 // === impl End ===
 
 impl End {
-    fn of(line: &Arc<Line>) -> Self {
+    fn of(line: &Arc<Line>, allowance: &Allowance) -> Self {
         Self {
             line: Arc::clone(line),
             preface: 0,
+            allowance: allowance.clone(),
+            long: None,
+            unread: None,
         }
+    }
+
+    /// Counts what is said at length, be it a head or a body, and all of HTTP/2: an error if there is no room for it.
+    fn listen(&mut self, said: usize) -> io::Result<()> {
+        let before = self.line.unasked.fetch_add(said, Ordering::Relaxed);
+        let long = before + said > SHORT || self.line.second.load(Ordering::Relaxed);
+        if long && self.long.is_none() {
+            self.long = Some(self.allowance.heard().ok_or(io::ErrorKind::OutOfMemory)?);
+        }
+        Ok(())
     }
 
     /// Looks at what was said, until it is no beginning of a [`PREFACE`] or all of one.
@@ -276,6 +356,8 @@ impl AsyncRead for End {
             if !self.line.known.load(Ordering::Relaxed) {
                 self.look(said);
             }
+            let said = said.len();
+            self.listen(said)?;
         }
         read
     }
@@ -284,15 +366,21 @@ impl AsyncRead for End {
 // Without `poll_write_vectored`: a head and a small body are one buffer, which is sent for less.
 impl AsyncWrite for End {
     fn poll_write(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         self.line.unanswered.store(false, Ordering::Relaxed);
-        Pin::new(&mut *self.line.stream()).poll_write(context, bytes)
+        let written = Pin::new(&mut *self.line.stream()).poll_write(context, bytes);
+        if written.is_pending() && self.unread.is_none() {
+            self.unread = Some(self.allowance.unread().ok_or(io::ErrorKind::OutOfMemory)?);
+        }
+        written
     }
 
-    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+    /// Asked when all is written.
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.unread = None;
         Pin::new(&mut *self.line.stream()).poll_flush(context)
     }
 

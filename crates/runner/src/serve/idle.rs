@@ -1,8 +1,8 @@
-//! How long a client of HTTP/2 has asked nothing.
+//! How long a client has asked nothing, and how long it has been asking.
 //!
 //! What a client of HTTP/1.1 may take for its next request hyper counts; for HTTP/2 it would only ask whether the
 //! client is there, which the kernel does as well (`SO_KEEPALIVE`). One that is there and wants nothing keeps a
-//! descriptor and its buffers all the same.
+//! descriptor and its buffers all the same. And one of HTTP/1.1 that does not read its answer keeps that.
 //!
 //! Whoever waits for the end of it sleeps once in that time: a request costs a look at the clock, and wakes nobody.
 
@@ -19,7 +19,7 @@ pub(super) struct Idle(Mutex<State>);
 struct State {
     /// How many are not answered to the end, or still inside the guest.
     open: u32,
-    /// When the last of them was.
+    /// When the last of them came, or was done with if none is there.
     since: Instant,
 }
 
@@ -40,7 +40,10 @@ impl Idle {
 
     /// It is not idle before what is returned is dropped.
     pub(super) fn asked(self: &Arc<Self>) -> Asked {
-        self.state().open += 1;
+        let mut state = self.state();
+        state.open += 1;
+        state.since = Instant::now();
+        drop(state);
         Asked(Arc::clone(self))
     }
 
@@ -57,12 +60,18 @@ impl Idle {
     }
 
     /// For how long nothing is open, at most since then.
-    fn idle(&self, then: Instant) -> Duration {
+    pub(super) fn idle(&self, then: Instant) -> Duration {
         let state = self.state();
         if state.open > 0 {
             return Duration::ZERO;
         }
         state.since.max(then).elapsed()
+    }
+
+    /// When the last request came, if there is one.
+    pub(super) fn asking(&self) -> Option<Instant> {
+        let state = self.state();
+        (state.open > 0).then_some(state.since)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

@@ -22,6 +22,8 @@ use wasmtime::component::Component;
 use wasmtime_wasi_http::{Error, WasiBody};
 
 use crate::end::{say, words};
+use crate::limits;
+use crate::serve::allowance::{Allowance, Kept};
 use crate::serve::idle::Asked;
 use crate::serve::instances::Instances;
 use crate::serve::log::Said;
@@ -43,6 +45,7 @@ pub(crate) struct Requests {
     /// One permit for each request that may be inside the guest.
     places: Arc<Semaphore>,
     waiting: AtomicU32,
+    allowance: Allowance,
     /// Whether clients are told to look for another server.
     leaving: AtomicBool,
     /// How many there were.
@@ -67,8 +70,10 @@ pub(crate) struct About {
     uri: Uri,
     /// The guest did not come to its end. Set before it is dropped: for whoever reads its answer.
     broken: AtomicBool,
-    /// Its connection is not idle while it is there. Not needed for HTTP/1.1.
+    /// Its connection is not idle while it is there.
     _asked: Option<Asked>,
+    /// Room for its answer. One of HTTP/1.1 has its connection to itself, which counts when it is stuck.
+    _kept: Option<Kept>,
 }
 
 /// The body of an answer.
@@ -95,6 +100,7 @@ impl Requests {
             http: handoff.http.clone(),
             places: Arc::new(Semaphore::new(places)),
             waiting: AtomicU32::new(0),
+            allowance: Allowance::of(limits::lowest()),
             leaving: AtomicBool::new(false),
             count: AtomicU64::new(0),
         })
@@ -103,6 +109,11 @@ impl Requests {
     /// Whether there is room for an instance, or why not.
     pub(crate) async fn have_room(&self) -> Result<(), String> {
         self.instances.have_room().await
+    }
+
+    /// What is left for clients.
+    pub(crate) fn allowance(&self) -> &Allowance {
+        &self.allowance
     }
 
     /// Answers one request, whatever the guest does: with 400 one that is not for anybody.
@@ -168,6 +179,9 @@ impl Requests {
         request: Request<Incoming>,
         asked: Option<Asked>,
     ) -> Result<Response<Answered>, Unanswered> {
+        let kept = (request.version() == Version::HTTP_2)
+            .then(|| self.allowance.unread().ok_or(Unanswered::Busy))
+            .transpose()?;
         let about = Arc::new(About {
             id: self.count.fetch_add(1, Ordering::Relaxed) + 1,
             said: Arc::default(),
@@ -175,6 +189,7 @@ impl Requests {
             uri: request.uri().clone(),
             broken: AtomicBool::new(false),
             _asked: asked,
+            _kept: kept,
         });
         let deadline = self.http.timeout.map(|limit| Instant::now() + limit);
         let place = self.place(deadline).await?;
