@@ -145,6 +145,11 @@ impl Ground {
         &self.listeners
     }
 
+    /// containerd's namespace.
+    pub fn namespace(&self) -> &str {
+        &self.namespace
+    }
+
     /// The host's cgroups.
     pub fn host(&self) -> &Host {
         &self.host

@@ -123,11 +123,11 @@ impl Sandbox {
     /// # Errors
     ///
     /// [`Error::Wish`], naming the field, if there is no such network, or none for such users.
-    pub(crate) fn furnish(self, program: &Path) -> Result<Furnished, Error> {
+    pub(crate) fn furnish(self, program: &Path, namespace: &str) -> Result<Furnished, Error> {
         self.check_network()?;
         let users = self.users()?;
         let label = self.label.whole()?;
-        let mut config = self.config(program, users.as_ref());
+        let mut config = self.config(program, namespace, users.as_ref());
         if let Some(label) = label {
             config["process"]["selinuxLabel"] = label.into();
         }
@@ -202,7 +202,7 @@ impl Sandbox {
         users.map(|ids| Users::new(ids, network)).transpose()
     }
 
-    fn config(&self, program: &Path, users: Option<&Users>) -> Value {
+    fn config(&self, program: &Path, namespace: &str, users: Option<&Users>) -> Value {
         let mut namespaces = vec![json!({ "type": "mount" })];
         let mut sysctls = self.sysctls.clone();
         if self.network == Scope::Pod {
@@ -255,7 +255,7 @@ impl Sandbox {
             },
             "linux": {
                 "namespaces": namespaces,
-                "cgroupsPath": self.cgroups_path(),
+                "cgroupsPath": self.cgroups_path(namespace),
                 "resources": { "cpu": { "shares": CPU_SHARES } },
                 "sysctl": sysctls,
                 "uidMappings": uids,
@@ -265,9 +265,13 @@ impl Sandbox {
     }
 
     /// As containerd's CRI names a pause container's cgroup: below the pod's, in systemd's form if
-    /// that is a slice.
-    fn cgroups_path(&self) -> String {
-        let parent = Path::new(&self.cgroup_parent);
+    /// that is a slice; and below containerd's namespace if the pod names none: at the root of a hierarchy its two
+    /// shares of a processor would be beside everything else of the machine.
+    fn cgroups_path(&self, namespace: &str) -> String {
+        let parent = match self.cgroup_parent.trim_matches('/') {
+            "" => Path::new(namespace),
+            _ => Path::new(&self.cgroup_parent),
+        };
         match parent.file_name().and_then(|name| name.to_str()) {
             Some(slice) if slice.ends_with(".slice") => {
                 format!("{slice}:cri-containerd:{}", self.id)
@@ -397,7 +401,9 @@ mod tests {
     }
 
     fn spec(sandbox: Sandbox) -> Container {
-        let furnished = sandbox.furnish(Path::new("/opt/duet-holder")).unwrap();
+        let furnished = sandbox
+            .furnish(Path::new("/opt/duet-holder"), "test")
+            .unwrap();
         Container::parse(Path::new("/run/b"), furnished.config.as_bytes()).unwrap()
     }
 
@@ -436,7 +442,7 @@ mod tests {
             ipc: Scope::Node,
             ..sandbox()
         };
-        let furnished = node.clone().furnish(Path::new("/h")).unwrap();
+        let furnished = node.clone().furnish(Path::new("/h"), "test").unwrap();
         assert_eq!(furnished.files.shm, Path::new("/dev/shm"));
         let spec = spec(node);
         for nodes in [
@@ -466,8 +472,8 @@ mod tests {
     #[test]
     fn the_cgroup_is_below_the_pods_in_the_form_of_its_driver() {
         for (parent, path) in [
-            ("", "/web"),
-            ("/", "/web"),
+            ("", "/k8s.io/web"),
+            ("/", "/k8s.io/web"),
             ("pods", "/pods/web"),
             ("/kubepods/pod1", "/kubepods/pod1/web"),
             (
@@ -480,7 +486,7 @@ mod tests {
                 cgroup_parent,
                 ..sandbox()
             };
-            assert_eq!(sandbox.cgroups_path(), path);
+            assert_eq!(sandbox.cgroups_path("k8s.io"), path);
         }
     }
 
@@ -494,7 +500,7 @@ mod tests {
             ("/run/netns/none", "netns_path \"/run/netns/none\": ENOENT"),
         ] {
             let netns = PathBuf::from(netns);
-            let error = Sandbox { netns, ..sandbox() }.furnish(Path::new("/h"));
+            let error = Sandbox { netns, ..sandbox() }.furnish(Path::new("/h"), "test");
             assert_eq!(error.unwrap_err().to_string(), text);
         }
     }

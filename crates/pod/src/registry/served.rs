@@ -69,7 +69,7 @@ impl Pod {
             return Err(Error::Exists { id });
         }
         let cgroup_parent = sandbox.cgroup_parent.clone();
-        let furnished = sandbox.furnish(&self.inner.holder)?;
+        let furnished = sandbox.furnish(&self.inner.holder, self.inner.ground.namespace())?;
         let (told, files) = (furnished.clone(), furnished.files.clone());
         let pid = self.admit(Asked::Holder(Box::new(furnished))).await?;
         let holder = self.find(&id)?;
