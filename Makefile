@@ -137,7 +137,7 @@ examples: build test-needs tests-built ## every pod of examples/, and duet run b
 	$(call run-tests,examples run,)
 
 .PHONY: vm
-vm: build test-needs vm-needs tests-built $(call suite,sid)/containerd ## the same births on cgroup v2 and under systemd, in emulated machines
+vm: build test-needs vm-needs tests-built $(call suite,sid)/containerd ## the same births on cgroup v2, with SELinux and under systemd, in emulated machines
 	$(call run-tests,vm,DUET_TEST_CONTAINERD=$(call suite,sid))
 
 # Not a part of `make test`: it fetches 300 MB, and half of its time goes into compiling what it has fetched.

@@ -6,6 +6,7 @@ use std::io::Read as _;
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use duet_tests::command::{self, Outcome, Running};
 use duet_tests::machine::{binary, program};
@@ -239,7 +240,11 @@ fn a_port_of_the_host_is_mapped_though_the_path_leaves_iptables_out() {
     let Some(node) = Node::enter_with_duet() else {
         return;
     };
-    let spec = format!("containers: [{}]", greeter());
+    // A shell that is process 1 does not hear TERM.
+    let spec = format!(
+        "terminationGracePeriodSeconds: 1, containers: [{}]",
+        greeter()
+    );
     let mut command = duet(&node, "pod", &pod("pod", &spec));
     // As Debian's plain `su` leaves it.
     let mut running = command::start(command.env("PATH", "/usr/local/bin:/usr/bin:/bin"));
@@ -247,6 +252,7 @@ fn a_port_of_the_host_is_mapped_though_the_path_leaves_iptables_out() {
     wait::until("the port to be answered", || {
         let mut greeting = String::new();
         let mut stream = TcpStream::connect(("127.0.0.1", HOST_PORT)).ok()?;
+        stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
         stream.read_to_string(&mut greeting).ok()?;
         (greeting == "hello\n").then_some(())
     });
@@ -263,8 +269,9 @@ fn without_iptables_a_port_of_the_host_is_refused_and_what_else_is_lacking_said(
     let without = |spec: &str| {
         let command = duet(&node, "pod", &pod("pod", spec));
         let mut hidden = Command::new("unshare");
-        let hide = "mount -t tmpfs none /usr/sbin; \
-                    [ -L /sbin ] || mount -t tmpfs none /sbin; exec \"$@\"";
+        let hide = "for dir in /usr/local/sbin /usr/sbin /sbin; do \
+                        [ -L $dir ] || [ ! -d $dir ] || mount -t tmpfs none $dir || exit; \
+                    done; exec \"$@\"";
         hidden
             .args(["--mount", "sh", "-c", hide, "sh", "env"])
             .args(command.get_args())

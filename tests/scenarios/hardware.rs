@@ -302,9 +302,19 @@ impl Card {
         let all = fs::read_dir("/sys/class/net")
             .expect("sysfs is mounted")
             .flatten();
-        let mut real = all.filter(|entry| entry.path().join("device").exists());
+        // One that is up is the machine's own way out.
+        let up = |card: &Path| {
+            let flags = fs::read_to_string(card.join("flags")).unwrap_or_default();
+            u32::from_str_radix(flags.trim().trim_start_matches("0x"), 16)
+                .is_ok_and(|flags| flags & 1 == 1)
+        };
+        let mut real = all.filter(|entry| {
+            let card = entry.path();
+            card.join("device").exists() && !up(&card)
+        });
         let Some(found) = real.next() else {
-            let why = "this machine has no network device but virtual ones".to_owned();
+            let why =
+                "this machine has no network device that is down and not a virtual one".to_owned();
             machine::skip(&Skip {
                 what: "network",
                 why,

@@ -2,6 +2,7 @@
 
 use std::fs::OpenOptions;
 use std::io::Write;
+use std::time::Duration;
 
 use duet_pod::{ContainerError, Denied, Error, Phase, Stdio};
 
@@ -343,7 +344,10 @@ fn kills_that_are_seen_at_once_are_told_once() {
         };
         // From here on on the only thread of the runtime: the pod has no look at the count before it is two.
         std::fs::write(format!("/proc/{pid}/root/tmp/go"), "").unwrap();
+        let begun = std::time::Instant::now();
         while kills() < 2 {
+            let waited = begun.elapsed();
+            assert!(waited < Duration::from_secs(60), "{} kills", kills());
             std::thread::yield_now();
         }
         rig.pod.kill("web", None, 9, false).await.unwrap();
