@@ -13,7 +13,6 @@
 //! | `connections.rs` | who speaks to us, and when that may end |
 //! | `idle.rs` | clients that are there and want nothing |
 //! | `streams.rs` | how long a stream of HTTP/2 may take |
-//! | `allowance.rs` | how much memory they may have us keep |
 //! | `addressee.rs` | whom a request is for |
 //! | `requests.rs` | how many at a time, for how long, and what the guest leaves unanswered |
 //! | `instances.rs` | guests, made or used again |
@@ -21,7 +20,6 @@
 //! | `log.rs`, `lines.rs` | what they print |
 
 mod addressee;
-mod allowance;
 mod clock;
 mod connections;
 mod idle;
@@ -236,20 +234,10 @@ async fn accept(
     handoff: &Handoff,
 ) -> Infallible {
     let mut is_said = false;
-    let mut is_full_said = false;
     loop {
-        let full = || {
-            if !std::mem::replace(&mut is_full_said, true) {
-                requests.say(&format!(
-                    "{}: no more connections: clients have half of the memory limit",
-                    handoff.name
-                ));
-            }
-        };
-        let kept = connections.room(full).await;
         match listener.accept().await {
             Ok((stream, _)) => {
-                connections.attend(stream, kept);
+                connections.attend(stream);
                 is_said = false;
             }
             Err(error) => {
@@ -280,16 +268,15 @@ async fn close(
         return;
     };
     loop {
-        let kept = connections.room(|| ()).await;
         match listener.accept() {
             Ok((stream, _)) => {
                 let stream = stream
                     .set_nonblocking(true)
                     .and_then(|()| TcpStream::from_std(stream));
                 // One that cannot be attended to was lost when it was accepted.
-                if let Ok(stream) = stream {
-                    connections.attend(stream, kept);
-                }
+                stream
+                    .into_iter()
+                    .for_each(|stream| connections.attend(stream));
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
             // Those who leave make room for those at the door.

@@ -11,7 +11,7 @@ use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -30,7 +30,6 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::serve::addressee;
-use crate::serve::allowance::{Allowance, Kept};
 use crate::serve::idle::Idle;
 use crate::serve::requests::Requests;
 use crate::serve::streams::Streams;
@@ -59,15 +58,13 @@ const TAIL: Duration = Duration::from_secs(1);
 /// How long a head of HTTP/1.1 may be, in bytes: 64 KiB, and hyper's buffer is no larger. It would have 408 KiB.
 const HEAD: usize = 64 << 10;
 
-/// What a head is that needs no more than hyper's first buffer, in bytes.
-const SHORT: usize = 8 << 10;
-
-/// How much of the bodies of requests a client of HTTP/2 may send that nobody has read, in bytes: of a stream, and of all
-/// of its connection. hyper has 1 MiB for either.
+/// How much of the body of a request a client of HTTP/2 may send that nobody has read, in bytes: 64 KiB of a stream, so
+/// that a few that are not read, for want of a place perhaps, do not take all of what its connection may send, hyper's
+/// MiB.
 const WINDOW: u32 = 64 << 10;
-const WINDOWS: u32 = 256 << 10;
 
-/// How much of an answer over HTTP/2 waits in h2, in bytes; the rest waits for its turn in pieces (`outgoing.rs`).
+/// How much of an answer over HTTP/2 waits in h2, in bytes, beside a piece of it (`outgoing.rs`); the rest waits for its
+/// turn.
 const UNSENT: usize = 64 << 10;
 
 /// How many streams a client of HTTP/2 may have at a time: 100, the least that is usual (RFC 9113, 6.5.2). Proxies that
@@ -105,8 +102,6 @@ struct Line {
     known: AtomicBool,
     /// Whether there ever was a request, its head at least.
     asked: AtomicBool,
-    /// How much was read since the last head was whole.
-    unasked: AtomicUsize,
     /// Since when it has asked, or asked nothing.
     idle: Arc<Idle>,
 }
@@ -116,11 +111,6 @@ struct End {
     line: Arc<Line>,
     /// How much of the [`PREFACE`] was heard.
     preface: usize,
-    allowance: Allowance,
-    /// It has said much.
-    long: Option<Kept>,
-    /// What it is sent it does not take just now.
-    unread: Option<Kept>,
 }
 
 // === impl Connections ===
@@ -137,7 +127,6 @@ impl Connections {
         server
             .http2()
             .initial_stream_window_size(WINDOW)
-            .initial_connection_window_size(WINDOWS)
             .max_send_buf_size(UNSENT)
             .max_concurrent_streams(STREAMS);
         Self {
@@ -151,8 +140,8 @@ impl Connections {
         }
     }
 
-    /// Answers what comes from `stream`, HTTP/1.1 or HTTP/2, until one of both sides ends it; then `kept` is free again.
-    pub(crate) fn attend(&self, stream: TcpStream, kept: Option<Kept>) {
+    /// Answers what comes from `stream`, HTTP/1.1 or HTTP/2, until one of both sides ends it.
+    pub(crate) fn attend(&self, stream: TcpStream) {
         // Answers are small and somebody waits for each.
         drop(stream.set_nodelay(true));
         // Who asks and does not read the answer, and who is gone without a word: the kernel ends the connection.
@@ -167,13 +156,11 @@ impl Connections {
             second: AtomicBool::new(false),
             known: AtomicBool::new(false),
             asked: AtomicBool::new(false),
-            unasked: AtomicUsize::new(0),
             idle: Idle::new(),
         });
         let (requests, spoken) = (Arc::clone(&self.requests), Arc::clone(&line));
         let service = service_fn(move |mut request: Request<Incoming>| {
             spoken.asked.store(true, Ordering::Relaxed);
-            spoken.unasked.store(0, Ordering::Relaxed);
             let named = addressee::name(&mut request, || spoken.here());
             // Of who only sends what is for nobody nothing counts as asked.
             let asked = named.is_ok().then(|| spoken.idle.asked());
@@ -183,14 +170,16 @@ impl Connections {
         let connection = self
             .server
             .serve_connection(
-                TokioIo::new(End::of(&line, self.requests.allowance())),
+                TokioIo::new(End {
+                    line: Arc::clone(&line),
+                    preface: 0,
+                }),
                 service,
             )
             .into_owned();
         let mut leaving = self.leaving.subscribe();
         let (limit, most) = (self.idle, self.most);
         tokio::spawn(async move {
-            let _kept = kept;
             let mut connection = pin!(connection);
             let is_silent = tokio::select! {
                 // Both times may be over when this is asked: first whoever is late is told.
@@ -201,15 +190,18 @@ impl Connections {
                 () = line.silent(limit, most) => true,
             };
             if is_silent {
-                if line.second.load(Ordering::Relaxed) {
-                    connection.as_mut().graceful_shutdown();
-                    tokio::select! {
-                        _ = connection => {}
-                        // Nor does it go when it is told to.
-                        () = line.idle.over(limit) => {}
-                    }
+                // What it has asked for it does not take.
+                if !line.second.load(Ordering::Relaxed) || line.idle.asking().is_some() {
+                    return;
                 }
-                return;
+                connection.as_mut().graceful_shutdown();
+                tokio::select! {
+                    biased;
+                    _ = connection.as_mut() => return,
+                    _ = leaving.wait_for(|leaving| *leaving) => {}
+                    // Nor does it go when it is told to.
+                    () = line.idle.over(limit) => return,
+                }
             }
             line.heard.store(false, Ordering::Relaxed);
             let told = Instant::now();
@@ -228,22 +220,19 @@ impl Connections {
                 return;
             }
             connection.as_mut().graceful_shutdown();
-            tokio::select! {
-                _ = connection => {}
-                // Nor would it end before the client has said that it knows.
-                () = line.idle.over(FAREWELL), if second => {}
+            loop {
+                tokio::select! {
+                    biased;
+                    _ = connection.as_mut() => return,
+                    () = line.silent(limit, most) => return,
+                    // Nor would it end before the client has said that it knows.
+                    () = line.idle.over(FAREWELL), if second => {}
+                }
+                if !line.is_unread() {
+                    return;
+                }
             }
         });
-    }
-
-    /// Waits until there is room for one more; `full` is called if there is none just now.
-    pub(crate) async fn room(&self, full: impl FnOnce()) -> Option<Kept> {
-        let allowance = self.requests.allowance();
-        if let Some(kept) = allowance.connection_now() {
-            return Some(kept);
-        }
-        full();
-        allowance.connection().await
     }
 
     /// Says to all clients that this server leaves.
@@ -271,12 +260,17 @@ impl Line {
         } else {
             heard
         };
+        said || self.is_unread()
+    }
+
+    /// Has it said something that nobody has read?
+    fn is_unread(&self) -> bool {
         // A line that cannot be asked has nothing to say.
-        said || ioctl_fionread(&*self.stream()).is_ok_and(|bytes| bytes > 0)
+        ioctl_fionread(&*self.stream()).is_ok_and(|bytes| bytes > 0)
     }
 
     /// Returns when for `limit` after it was opened nobody knows what is spoken, or nothing is asked by HTTP/2; or when
-    /// `most` has passed since the last request of HTTP/1.1 came, and its answer is not taken.
+    /// `most` has passed since the last request came, and what was answered is not taken.
     async fn silent(&self, limit: Duration, most: Option<Duration>) {
         let opened = Instant::now();
         let pause = most.map_or(limit, |most| most.min(limit));
@@ -286,7 +280,11 @@ impl Line {
                 // What a client takes for its next request hyper counts.
                 (true, None) => None,
                 (true, Some(since)) => most.map(|most| most.saturating_sub(since.elapsed())),
-                (false, _) => Some(limit.saturating_sub(self.idle.idle(opened))),
+                // Its stream was reset by then. What is still there is in h2, which nobody else gets it out of.
+                (false, Some(since)) => {
+                    most.map(|most| (most + TAIL).saturating_sub(since.elapsed()))
+                }
+                (false, None) => Some(limit.saturating_sub(self.idle.idle(opened))),
             };
             if rest == Some(Duration::ZERO) {
                 return;
@@ -308,26 +306,6 @@ impl Line {
 // === impl End ===
 
 impl End {
-    fn of(line: &Arc<Line>, allowance: &Allowance) -> Self {
-        Self {
-            line: Arc::clone(line),
-            preface: 0,
-            allowance: allowance.clone(),
-            long: None,
-            unread: None,
-        }
-    }
-
-    /// Counts what is said at length, be it a head or a body, and all of HTTP/2: an error if there is no room for it.
-    fn listen(&mut self, said: usize) -> io::Result<()> {
-        let before = self.line.unasked.fetch_add(said, Ordering::Relaxed);
-        let long = before + said > SHORT || self.line.second.load(Ordering::Relaxed);
-        if long && self.long.is_none() {
-            self.long = Some(self.allowance.heard().ok_or(io::ErrorKind::OutOfMemory)?);
-        }
-        Ok(())
-    }
-
     /// Looks at what was said, until it is no beginning of a [`PREFACE`] or all of one.
     fn look(&mut self, said: &[u8]) {
         let rest = PREFACE.get(self.preface..).unwrap_or_default();
@@ -356,8 +334,6 @@ impl AsyncRead for End {
             if !self.line.known.load(Ordering::Relaxed) {
                 self.look(said);
             }
-            let said = said.len();
-            self.listen(said)?;
         }
         read
     }
@@ -366,21 +342,15 @@ impl AsyncRead for End {
 // Without `poll_write_vectored`: a head and a small body are one buffer, which is sent for less.
 impl AsyncWrite for End {
     fn poll_write(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         self.line.unanswered.store(false, Ordering::Relaxed);
-        let written = Pin::new(&mut *self.line.stream()).poll_write(context, bytes);
-        if written.is_pending() && self.unread.is_none() {
-            self.unread = Some(self.allowance.unread().ok_or(io::ErrorKind::OutOfMemory)?);
-        }
-        written
+        Pin::new(&mut *self.line.stream()).poll_write(context, bytes)
     }
 
-    /// Asked when all is written.
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.unread = None;
+    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut *self.line.stream()).poll_flush(context)
     }
 

@@ -2,9 +2,9 @@
 //!
 //! What a client of HTTP/1.1 may take for its next request hyper counts; for HTTP/2 it would only ask whether the
 //! client is there, which the kernel does as well (`SO_KEEPALIVE`). One that is there and wants nothing keeps a
-//! descriptor and its buffers all the same. And one of HTTP/1.1 that does not read its answer keeps that.
+//! descriptor and its buffers all the same. And one that does not take its answer keeps that.
 //!
-//! Whoever waits for the end of it sleeps once in that time: a request costs a look at the clock, and wakes nobody.
+//! Whoever waits for the end of it sleeps about once in that time: a request costs a look at the clock, and wakes nobody.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;

@@ -117,6 +117,10 @@ impl StdoutStream for Log {
 
 impl OutputStream for Log {
     fn write(&mut self, bytes: Bytes) -> StreamResult<()> {
+        // As wasmtime's own streams do: who did not ask first could have us keep as much as it likes.
+        if bytes.len() > self.check_write()? {
+            return Err(StreamError::trap("write exceeded budget"));
+        }
         self.printed().print(&bytes).map_err(|error| {
             if error.kind() == io::ErrorKind::BrokenPipe {
                 StreamError::Closed

@@ -1,13 +1,14 @@
 //! The requests of a server: how many at a time, for how long, and what becomes of those that the guest
 //! does not answer.
 
+use std::io::IoSlice;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use duet_wasm::{Handoff, Http};
 use http::header::{CONNECTION, RETRY_AFTER};
 use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
@@ -22,8 +23,6 @@ use wasmtime::component::Component;
 use wasmtime_wasi_http::{Error, WasiBody};
 
 use crate::end::{say, words};
-use crate::limits;
-use crate::serve::allowance::{Allowance, Kept};
 use crate::serve::idle::Asked;
 use crate::serve::instances::Instances;
 use crate::serve::log::Said;
@@ -45,7 +44,6 @@ pub(crate) struct Requests {
     /// One permit for each request that may be inside the guest.
     places: Arc<Semaphore>,
     waiting: AtomicU32,
-    allowance: Allowance,
     /// Whether clients are told to look for another server.
     leaving: AtomicBool,
     /// How many there were.
@@ -72,8 +70,13 @@ pub(crate) struct About {
     broken: AtomicBool,
     /// Its connection is not idle while it is there.
     _asked: Option<Asked>,
-    /// Room for its answer. One of HTTP/1.1 has its connection to itself, which counts when it is stuck.
-    _kept: Option<Kept>,
+}
+
+/// A piece of an answer, until it is written: hyper is done with a stream of HTTP/2 when it has handed on the last.
+pub(crate) struct Piece {
+    bytes: Bytes,
+    /// Whose answer it is of.
+    _about: Option<Arc<About>>,
 }
 
 /// The body of an answer.
@@ -100,7 +103,6 @@ impl Requests {
             http: handoff.http.clone(),
             places: Arc::new(Semaphore::new(places)),
             waiting: AtomicU32::new(0),
-            allowance: Allowance::of(limits::lowest()),
             leaving: AtomicBool::new(false),
             count: AtomicU64::new(0),
         })
@@ -109,11 +111,6 @@ impl Requests {
     /// Whether there is room for an instance, or why not.
     pub(crate) async fn have_room(&self) -> Result<(), String> {
         self.instances.have_room().await
-    }
-
-    /// What is left for clients.
-    pub(crate) fn allowance(&self) -> &Allowance {
-        &self.allowance
     }
 
     /// Answers one request, whatever the guest does: with 400 one that is not for anybody.
@@ -179,9 +176,6 @@ impl Requests {
         request: Request<Incoming>,
         asked: Option<Asked>,
     ) -> Result<Response<Answered>, Unanswered> {
-        let kept = (request.version() == Version::HTTP_2)
-            .then(|| self.allowance.unread().ok_or(Unanswered::Busy))
-            .transpose()?;
         let about = Arc::new(About {
             id: self.count.fetch_add(1, Ordering::Relaxed) + 1,
             said: Arc::default(),
@@ -189,7 +183,6 @@ impl Requests {
             uri: request.uri().clone(),
             broken: AtomicBool::new(false),
             _asked: asked,
-            _kept: kept,
         });
         let deadline = self.http.timeout.map(|limit| Instant::now() + limit);
         let place = self.place(deadline).await?;
@@ -300,26 +293,59 @@ impl About {
     }
 }
 
+// === impl Piece ===
+
+impl Piece {
+    fn of(bytes: Bytes, about: Option<Arc<About>>) -> Self {
+        Self {
+            bytes,
+            _about: about,
+        }
+    }
+}
+
+impl Buf for Piece {
+    fn remaining(&self) -> usize {
+        self.bytes.remaining()
+    }
+
+    fn chunk(&self) -> &[u8] {
+        self.bytes.chunk()
+    }
+
+    fn chunks_vectored<'a>(&'a self, slices: &mut [IoSlice<'a>]) -> usize {
+        self.bytes.chunks_vectored(slices)
+    }
+
+    fn advance(&mut self, count: usize) {
+        self.bytes.advance(count);
+    }
+}
+
 // === impl Answered ===
 
 impl Body for Answered {
-    type Data = Bytes;
+    type Data = Piece;
     type Error = Error;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+    ) -> Poll<Option<Result<Frame<Piece>, Error>>> {
         match self.get_mut() {
             Self::Text(text) => Pin::new(text)
                 .poll_frame(context)
-                .map(|frame| frame.map(|frame| frame.map_err(|never| match never {}))),
+                .map_ok(|frame| frame.map_data(|bytes| Piece::of(bytes, None)))
+                .map_err(|never| match never {}),
             Self::Guest(body, about) => match ready!(Pin::new(body).poll_frame(context)) {
                 // For wasmtime a body whose guest is gone is at its end, and the client would take it for whole.
                 None if about.broken.load(Ordering::Acquire) => {
                     Poll::Ready(Some(Err(Error::ConnectionTerminated)))
                 }
-                frame => Poll::Ready(frame),
+                frame => {
+                    let of = |bytes| Piece::of(bytes, Some(Arc::clone(about)));
+                    Poll::Ready(frame.map(|frame| frame.map(|frame| frame.map_data(of))))
+                }
             },
         }
     }
