@@ -29,15 +29,19 @@ pub(crate) async fn watch(
     connections: Connections,
     end: Arc<End>,
 ) {
-    while !is_forgotten(&bundle, &connections).await {}
-    let last = Last::of(&end, &pod);
-    // Those that `delete` has cleaned were containerd's to end, and are over.
-    pod.let_go_of_cleaned().await;
-    // Containers would have to be ended with it; that is for containerd to say, not for a folder.
-    if pod.ids().iter().all(|member| *member == id) {
-        Sandboxes::give_up(&pod, &last, &id).await;
-    } else {
+    loop {
+        while !is_forgotten(&bundle, &connections).await {}
+        let last = Last::of(&end, &pod);
+        // Those that `delete` has cleaned were containerd's to end, and are over.
+        pod.let_go_of_cleaned().await;
+        // Containers would have to be ended with it; that is for containerd to say, not for a folder.
+        if pod.ids().iter().all(|member| *member == id) {
+            Sandboxes::give_up(&pod, &last, &id).await;
+            return;
+        }
         last.ask();
+        // It cleans them one after the other, and the end of each may have to wait for who reads its output.
+        time::sleep(AGAIN).await;
     }
 }
 

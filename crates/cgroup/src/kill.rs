@@ -123,13 +123,15 @@ impl Cgroup {
     fn kill_v1(&self, limit: Duration) -> Result<(), Error> {
         let deadline = Instant::now() + limit;
         let mut pause = FIRST_PAUSE;
+        let mut is_first = true;
         loop {
             let pids = self.pids()?;
             if pids.is_empty() {
                 // A container may be deleted while it is paused: it must not stay frozen for the next.
                 return self.thaw_if_possible();
             }
-            if Instant::now() >= deadline {
+            // Once all are killed, however little time there is.
+            if !is_first && Instant::now() >= deadline {
                 let path = self.dir().to_owned();
                 return Err(Error::Timeout {
                     path,
@@ -137,6 +139,7 @@ impl Cgroup {
                     after: limit,
                 });
             }
+            is_first = false;
             match self.freeze_within(ROUND_FREEZE_LIMIT) {
                 // Where it does not freeze, killing in rounds is still the best there is.
                 Ok(()) | Err(Error::Timeout { .. } | Error::Unsupported { .. }) => {}
@@ -148,7 +151,7 @@ impl Cgroup {
             // Not before they are dead is it frozen again: who waits for the processor would meet
             // the next freeze before the signal, round after round.
             await_deaths(&killed?, deadline);
-            std::thread::sleep(pause);
+            std::thread::sleep(pause.min(deadline.saturating_duration_since(Instant::now())));
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
     }

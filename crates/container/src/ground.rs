@@ -68,7 +68,7 @@ impl Programs {
     }
 }
 
-/// The wasm half, opened when the first guest needs it.
+/// The wasm half. Its programs are opened at once, all else when the first guest needs it.
 #[derive(Debug)]
 struct Wasm {
     runner_program: Program,

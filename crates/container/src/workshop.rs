@@ -136,7 +136,11 @@ impl Workshop {
         let shop = Shop { own, all };
         if let Some(all) = &shop.all {
             // By each: whoever made it may not have come to it yet.
-            all.update(&common_limits()?).map_err(io::Error::other)?;
+            match all.update(&common_limits()?) {
+                // Others have it full: then it has its limit.
+                Ok(()) | Err(duet_cgroup::Error::InUse { .. }) => {}
+                Err(error) => return Err(io::Error::other(error)),
+            }
         }
         let limited = shop.own.cgroup.limit(&limits()?);
         limited.map_err(io::Error::other)?;

@@ -5,8 +5,8 @@
 //! room for: it waits here, in the order in which it came, and who has said it waits for it without a thread.
 //! What there is room for is written at once.
 //!
-//! The pipe is asked before each write. To make it refuse by itself (`O_NONBLOCK`) would be to make it so for the
-//! shim and everybody else who has it open; `RWF_NOWAIT` is known to pipes since Linux 6.4 only.
+//! The pipe is asked before each write. To make it refuse by itself (`O_NONBLOCK`) would be to make it so for
+//! everybody else who has it open; `RWF_NOWAIT` is known to pipes since Linux 6.4 only.
 
 use std::collections::VecDeque;
 use std::future::poll_fn;

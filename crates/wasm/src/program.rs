@@ -8,6 +8,7 @@ use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd as _;
+use std::os::unix::fs::FileExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -59,9 +60,17 @@ impl Program {
 
     /// To run it, whatever lies at its path.
     pub(crate) fn command(&self) -> io::Result<Command> {
-        let file = self.file()?.as_raw_fd();
-        // By this process' number and not as `self`: a script's interpreter opens it once more.
-        let mut command = Command::new(format!("/proc/{}/fd/{file}", std::process::id()));
+        let file = self.file()?;
+        // An interpreter opens its script once more, when that is open here alone. Whoever may not look into other
+        // processes (`CAP_SYS_PTRACE`) has no need to, for a program.
+        let mut head = [0; 2];
+        let is_script = file.read_at(&mut head, 0)? == head.len() && head == *b"#!";
+        let whose = if is_script {
+            std::process::id().to_string()
+        } else {
+            "self".to_owned()
+        };
+        let mut command = Command::new(format!("/proc/{whose}/fd/{}", file.as_raw_fd()));
         command.arg0(self.0.path.file_name().unwrap_or(OsStr::new("program")));
         Ok(command)
     }
