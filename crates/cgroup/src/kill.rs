@@ -66,7 +66,8 @@ impl Cgroup {
         self.kill_within(KILL_LIMIT)
     }
 
-    /// As [`Cgroup::kill`], but waits no longer than that; with no time at all it is looked whether they have left.
+    /// As [`Cgroup::kill`], but waits no longer than that: with no time at all they are killed, and it is looked once
+    /// whether they have left.
     ///
     /// # Errors
     ///
