@@ -63,7 +63,7 @@ const DRAFTS: [&str; 4] = [
 /// How many functions are compiled, of all modules in a component together: 400,000.
 ///
 /// So many that do nothing fill [the memory](duet_wasm::MEMORY) that a compilation may have: each takes 5.2 KiB of it
-/// (wasmtime 49). More can only fail, and would take 20 s of two processors for it. Programs have tens of thousands.
+/// (wasmtime 48). More can only fail, and would take 20 s of two processors for it. Programs have tens of thousands.
 const FUNCTIONS: u64 = 400_000;
 
 /// What a module is for.

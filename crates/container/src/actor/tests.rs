@@ -139,22 +139,29 @@ fn process(seconds: &str) -> duet_spec::Process {
     duet_spec::Process::parse(json.as_bytes()).unwrap()
 }
 
+fn runtime() -> tokio::runtime::Runtime {
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    builder.enable_all().build().unwrap()
+}
+
+/// A container without anything.
+fn web() -> Label {
+    Label {
+        id: "web".to_owned(),
+        bundle: PathBuf::new(),
+        rootfs: Vec::new(),
+        stdio: Stdio::default(),
+    }
+}
+
 /// Asks everything without waiting in between, ends the container, and returns the facts.
 fn play(asks: Vec<Ask>, init: &str, exec: &str) -> Vec<Fact> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
+    let runtime = runtime();
     let (sender, mut facts) = unbounded_channel();
     let story = async {
         let body = Arc::new(Sleepers::default());
         let born = body.process(init);
-        let label = Label {
-            id: "web".to_owned(),
-            bundle: PathBuf::new(),
-            rootfs: Vec::new(),
-            stdio: Stdio::default(),
-        };
+        let label = web();
         let (container, owner) = Container::begin(label, body, born, sender).unwrap();
         let mut tasks = JoinSet::new();
         tasks.spawn(owner);
@@ -273,10 +280,7 @@ fn an_exec_that_cannot_be_born_leaves_a_container_that_works() {
 
 #[test]
 fn a_slow_gate_keeps_nobody_else_waiting() {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
+    let runtime = runtime();
     runtime.block_on(async {
         let (sender, mut facts) = unbounded_channel();
         let body = Arc::new(Sleepers::default());
@@ -286,12 +290,7 @@ fn a_slow_gate_keeps_nobody_else_waiting() {
             opened.recv().unwrap_or(());
             Ok(())
         }));
-        let label = Label {
-            id: "web".to_owned(),
-            bundle: PathBuf::new(),
-            rootfs: Vec::new(),
-            stdio: Stdio::default(),
-        };
+        let label = web();
         let (container, owner) = Container::begin(label, body, born, sender).unwrap();
         let mut tasks = JoinSet::new();
         tasks.spawn(owner);
@@ -320,20 +319,12 @@ fn a_slow_gate_keeps_nobody_else_waiting() {
 
 #[test]
 fn what_is_killed_while_it_freezes_does_not_stay_frozen() {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
+    let runtime = runtime();
     runtime.block_on(async {
         let (sender, _facts) = unbounded_channel();
         let body = Arc::new(Sleepers::default());
         let born = body.process("100");
-        let label = Label {
-            id: "web".to_owned(),
-            bundle: PathBuf::new(),
-            rootfs: Vec::new(),
-            stdio: Stdio::default(),
-        };
+        let label = web();
         let kernel: Arc<Sleepers> = Arc::clone(&body);
         let (container, owner) = Container::begin(label, body, born, sender).unwrap();
         let mut tasks = JoinSet::new();
@@ -356,22 +347,14 @@ fn what_is_killed_while_it_freezes_does_not_stay_frozen() {
 
 #[test]
 fn whoever_asks_while_it_is_being_removed_hears_what_comes_of_it() {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
+    let runtime = runtime();
     runtime.block_on(async {
         let (sender, mut facts) = unbounded_channel();
         let body = Arc::new(Sleepers::default());
         let ((fail, failed), (go, gone)) = (channel::<()>(), channel());
         body.removals.lock().unwrap().extend([failed, gone]);
         let born = body.process("100");
-        let label = Label {
-            id: "web".to_owned(),
-            bundle: PathBuf::new(),
-            rootfs: Vec::new(),
-            stdio: Stdio::default(),
-        };
+        let label = web();
         let kernel = Arc::clone(&body);
         let (container, owner) = Container::begin(label, body, born, sender).unwrap();
         let mut tasks = JoinSet::new();
@@ -407,20 +390,12 @@ fn whoever_asks_while_it_is_being_removed_hears_what_comes_of_it() {
 
 #[test]
 fn an_end_waits_for_a_kill_that_the_sweep_brings_to_light() {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
+    let runtime = runtime();
     runtime.block_on(async {
         let (sender, mut facts) = unbounded_channel();
         let body = Arc::new(Sleepers::default());
         let born = body.process("0");
-        let label = Label {
-            id: "web".to_owned(),
-            bundle: PathBuf::new(),
-            rootfs: Vec::new(),
-            stdio: Stdio::default(),
-        };
+        let label = web();
         let mut actor = owner(&label, body, born, sender).unwrap();
         let (who, exit) = actor.exits.join_next().await.unwrap().unwrap();
         actor.ended(who, exit);
