@@ -9,7 +9,9 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd as _, FromRawFd as _, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use rustix::mm::{Advice, madvise};
 use wasmtime::component::Component;
 use wasmtime::{Engine, Module};
 
@@ -23,6 +25,45 @@ pub struct Inherited {
     handoff: Option<File>,
     /// Whether it said that descriptor 7 is there.
     has_listeners: AtomicBool,
+}
+
+/// What was loaded last, which is what runs. It stays mapped.
+static LOADED: Mutex<Option<Loaded>> = Mutex::new(None);
+
+enum Loaded {
+    Module(Module),
+    Component(Component),
+}
+
+/// Unmaps the pages of the code that was loaded last, so that a guest that waits maps only what it comes back to.
+///
+/// They return one by one, from the page cache that all containers of the same code share. How many a start
+/// maps is the page cache's choice: it maps as much around a fault as it has in one piece.
+///
+/// # Errors
+///
+/// The kernel's: `EINVAL` for a process that is locked in memory.
+///
+/// # References
+///
+/// [madvise(2)](https://man7.org/linux/man-pages/man2/madvise.2.html), `MADV_DONTNEED`.
+pub fn unmap_code() -> io::Result<()> {
+    let loaded = loaded();
+    let image = match &*loaded {
+        Some(Loaded::Module(module)) => module.image_range(),
+        Some(Loaded::Component(component)) => component.image_range(),
+        None => return Ok(()),
+    };
+    let length = image.end.addr() - image.start.addr();
+    // SAFETY: `LOADED`, whose lock is held, keeps the image mapped. It is a private mapping of a file of which the
+    // cache never changes a byte, `deserialize_file` made it read-only, and wasmtime refuses code that has anything to
+    // relocate: no page of it was ever written to, so that what comes back is what was there.
+    unsafe { madvise(image.start.cast_mut().cast(), length, Advice::LinuxDontNeed) }?;
+    Ok(())
+}
+
+fn loaded() -> MutexGuard<'static, Option<Loaded>> {
+    LOADED.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 // === impl Inherited ===
@@ -113,11 +154,13 @@ impl Inherited {
     ///
     /// When the entry was compiled by another engine or for another CPU, or cannot be mapped.
     pub fn module(&self, engine: &Engine) -> wasmtime::Result<Module> {
-        self.enter(|| {
+        let module = self.enter(|| {
             // SAFETY: descriptor 3 is an entry of the cache, which only root can write and only our
             // compiler fills; whoever can pass us another could have exec'd another program.
             unsafe { Module::deserialize_file(engine, CODE) }
-        })
+        })?;
+        *loaded() = Some(Loaded::Module(module.clone()));
+        Ok(module)
     }
 
     /// Maps a compiled component.
@@ -126,14 +169,18 @@ impl Inherited {
     ///
     /// As for [`Inherited::module`].
     pub fn component(&self, engine: &Engine) -> wasmtime::Result<Component> {
-        self.enter(|| {
+        let component = self.enter(|| {
             // SAFETY: as for a module.
             unsafe { Component::deserialize_file(engine, CODE) }
-        })
+        })?;
+        *loaded() = Some(Loaded::Component(component.clone()));
+        Ok(component)
     }
 
     /// Opens the machine code and steps out of its directory again.
     fn enter<T>(&self, load: impl FnOnce() -> wasmtime::Result<T>) -> wasmtime::Result<T> {
+        // What was loaded only to see what it is makes room first.
+        drop(loaded().take());
         // wasmtime loads a component from a path only. A relative path finds the entry although it
         // is outside of the container's root: the descriptor is a mount of its own.
         rustix::process::fchdir(&self.entry)?;

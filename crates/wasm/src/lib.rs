@@ -57,7 +57,10 @@ pub use program::Program;
 pub use tally::{Tally, Told};
 pub use workshop::{MEMORY, Room, SECONDS, Workshop, enter_room};
 #[cfg(feature = "load")]
-pub use {blocks::Blocks, inherited::Inherited};
+pub use {
+    blocks::Blocks,
+    inherited::{Inherited, unmap_code},
+};
 
 /// The name of the machine code inside a cache entry's directory.
 ///

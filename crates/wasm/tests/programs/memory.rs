@@ -1,11 +1,12 @@
 //! What is shared by those who run the same code.
 
 use std::fmt::Write as _;
+use std::io::Write as _;
 use std::time::Instant;
 
-use duet_wasm::{BLOCKS, Cache, Preview, Program, Source};
+use duet_wasm::{BLOCKS, CODE, Cache, Preview, Program, Source};
 
-use crate::harness::{Guest, PATIENCE, binary, root, runner};
+use crate::harness::{Guest, PATIENCE, binary, eventually, root, runner};
 
 /// A module with so many functions that what wasmtime keeps of them is worth sharing.
 ///
@@ -35,23 +36,78 @@ fn many_functions(waits: bool) -> String {
     text
 }
 
-/// How many KiB of the file `blocks` a process maps, and how many of these are its own.
-fn mapped(pid: u32) -> (u64, u64) {
-    let maps = std::fs::read_to_string(format!("/proc/{pid}/smaps")).unwrap();
-    let mut ours = false;
-    let (mut size, mut own) = (0, 0);
-    for line in maps.lines() {
-        let mut words = line.split_ascii_whitespace();
-        let (key, value) = (words.next().unwrap(), words.next().unwrap());
-        if !key.ends_with(':') {
-            ours = line.ends_with(&format!("/{BLOCKS}"));
-        } else if key == "Size:" && ours {
-            size += value.parse::<u64>().unwrap();
-        } else if key == "Anonymous:" && ours {
-            own += value.parse::<u64>().unwrap();
+/// A module of a megabyte of machine code that runs through all of it, says `up`, waits for a byte, and runs through it
+/// again.
+fn much_code() -> String {
+    let mut text = String::from(
+        r#"(module
+            (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
+            (import "wasi_snapshot_preview1" "poll_oneoff" (func $poll (param i32 i32 i32 i32) (result i32)))
+            (memory (export "memory") 1)
+            (global $sum (mut i32) (i32.const 0))
+            (data (i32.const 0) "\08\00\00\00\03\00\00\00up\n")
+            (data (i32.const 32) "\00\00\00\00\00\00\00\00\01")"#,
+    );
+    for number in 0..1000 {
+        let _infallible = write!(text, "(func $f{number}");
+        for step in 1..100 {
+            let _infallible = write!(
+                text,
+                "(global.set $sum (i32.xor (i32.const {number}) (i32.mul (global.get $sum) (i32.const {step}))))"
+            );
         }
+        text.push(')');
     }
-    (size, own)
+    text.push_str("(func $all");
+    for number in 0..1000 {
+        let _infallible = write!(text, "(call $f{number})");
+    }
+    text.push_str(
+        r#")(func (export "_start")
+            (call $all)
+            (drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 20)))
+            (drop (call $poll (i32.const 32) (i32.const 96) (i32.const 1) (i32.const 160)))
+            (call $all)))"#,
+    );
+    text
+}
+
+/// How much of a file a process has mapped, in KiB.
+struct Mapped {
+    size: u64,
+    resident: u64,
+    /// Written to, and so the process's own.
+    own: u64,
+}
+
+impl Mapped {
+    fn of(file: &str, pid: u32) -> Self {
+        let maps = std::fs::read_to_string(format!("/proc/{pid}/smaps")).unwrap();
+        let mut ours = false;
+        let mut mapped = Self {
+            size: 0,
+            resident: 0,
+            own: 0,
+        };
+        for line in maps.lines() {
+            let mut words = line.split_ascii_whitespace();
+            let (key, value) = (words.next().unwrap(), words.next().unwrap());
+            if !key.ends_with(':') {
+                ours = line.ends_with(&format!("/{file}"));
+                continue;
+            }
+            let counter = match key {
+                "Size:" => &mut mapped.size,
+                "Rss:" => &mut mapped.resident,
+                "Anonymous:" => &mut mapped.own,
+                _ => continue,
+            };
+            if ours {
+                *counter += value.parse::<u64>().unwrap();
+            }
+        }
+        mapped
+    }
 }
 
 #[test]
@@ -61,7 +117,7 @@ fn what_loading_fills_is_mapped_and_not_copied() {
     }
     let mut guest = Guest::wat(&many_functions(true)).start();
     assert_eq!(guest.line(), "up");
-    let (size, own) = mapped(guest.pid());
+    let Mapped { size, own, .. } = Mapped::of(BLOCKS, guest.pid());
     // 8 bytes of where a function is, 4 of where it was, 12 of its type and 12 of its name.
     assert!(size >= 4000 * 36 / 1024, "only {size} KiB are shared");
     assert_eq!(own, 0);
@@ -69,6 +125,24 @@ fn what_loading_fills_is_mapped_and_not_copied() {
     let ended = Guest::wat(&many_functions(false)).run();
     assert_eq!(ended.code, 134, "{ended:?}");
     assert!(ended.stderr.contains("!f3999"), "{ended:?}");
+}
+
+#[test]
+fn a_guest_that_waits_maps_little_of_its_code() {
+    if !root() {
+        return;
+    }
+    let mut guest = Guest::wat(&much_code()).typing().start();
+    assert_eq!(guest.line(), "up");
+    eventually("the code to be given back", || {
+        let code = Mapped::of(CODE, guest.pid());
+        assert!(code.size > 1 << 10, "{} KiB of code", code.size);
+        (code.resident < code.size / 4).then_some(())
+    });
+    // And it comes back.
+    guest.typing().write_all(b"\n").unwrap();
+    let ended = guest.wait();
+    assert_eq!(ended.code, 0, "{ended:?}");
 }
 
 #[test]
@@ -82,7 +156,7 @@ fn a_file_that_is_not_what_loading_fills_is_not_used() {
     let cache = cache.with_runner(&Program::at(runner()));
     let wasm = wat::parse_str(many_functions(true)).unwrap();
     let mut file = tempfile::tempfile().unwrap();
-    std::io::Write::write_all(&mut file, &wasm).unwrap();
+    file.write_all(&wasm).unwrap();
     let deadline = Instant::now() + PATIENCE;
     let compiled = cache
         .compiled(&file, "/guest.wasm", Preview::Two, deadline)
@@ -97,7 +171,7 @@ fn a_file_that_is_not_what_loading_fills_is_not_used() {
         std::fs::write(&blocks, content).unwrap();
         let mut guest = Guest::wat(&many_functions(true)).start_in(&compiled);
         assert_eq!(guest.line(), "up");
-        let (size, _) = mapped(guest.pid());
+        let size = Mapped::of(BLOCKS, guest.pid()).size;
         let equal = content
             .iter()
             .zip(&whole)
