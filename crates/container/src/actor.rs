@@ -113,6 +113,8 @@ pub(crate) struct Actor {
     killed: bool,
     /// What comes before init's end is told.
     concluded: bool,
+    /// Execs that are forgotten when what they wrote is with its readers and loggers.
+    pub(crate) farewells: JoinSet<()>,
     /// Who wants it removed. There is one removal at a time, and what it comes to is for all of them.
     deleting: VecDeque<Reply<Deleted>>,
     /// It is being removed.
@@ -155,6 +157,7 @@ impl Actor {
             exits,
             killed: false,
             concluded: false,
+            farewells: JoinSet::new(),
             deleting: VecDeque::new(),
             removing: false,
         }

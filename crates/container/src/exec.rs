@@ -214,10 +214,11 @@ impl Actor {
         if process.io.is_finished() {
             return answer(reply, Ok(deleted));
         }
-        self.jobs.spawn(async move {
+        // Those that are over make room.
+        while self.farewells.try_join_next().is_some() {}
+        self.farewells.spawn(async move {
             process.io.finish().await;
             answer(reply, Ok(deleted));
-            Done::Answered
         });
     }
 }

@@ -2,8 +2,6 @@
 
 use std::sync::Arc;
 
-use tokio::task::JoinSet;
-
 use super::{Actor, Done, Sweep, Who};
 use crate::error::Error;
 use crate::lifecycle::State;
@@ -88,8 +86,12 @@ impl Actor {
             let ios: Vec<Io> = processes
                 .map(|process| std::mem::take(&mut process.io))
                 .collect();
+            // Who has asked for the end of an exec waits for the same.
+            let mut ends = std::mem::take(&mut self.farewells);
+            for io in ios {
+                ends.spawn(io.finish());
+            }
             self.jobs.spawn(async move {
-                let mut ends: JoinSet<()> = ios.into_iter().map(Io::finish).collect();
                 while let Some(end) = ends.join_next().await {
                     if let Err(error) = end {
                         tracing::error!(%error, "the last output of a process is lost");

@@ -80,6 +80,40 @@ fn a_terminal_and_an_exec_have_loggers_too() {
 }
 
 #[test]
+fn a_container_s_delete_waits_for_what_an_exec_s_delete_waits_for() {
+    with(async |rig| {
+        // Takes longer for its last line than the removal of a container does.
+        let slow = "exec 5>&-; cat <&3 >/dev/null; until [ -e $DIR/go ]; do sleep 0.01; done; \
+                    sleep 0.3; echo last >$DIR/log";
+        let stdout = format!("binary://{}", rig.script("logger", slow));
+        rig.bundle("web", &["sleep", "1000"]).start().await;
+        let stdio = Stdio {
+            stdout,
+            ..Stdio::default()
+        };
+        let exec = process(&["true"], false);
+        rig.pod.exec("web", "e1", &exec, stdio).await.unwrap();
+        rig.pod.start("web", Some("e1")).await.unwrap();
+        rig.pod.wait("web", Some("e1")).await.unwrap();
+        let after = async {
+            rig.pod.kill("web", None, 9, false).await.unwrap();
+            rig.pod.wait("web", None).await.unwrap();
+            let (deleted, ()) = tokio::join!(rig.pod.delete("web", None), async {
+                // Answered after the Delete was heard.
+                rig.pod.state("web", None).await.unwrap();
+                fs::write(rig.path().join("go"), "").unwrap();
+            });
+            deleted
+        };
+        let (exec, container) = tokio::join!(rig.pod.delete("web", Some("e1")), after);
+        assert_eq!(exec.unwrap().exit.code, 0);
+        assert_eq!(container.unwrap().exit.code, 137);
+        let log = fs::read_to_string(rig.path().join("log")).unwrap();
+        assert_eq!(log, "last\n");
+    });
+}
+
+#[test]
 fn a_logger_that_dies_takes_no_container_along() {
     with(async |rig| {
         let dies = "printf x >&5; read line <&3; exit 1";
