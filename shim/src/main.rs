@@ -111,13 +111,12 @@ fn identified(flags: Flags) -> Result<Flags, Error> {
     Ok(flags)
 }
 
-/// The pod's name, which `start` puts last.
+/// The pod's name, which `start` puts last: whatever stands before it may be named `serve`, too.
 fn pod(args: &[OsString]) -> Result<String, Error> {
-    let name = args.iter().skip_while(|arg| *arg != "serve").nth(1);
-    Ok(name
-        .ok_or(Error::Missing("the pod's name"))?
-        .to_string_lossy()
-        .into_owned())
+    match args {
+        [.., action, name] if action == "serve" => Ok(name.to_string_lossy().into_owned()),
+        _ => Err(Error::Missing("the pod's name")),
+    }
 }
 
 fn version() -> String {

@@ -40,6 +40,18 @@ fn a_shim_starts_answers_and_ends_when_told() {
 }
 
 #[test]
+fn a_container_may_be_named_as_a_role_is() {
+    let node = Node::new();
+    for id in ["start", "serve", "delete"] {
+        let socket = node.start(id, "{}");
+        node.end(id, &socket);
+        let log = fs::read_to_string(node.dir.path().join(id).join("log")).unwrap();
+        let pod = format!(r#""pod":"{id}""#);
+        assert!(log.contains(&pod), "{log}");
+    }
+}
+
+#[test]
 fn a_start_that_cannot_leave_its_address_leaves_no_shim() {
     let node = Node::new();
     let bundle = node.bundle("a", "{}");
