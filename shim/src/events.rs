@@ -5,6 +5,8 @@
 //! sent. No request ever waits for this: the queue has no end to run against, and when
 //! containerd is away for long, the oldest events are given up.
 
+use std::io;
+use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use containerd_shim_protos::api::Mount;
@@ -17,6 +19,7 @@ use duet_pod::{Awaited, Exit, Fact, RootfsMount, Stdio, Told};
 use protobuf::MessageFull;
 use protobuf::well_known_types::any::Any;
 use protobuf::well_known_types::timestamp::Timestamp;
+use tokio::net::UnixStream;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::{task, time};
 use tracing::{debug, warn};
@@ -45,28 +48,30 @@ const BACKLOG: usize = 2048;
 
 /// The way to containerd.
 pub(crate) struct Publisher {
-    address: String,
+    address: PathBuf,
     namespace: String,
     client: Option<EventsClient>,
 }
 
 /// Why one event was not delivered.
 #[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-struct Undelivered(ttrpc::Error);
+enum Undelivered {
+    /// Nobody is there, or nobody accepts.
+    #[error("connecting: {0}")]
+    Unconnected(#[from] io::Error),
+    /// It came to no answer.
+    #[error("{0}")]
+    Unanswered(ttrpc::Error),
+}
 
 // === impl Publisher ===
 
 impl Publisher {
     /// A publisher for `address`, containerd's ttrpc socket. Nothing is connected yet.
     pub(crate) fn new(address: &str, namespace: &str) -> Self {
-        let address = if address.contains("://") {
-            address.to_owned()
-        } else {
-            format!("unix://{address}")
-        };
+        let path = address.strip_prefix("unix://").unwrap_or(address);
         Self {
-            address,
+            address: PathBuf::from(path),
             namespace: namespace.to_owned(),
             client: None,
         }
@@ -114,8 +119,10 @@ impl Publisher {
         let client = match self.client.take() {
             Some(client) => client,
             None => {
-                let connection = Client::connect(&self.address).await.map_err(Undelivered)?;
-                EventsClient::new(connection)
+                // Not ttrpc's own connection, which waits for a place in the queue of a containerd that accepts nobody,
+                // and all of the shim with it.
+                let connected = UnixStream::connect(&self.address).await?;
+                EventsClient::new(Client::new(connected.into()))
             }
         };
         let request = ForwardRequest {
@@ -137,7 +144,7 @@ impl Publisher {
                 Ok(())
             }
             // The connection is of no more use; the next try makes another.
-            Err(error) => Err(Undelivered(error)),
+            Err(error) => Err(Undelivered::Unanswered(error)),
         }
     }
 }
@@ -282,12 +289,15 @@ fn io(stdio: Stdio) -> wire::TaskIO {
 mod tests {
     use super::*;
 
-    use std::path::{Path, PathBuf};
+    use std::os::unix::net::UnixListener;
+    use std::path::Path;
     use std::sync::{Arc, Mutex};
+    use std::thread;
 
     use async_trait::async_trait;
     use containerd_shim_protos::api::Empty;
     use containerd_shim_protos::shim_async::{Events, create_events};
+    use nix::sys::socket::{Backlog, listen as listen_for};
     use protobuf::Message as _;
     use tokio::sync::mpsc;
     use ttrpc::asynchronous::{Server, TtrpcContext};
@@ -503,6 +513,35 @@ mod tests {
         let topics: Vec<&str> = heard.iter().map(|one| one.topic.as_str()).collect();
         let expected = ["/tasks/create", "/tasks/start", "/tasks/exec-added"];
         assert_eq!(topics, expected);
+    }
+
+    #[test]
+    fn a_containerd_that_accepts_nobody_holds_up_no_other_work() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("ttrpc");
+        let stopped = UnixListener::bind(&path).unwrap();
+        listen_for(&stopped, Backlog::new(0).unwrap()).unwrap();
+        // The one for which there is a place.
+        let _waiting = std::os::unix::net::UnixStream::connect(&path).unwrap();
+        let (other, done) = std::sync::mpsc::channel();
+        // A thread of its own: one that was held up would keep the test from saying so.
+        thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .unwrap();
+            runtime.block_on(async {
+                let (facts, heard) = mpsc::unbounded_channel();
+                facts.send(told(life("a").remove(0))).unwrap();
+                let publisher =
+                    tokio::spawn(Publisher::new(&path.display().to_string(), "k8s.io").run(heard));
+                // Past its first try.
+                time::sleep(PAUSES[0] / 2).await;
+                other.send(publisher.is_finished()).unwrap();
+                publisher.abort();
+            });
+        });
+        assert!(!done.recv_timeout(Duration::from_secs(60)).unwrap());
     }
 
     #[tokio::test(start_paused = true)]
