@@ -5,16 +5,19 @@
 //! disk and no FIFO is opened, so nothing can block, and a second run finds nothing to do.
 //!
 //! A container that shared its shim with others ends before them: as long as the shim
-//! answers, only that container is cleaned, and the rest of the pod is the shim's.
+//! lives, only that container is cleaned, and the rest of the pod is the shim's. That it does not answer
+//! proves nothing while containerd has another container that it serves.
 
 use std::env;
 use std::fs;
 use std::io::ErrorKind;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime};
 
 use containerd_shim::Flags;
 use containerd_shim_protos::api::DeleteResponse;
+use duet_linux::channel::readable;
 use duet_linux::process;
 use duet_pod::clean;
 use protobuf::Message as _;
@@ -27,6 +30,9 @@ use crate::socket::{Behind, Socket};
 /// What a container's end is called when nobody saw it: the code of `SIGKILL`, which is
 /// what its last process got.
 const KILLED: u32 = 137;
+
+/// How long a shim that was killed may take to be gone: 100 ms, because all of `delete` may take a second.
+const KILL_LIMIT: Duration = Duration::from_millis(100);
 
 /// Plays the role; returns containerd's `DeleteResponse`.
 pub(crate) fn run(flags: &Flags) -> Result<Vec<u8>, Error> {
@@ -53,14 +59,15 @@ pub(crate) fn run(flags: &Flags) -> Result<Vec<u8>, Error> {
         .map_err(|source| Error::Encode { source })
 }
 
-/// Whether the container's shim still answers. What is left of one that does not is removed.
+/// Whether the container's shim still lives. What is left of a dead one's socket is removed.
 fn shim_lives(bundle: &Path, id: &str) -> Result<bool, Error> {
     let Some(address) = read(&bundle.join("address"))? else {
         // `start` failed before it had a socket.
         return Ok(false);
     };
     let path = PathBuf::from(address.trim_start_matches("unix://"));
-    let behind = Socket::at(&path).sweep(id).map_err(|source| Error::File {
+    let socket = Socket::at(&path);
+    let behind = socket.sweep(id).map_err(|source| Error::File {
         verb: "removing",
         path,
         source,
@@ -68,35 +75,50 @@ fn shim_lives(bundle: &Path, id: &str) -> Result<bool, Error> {
     match behind {
         Behind::Shim => Ok(true),
         Behind::Nobody => Ok(false),
-        Behind::Mute => {
-            end_mute_shim(bundle, &address)?;
+        // Slow, as a busy machine makes it, or hung: for whoever else lives in the pod, it is the former.
+        Behind::Mute { .. } if serves_another(bundle, &address) => Ok(true),
+        Behind::Mute { listener } => {
+            end_mute_shim(listener, &socket);
             Ok(false)
         }
     }
 }
 
-/// Kills a shim that holds its socket and does not answer: containerd has given it up, and
-/// nobody would ever end it.
-fn end_mute_shim(bundle: &Path, address: &str) -> Result<(), Error> {
-    let Some(pid) = read(&bundle.join("shim.pid"))?.and_then(|text| text.parse::<i32>().ok())
-    else {
-        // It was started for another member of the pod, whose `delete` will do it.
-        return Ok(());
+/// Whether containerd has another container of this pod: then it has a bundle beside this one, with the same
+/// address in it.
+fn serves_another(bundle: &Path, address: &str) -> bool {
+    let beside = bundle.parent().map(fs::read_dir);
+    let Some(Ok(beside)) = beside else {
+        return false;
     };
+    beside.flatten().any(|other| {
+        // Hidden while it is removed (containerd's `bundle.Delete`).
+        let goes = other.file_name().as_bytes().starts_with(b".");
+        !goes
+            && other.path() != bundle
+            && fs::read_to_string(other.path().join("address")).is_ok_and(|other| other == address)
+    })
+}
+
+/// Kills a shim that holds its socket and does not answer: containerd has given up all that it serves, and nobody
+/// would ever end it.
+fn end_mute_shim(pid: i32, socket: &Socket) {
     let Ok(shim) = process::pidfd_open(pid) else {
-        return Ok(());
+        return;
     };
-    // Read after the descriptor was opened, so it is about the process that it names.
-    let socket = address.trim_start_matches("unix://");
+    // Read after the descriptor was opened, so it is about the process that it names: whoever
+    // listens may have ended, and left the listener to a birth.
     let is_ours = fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| {
         line.split(|byte| *byte == 0)
-            .any(|word| word == socket.as_bytes())
+            .any(|word| word == socket.path().as_os_str().as_bytes())
     });
     if is_ours {
         // It may end by itself at this moment.
         drop(process::send_signal(&shim, nix::libc::SIGKILL));
+        // One that hangs in the kernel leaves its socket for the next pod's end.
+        drop(readable(&shim, Instant::now() + KILL_LIMIT));
+        socket.remove_dead();
     }
-    Ok(())
 }
 
 /// A small file of the bundle, if it is there.

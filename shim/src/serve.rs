@@ -30,7 +30,7 @@ use crate::connections::Connections;
 use crate::error::Error;
 use crate::events::Publisher;
 use crate::sandbox::Sandboxes;
-use crate::socket::Socket;
+use crate::socket::{Socket, listen_as_ourselves};
 use crate::task::Tasks;
 use crate::{COMMIT, forgotten, logging};
 
@@ -72,6 +72,9 @@ fn prepare() -> Result<UnixListener, Error> {
         .map_err(failed("taking the socket"))?;
     let null = File::open("/dev/null").map_err(failed("opening /dev/null"))?;
     unistd::dup2_stdin(&null).map_err(|errno| failed("closing standard input")(errno.into()))?;
+    let listener = UnixListener::from(listener);
+    // A `delete` that finds us mute must know whom to end.
+    listen_as_ourselves(&listener).map_err(failed("listening"))?;
     unistd::setsid().map_err(|errno| failed("leaving the session")(errno.into()))?;
     // Orphans of the pod are ours to reap, not the machine's.
     process::subreaper().map_err(failed("becoming the subreaper"))?;
@@ -83,7 +86,7 @@ fn prepare() -> Result<UnixListener, Error> {
     if let Err(error) = offer_to_oom_killer(Path::new("/proc/self/oom_score_adj")) {
         warn!(%error, "oom_score_adj is containerd's own: the two are killed alike");
     }
-    Ok(UnixListener::from(listener))
+    Ok(listener)
 }
 
 /// Makes the kernel prefer this process over containerd, which gave us its own score, when
@@ -119,6 +122,8 @@ fn serve(listener: UnixListener, flags: &Flags, config: Config) -> Result<(), Er
 
 /// Answers until the pod is over.
 async fn attend(listener: UnixListener, flags: &Flags, config: Config) -> Result<(), Error> {
+    let socket = Socket::at(&flags.socket);
+    let own = socket.identity();
     let (facts, told) = mpsc::unbounded_channel();
     let ttrpc_address = env::var("TTRPC_ADDRESS").unwrap_or_default();
     let publisher = tokio::spawn(Publisher::new(&ttrpc_address, &flags.namespace).run(told));
@@ -156,9 +161,9 @@ async fn attend(listener: UnixListener, flags: &Flags, config: Config) -> Result
     tasks.over().await;
     watch.abort();
 
-    // No new request may find the address from here on.
-    let socket = Socket::at(&flags.socket);
-    if let Err(error) = socket.remove() {
+    // No new request may find the address from here on. Somebody may have removed it by hand, and made
+    // room for another.
+    if let Err(error) = socket.remove_own(own) {
         warn!(path = %socket.path().display(), %error, "socket left behind");
     }
     // It may have to wait for other pods; the last answers need not.

@@ -2,6 +2,7 @@
 
 use std::fs::{self, DirBuilder, File, Permissions};
 use std::io::{self, ErrorKind};
+use std::os::fd::{AsRawFd as _, IntoRawFd as _, OwnedFd};
 use std::os::unix::fs::{
     DirBuilderExt as _, FileTypeExt as _, MetadataExt as _, PermissionsExt as _,
 };
@@ -13,13 +14,18 @@ use std::time::{Duration, Instant};
 use containerd_shim::StartOpts;
 use containerd_shim_protos::api::ConnectRequest;
 use containerd_shim_protos::shim_sync::{Client, TaskClient};
+use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
+use nix::sys::socket::sockopt::PeerCredentials;
+use nix::sys::socket::{
+    AddressFamily, Backlog, SockFlag, SockType, UnixAddr, connect, getsockopt, listen, socket,
+};
 use ttrpc::context;
 
 use crate::bootstrap::Bootstrap;
 use crate::error::Error;
 
-/// How long a shim may take to say that it lives: 2 s.
+/// How long a start waits for a shim to say that it lives: 2 s. After that it is told the address all the same.
 ///
 /// An answer takes well under a millisecond; the rest is for a machine that starts a
 /// hundred pods at once.
@@ -44,12 +50,19 @@ pub(crate) struct Socket {
     path: PathBuf,
 }
 
+/// A socket as it was found once: not another that has taken its path since.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Identity {
+    inode: u64,
+    changed: (i64, i64),
+}
+
 /// Who has the pod's socket.
 #[derive(Debug)]
 pub(crate) enum Claim {
     /// This process: nobody served the pod.
     Ours(UnixListener),
-    /// A shim that answers.
+    /// A shim that lives.
     Served,
 }
 
@@ -58,10 +71,33 @@ pub(crate) enum Claim {
 pub(crate) enum Behind {
     /// A shim that answers.
     Shim,
-    /// Nobody accepts, or there is no socket.
+    /// There is no socket, or nobody holds it: its shim is dead.
     Nobody,
-    /// Somebody holds it and says nothing.
-    Mute,
+    /// Somebody holds it and says nothing: a shim that is slow, or hangs.
+    Mute {
+        /// The process that listens there, in case that it is to be ended.
+        listener: i32,
+    },
+}
+
+/// What the kernel says when somebody wants to connect.
+enum Door {
+    /// Somebody listens.
+    Open(UnixStream),
+    /// So many wait already that there is no room for another.
+    Full,
+    /// There is no socket, or nobody holds it any more.
+    Shut,
+}
+
+/// What came of asking who holds a socket.
+enum Answer {
+    /// A shim's.
+    Lives,
+    /// None in time.
+    Silence,
+    /// The connection was closed: whoever held it has let go.
+    Left,
 }
 
 // === impl Socket ===
@@ -108,9 +144,12 @@ impl Socket {
 
     /// Binds the socket, unless a living shim has it.
     ///
+    /// Whether a shim is dead, the kernel says: it refuses connections to a socket that no process holds. Slow
+    /// is not dead, and a shim that is given to another start by mistake, or loses its socket, leaves its pod behind.
+    ///
     /// What a dead shim left is removed. That happens under a lock on the directory, because two pods
     /// that find the same dead socket must not remove each other's new one; the question whether
-    /// a shim is dead does not, because every pod of the node waits for the lock.
+    /// a shim answers does not, because every pod of the node waits for the lock.
     pub(crate) fn claim(&self, id: &str) -> Result<Claim, Error> {
         let dir = self.path.parent().unwrap_or(Path::new("/"));
         let file = |verb, path: &Path| {
@@ -122,81 +161,103 @@ impl Socket {
             .mode(0o700)
             .create(dir)
             .map_err(file("creating", dir))?;
-        let mut asked = None;
+        let deadline = Instant::now() + ANSWER_LIMIT;
         loop {
             let lock = File::open(dir).map_err(file("opening", dir))?;
             let lock = Flock::lock(lock, FlockArg::LockExclusive)
                 .map_err(|(_, errno)| file("locking", dir)(errno.into()))?;
-            if asked.is_some() && asked == self.identity() {
+            let door = self.knock().map_err(file("connecting to", &self.path))?;
+            if matches!(door, Door::Shut) {
                 self.remove().map_err(file("removing", &self.path))?;
-            }
-            match UnixListener::bind(&self.path) {
-                Err(error) if error.kind() == ErrorKind::AddrInUse => asked = self.identity(),
-                bound => {
-                    let listener = bound.map_err(file("binding", &self.path))?;
-                    fs::set_permissions(&self.path, Permissions::from_mode(0o600))
-                        .map_err(file("protecting", &self.path))?;
-                    return Ok(Claim::Ours(listener));
-                }
+                let bound = UnixListener::bind(&self.path);
+                let listener = bound.map_err(file("binding", &self.path))?;
+                fs::set_permissions(&self.path, Permissions::from_mode(0o600))
+                    .map_err(file("protecting", &self.path))?;
+                return Ok(Claim::Ours(listener));
             }
             drop(lock);
-            if self.answers(id, ANSWER_LIMIT) {
-                return Ok(Claim::Served);
+            match door.ask(id, deadline) {
+                // One that ends just now, or a birth that a killed one has left for a moment.
+                Answer::Left if Instant::now() < deadline => thread::sleep(LOCK_PAUSE),
+                Answer::Lives | Answer::Silence | Answer::Left => return Ok(Claim::Served),
             }
         }
     }
 
-    /// Whether a shim answers here.
-    ///
-    /// It is asked, because a connection proves nothing: the kernel accepts it for any
-    /// process that still holds the listener.
-    pub(crate) fn answers(&self, id: &str, limit: Duration) -> bool {
-        let request = ConnectRequest {
-            id: id.to_owned(),
-            ..ConnectRequest::default()
-        };
-        Client::connect(&self.address())
-            .and_then(|client| {
-                TaskClient::new(client).connect(context::with_duration(limit), &request)
-            })
-            .is_ok()
-    }
-
-    /// Finds out who is behind the socket, and removes it if that is nobody who answers.
+    /// Finds out who is behind the socket, and removes it if that is nobody.
     ///
     /// If another process claims sockets all the while, it is left where it is.
     pub(crate) fn sweep(&self, id: &str) -> io::Result<Behind> {
+        let deadline = Instant::now() + SWEEP_LIMIT;
+        loop {
+            let door = self.remove_if_dead()?;
+            let listener = match &door {
+                Door::Open(stream) => getsockopt(stream, PeerCredentials)?.pid(),
+                // Nobody was reached who could be named.
+                Door::Full => 0,
+                Door::Shut => return Ok(Behind::Nobody),
+            };
+            match door.ask(id, deadline) {
+                Answer::Lives => return Ok(Behind::Shim),
+                Answer::Left if Instant::now() < deadline => thread::sleep(LOCK_PAUSE),
+                Answer::Silence | Answer::Left => return Ok(Behind::Mute { listener }),
+            }
+        }
+    }
+
+    /// Removes the socket if nobody holds it; says what was found there.
+    fn remove_if_dead(&self) -> io::Result<Door> {
         let dir = match File::open(self.path.parent().unwrap_or(Path::new("/"))) {
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Behind::Nobody),
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Door::Shut),
             opened => opened?,
         };
         // The directory is every pod's: whoever has it now is hardly about our socket. Whom we ask has it
         // as long as he likes to answer; the lock is not kept for him.
-        let again = dir.try_clone()?;
         let lock = lock_within(dir, SWEEP_LIMIT);
-        if UnixStream::connect(&self.path).is_err() {
-            if lock.is_some() {
-                self.remove()?;
-            }
-            return Ok(Behind::Nobody);
-        }
-        let asked = self.identity();
-        drop(lock);
-        if self.answers(id, SWEEP_LIMIT) {
-            return Ok(Behind::Shim);
-        }
-        if let Some(_lock) = lock_within(again, SWEEP_LIMIT)
-            && asked == self.identity()
-        {
+        let door = self.knock()?;
+        if matches!(door, Door::Shut) && lock.is_some() {
             self.remove()?;
         }
-        Ok(Behind::Mute)
+        Ok(door)
     }
 
-    /// What tells this socket from a later one at the same path: inode and time of change.
-    fn identity(&self) -> Option<(u64, i64, i64)> {
+    /// Removes the socket if nobody holds it, as far as that can be done.
+    pub(crate) fn remove_dead(&self) {
+        // For who has an error already that says more than a second one could.
+        drop(self.remove_if_dead());
+    }
+
+    /// Connects, and waits for nobody: not even for a place, as a plain connection does.
+    fn knock(&self) -> io::Result<Door> {
+        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+        let own = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
+        match connect(own.as_raw_fd(), &UnixAddr::new(&self.path)?) {
+            Ok(()) => {
+                let stream = UnixStream::from(own);
+                stream.set_nonblocking(false)?;
+                Ok(Door::Open(stream))
+            }
+            Err(Errno::EAGAIN) => Ok(Door::Full),
+            Err(Errno::ECONNREFUSED | Errno::ENOENT) => Ok(Door::Shut),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+
+    /// What tells this socket from a later one at the same path.
+    pub(crate) fn identity(&self) -> Option<Identity> {
         let found = fs::symlink_metadata(&self.path).ok()?;
-        Some((found.ino(), found.ctime(), found.ctime_nsec()))
+        Some(Identity {
+            inode: found.ino(),
+            changed: (found.ctime(), found.ctime_nsec()),
+        })
+    }
+
+    /// Removes the socket, if it is still this one. For who holds it: nobody else takes it from the path then.
+    pub(crate) fn remove_own(&self, own: Option<Identity>) -> io::Result<()> {
+        if own.is_some() && own == self.identity() {
+            self.remove()?;
+        }
+        Ok(())
     }
 
     /// Removes the sockets in this one's folder whose shims are dead.
@@ -232,12 +293,48 @@ impl Socket {
     }
 
     /// Removes the socket; that it is gone already is fine.
-    pub(crate) fn remove(&self) -> io::Result<()> {
+    fn remove(&self) -> io::Result<()> {
         match fs::remove_file(&self.path) {
             Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
             Ok(()) | Err(_) => Ok(()),
         }
     }
+}
+
+// === impl Door ===
+
+impl Door {
+    /// Asks whether a shim lives there.
+    ///
+    /// It is asked, because a connection proves little: the kernel accepts it for any
+    /// process that still holds the listener.
+    fn ask(self, id: &str, deadline: Instant) -> Answer {
+        let stream = match self {
+            Door::Open(stream) => stream,
+            Door::Full => return Answer::Silence,
+            Door::Shut => return Answer::Left,
+        };
+        let request = ConnectRequest {
+            id: id.to_owned(),
+            ..ConnectRequest::default()
+        };
+        // No time at all is no limit to ttrpc.
+        let left = deadline.saturating_duration_since(Instant::now());
+        let limit = context::with_duration(left.max(LOCK_PAUSE));
+        let asked = Client::new(OwnedFd::from(stream).into_raw_fd())
+            .and_then(|client| TaskClient::new(client).connect(limit, &request));
+        match asked {
+            Ok(_) | Err(ttrpc::Error::RpcStatus(_)) => Answer::Lives,
+            // Its client says both by one error.
+            Err(_) if Instant::now() >= deadline => Answer::Silence,
+            Err(_) => Answer::Left,
+        }
+    }
+}
+
+/// Makes this process the one that listens, in the eyes of who connects: it was `start`.
+pub(crate) fn listen_as_ourselves(listener: &UnixListener) -> io::Result<()> {
+    Ok(listen(listener, Backlog::MAXCONN)?)
 }
 
 /// Locks the directory, unless others have it for all of `limit`: `delete` must not wait for them.
@@ -337,12 +434,42 @@ mod tests {
     }
 
     #[test]
-    fn a_listener_that_never_answers_is_dead_too() {
+    fn whoever_holds_a_socket_keeps_it_however_slow() {
         let dir = tempfile::tempdir().unwrap();
-        let socket = Socket::at(dir.path().join("mute"));
-        let _mute = UnixListener::bind(socket.path()).unwrap();
-        assert!(!socket.answers("x", Duration::from_millis(50)));
-        assert_eq!(socket.sweep("x").unwrap(), Behind::Mute);
+        let socket = Socket::at(dir.path().join("slow"));
+        let slow = UnixListener::bind(socket.path()).unwrap();
+        let held = socket.identity();
+        let listener = i32::try_from(std::process::id()).unwrap();
+        assert_eq!(socket.sweep("x").unwrap(), Behind::Mute { listener });
+        assert!(matches!(socket.claim("x").unwrap(), Claim::Served));
+        // Nor is room for one that waits needed to see that it lives.
+        listen(&slow, Backlog::new(0).unwrap()).unwrap();
+        let mut waiting = Vec::new();
+        while let Door::Open(stream) = socket.knock().unwrap() {
+            waiting.push(stream);
+        }
+        assert_eq!(socket.sweep("x").unwrap(), Behind::Mute { listener: 0 });
+        assert!(matches!(socket.claim("x").unwrap(), Claim::Served));
+        assert_eq!(socket.identity(), held);
+    }
+
+    #[test]
+    fn a_shim_removes_its_own_socket_and_no_successors() {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = Socket::at(dir.path().join("own"));
+        let Claim::Ours(_first) = socket.claim("x").unwrap() else {
+            panic!("nobody was there")
+        };
+        let first = socket.identity();
+        // By hand: no other shim does that.
+        socket.remove().unwrap();
+        let Claim::Ours(_second) = socket.claim("x").unwrap() else {
+            panic!("nobody was there")
+        };
+        socket.remove_own(first).unwrap();
+        socket.remove_own(None).unwrap();
+        assert!(socket.path().exists());
+        socket.remove_own(socket.identity()).unwrap();
         assert!(!socket.path().exists());
     }
 
@@ -366,19 +493,18 @@ mod tests {
     fn nobody_waits_for_a_shim_of_another_pod_that_does_not_answer() {
         let dir = tempfile::tempdir().unwrap();
         let socket = Socket::at(dir.path().join("mute"));
-        let free = || lock_within(File::open(dir.path()).unwrap(), Duration::ZERO).is_some();
-        // `delete` looks whether anybody accepts, and then asks.
-        for (asks, connections) in [("start", 1), ("delete", 2)] {
+        // Soon after the connection, and long before either has waited for an answer.
+        let free = || lock_within(File::open(dir.path()).unwrap(), SWEEP_LIMIT / 2).is_some();
+        for asks in ["start", "delete"] {
             let listener = UnixListener::bind(socket.path()).unwrap();
             let asked = thread::scope(|scope| {
                 let asking = scope.spawn(|| match asks {
                     "start" => drop(socket.claim("x").unwrap()),
-                    _ => assert_eq!(socket.sweep("x").unwrap(), Behind::Mute),
+                    _ => assert_eq!(socket.sweep("x").unwrap(), Behind::Nobody),
                 });
-                let accept = |_| listener.accept().unwrap();
-                let asked: Vec<_> = (0..connections).map(accept).collect();
+                let asked = listener.accept().unwrap();
                 assert!(free(), "while {asks} asks");
-                drop(asked);
+                drop((asked, listener));
                 asking.join().is_ok()
             });
             assert!(asked, "{asks}");
@@ -393,11 +519,11 @@ mod tests {
         let old = UnixListener::bind(socket.path()).unwrap();
         thread::scope(|scope| {
             let asking = scope.spawn(|| socket.sweep("x").unwrap());
-            let asked = [old.accept().unwrap(), old.accept().unwrap()];
+            let asked = old.accept().unwrap();
             socket.remove().unwrap();
             let _new = UnixListener::bind(socket.path()).unwrap();
-            drop(asked);
-            assert_eq!(asking.join().unwrap(), Behind::Mute);
+            drop((asked, old));
+            assert!(matches!(asking.join().unwrap(), Behind::Mute { .. }));
             assert!(socket.path().exists());
         });
     }

@@ -93,8 +93,7 @@ fn hand_over(
     let mut server = match spawn(listener, flags, key, told, socket) {
         Ok(server) => server,
         Err(error) => {
-            // The error that is on its way says more than a second one could.
-            drop(socket.remove());
+            socket.remove_dead();
             return Err(error);
         }
     };
@@ -103,7 +102,7 @@ fn hand_over(
         .and_then(|()| tell_address(bundle, socket));
     if settled.is_err() {
         drop(server.kill().and_then(|()| server.wait()));
-        drop(socket.remove());
+        socket.remove_dead();
     }
     settled
 }

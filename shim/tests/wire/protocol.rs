@@ -226,6 +226,35 @@ fn a_shim_that_hangs_is_ended_by_delete() {
 }
 
 #[test]
+fn a_shim_that_is_slow_keeps_its_socket_and_its_pod() {
+    let node = Node::new();
+    let pod = r#"{"io.kubernetes.cri.sandbox-id":"p"}"#;
+    let socket = node.start("p", pod);
+    assert_eq!(node.start("a", pod), socket);
+    let connected = || task(&socket).connect(limit(), &connect("p"));
+    let pid = connected().unwrap().shim_pid;
+    let tell = |signal: &str| {
+        let mut kill = Command::new("kill");
+        let told = kill.args([signal, &pid.to_string()]).status();
+        assert!(told.unwrap().success());
+    };
+    // As a busy machine does for as long as it likes.
+    tell("-STOP");
+    // Neither who goes nor who comes takes the pod from it, nor the first, whose bundle has its number.
+    for id in ["a", "p"] {
+        let bundle = node.dir.path().join(id);
+        let output = shim(&bundle, &["-namespace", "test", "-id", id, "delete"], b"");
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        assert!(!gone(pid), "{id}");
+        assert!(socket.exists(), "{id}");
+        assert_eq!(node.start("b", pod), socket);
+    }
+    tell("-CONT");
+    assert_eq!(connected().unwrap().shim_pid, pid);
+    node.end("p", &socket);
+}
+
+#[test]
 fn older_containerds_are_answered_in_their_own_words() {
     // A socket directory cannot be named in the older protocol: what is checked here ends
     // before there is a socket.
