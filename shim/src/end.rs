@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use duet_pod::Pod;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
+
+use crate::connections::Connections;
 
 /// The wish that the shim ends, and who waits for that.
 #[derive(Debug, Default)]
@@ -12,6 +14,8 @@ pub(crate) struct End {
     asked: AtomicBool,
     /// The last caller must have left before the shim does.
     lingers: AtomicBool,
+    /// A Delete may have been the last that the end waited for, and its caller has asked nothing since.
+    deleted: watch::Sender<bool>,
     due: Notify,
 }
 
@@ -57,6 +61,14 @@ impl End {
     /// ask once, for the sandbox): the wish is kept until the last task is gone.
     pub(crate) fn ask(&self) {
         self.asked.store(true, Ordering::Relaxed);
+        // Who asks next for the end has the answer to what was deleted, and waits for the connection to close.
+        self.deleted.send_replace(false);
+    }
+
+    /// To be called before a Delete is answered: if the end was asked for before, the answer may be the last.
+    pub(crate) fn has_deleted(&self) {
+        let asked = self.asked.load(Ordering::Relaxed);
+        self.deleted.send_replace(asked);
     }
 
     /// To be called whenever something of the pod has gone.
@@ -66,9 +78,17 @@ impl End {
         }
     }
 
-    /// Whether callers must have left before the shim ends.
-    pub(crate) fn lingers(&self) -> bool {
-        self.lingers.load(Ordering::Relaxed)
+    /// Waits for callers who must have left before the shim ends, if there are any.
+    pub(crate) async fn callers_leave(&self, connections: &Connections) {
+        if self.lingers.load(Ordering::Relaxed) {
+            return connections.closed().await;
+        }
+        let mut deleted = self.deleted.subscribe();
+        tokio::select! {
+            () = connections.closed() => {}
+            // Fails only without a sender, and that is here.
+            _ = deleted.wait_for(|deleted| !deleted) => {}
+        }
     }
 
     /// Waits until containerd has asked for the end and nobody lives in the pod any more.

@@ -38,7 +38,7 @@ use crate::{COMMIT, forgotten, logging};
 /// a shim's end before it kills it.
 const FAREWELL_LIMIT: Duration = Duration::from_secs(2);
 
-/// How long a caller of the Sandbox service may take to hang up after its last answer: 1 s.
+/// How long a caller of the Sandbox service, or of a last Delete, may take to hang up after its answer: 1 s.
 const HANG_UP_LIMIT: Duration = Duration::from_secs(1);
 
 /// Plays the role; returns when the pod is over.
@@ -172,10 +172,9 @@ async fn attend(listener: UnixListener, flags: &Flags, config: Config) -> Result
             warn!(path = %socket.path().display(), %error, "sockets beside this one not looked at");
         }
     });
-    if tasks.end().lingers() {
-        // One that keeps its connection has had the answer by then.
-        drop(time::timeout(HANG_UP_LIMIT, connections.closed()).await);
-    }
+    // One that keeps its connection has had the answer by then.
+    let left = tasks.end().callers_leave(&connections);
+    drop(time::timeout(HANG_UP_LIMIT, left).await);
     let farewell = async {
         // Waits for the answers that are under way.
         drop(server.shutdown().await);

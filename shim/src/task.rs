@@ -18,7 +18,7 @@ use tokio::sync::oneshot;
 use tracing::warn;
 use ttrpc::asynchronous::TtrpcContext;
 
-use crate::end::End;
+use crate::end::{End, Last};
 use crate::events::{exited_at, pack, unsigned};
 use crate::metrics::metrics;
 use crate::options::Options;
@@ -53,8 +53,8 @@ impl Tasks {
         self.end.over(&self.pod).await;
     }
 
-    fn end_if_over(&self) {
-        self.end.if_over(&self.pod);
+    fn last(&self) -> Arc<Last> {
+        Last::of(&self.end, &self.pod)
     }
 }
 
@@ -65,22 +65,23 @@ impl Task for Tasks {
         _: &TtrpcContext,
         request: api::CreateTaskRequest,
     ) -> ttrpc::Result<api::CreateTaskResponse> {
-        let (pod, end) = (self.pod.clone(), Arc::clone(&self.end));
+        // A Create that failed may have been the last thing the end waited for.
+        let (pod, last) = (self.pod.clone(), self.last());
+        let working = Arc::clone(&last);
         // Goes with this call, which ttrpc drops when the caller has given up.
         let (caller, _listens) = oneshot::channel::<()>();
         let answer = Request::change("Create", &request.id, "")
             .finish(async move {
+                let _working = working;
                 let id = request.id.clone();
                 let created = pod.create(creation(request)?).await;
-                if caller.is_closed() {
-                    // The caller's Delete has come and gone by now, and found nothing yet: nobody
-                    // would ever delete it.
-                    if created.is_ok()
-                        && let Err(error) = pod.delete(&id, None).await
-                    {
-                        warn!(id, %error, "left behind by a caller who gave up");
-                    }
-                    end.if_over(&pod);
+                // The caller's Delete has come and gone by now, and found nothing yet: nobody
+                // would ever delete it.
+                if caller.is_closed()
+                    && created.is_ok()
+                    && let Err(error) = pod.delete(&id, None).await
+                {
+                    warn!(id, %error, "left behind by a caller who gave up");
                 }
                 Ok(api::CreateTaskResponse {
                     pid: unsigned(created?),
@@ -88,8 +89,7 @@ impl Task for Tasks {
                 })
             })
             .await;
-        // A Create that failed may have been the last thing the end waited for.
-        self.end_if_over();
+        drop(last);
         answer
     }
 
@@ -115,10 +115,13 @@ impl Task for Tasks {
         _: &TtrpcContext,
         request: api::DeleteRequest,
     ) -> ttrpc::Result<api::DeleteResponse> {
-        let pod = self.pod.clone();
+        let (pod, last, end) = (self.pod.clone(), self.last(), Arc::clone(&self.end));
+        let working = Arc::clone(&last);
         let answer = Request::change("Delete", &request.id, &request.exec_id)
             .finish(async move {
+                let _working = working;
                 let deleted = pod.delete(&request.id, exec(&request.exec_id)).await?;
+                end.has_deleted();
                 Ok(api::DeleteResponse {
                     pid: unsigned(deleted.pid),
                     exit_status: u32::from(deleted.exit.code),
@@ -127,7 +130,7 @@ impl Task for Tasks {
                 })
             })
             .await;
-        self.end_if_over();
+        drop(last);
         answer
     }
 
@@ -351,11 +354,12 @@ impl Task for Tasks {
         request: api::ShutdownRequest,
     ) -> ttrpc::Result<Empty> {
         // `now` is no exception: tasks that are left are somebody's.
+        let last = self.last();
         self.end.ask();
         let answer = Request::change("Shutdown", &request.id, "")
             .answer(async { Ok(Empty::new()) })
             .await;
-        self.end_if_over();
+        drop(last);
         answer
     }
 }

@@ -258,14 +258,47 @@ fn an_early_shutdown_is_remembered_until_the_last_task_is_gone() {
         137,
         "the last answer arrives"
     );
+    // Whoever waits for two things at once must not hear of the connection's end first.
+    until("no new caller finds it", || !socket.exists());
+    task.connect(limit(), &connect("b"))
+        .expect("its last caller is still heard");
+    drop(task);
 
     until("the shim is gone", || gone(pid));
-    assert!(!socket.exists());
     assert_eq!(
         daemon.heard().last().unwrap(),
         "/tasks/delete",
         "the last event arrives"
     );
+    forget_cgroups();
+}
+
+#[test]
+fn a_last_delete_whose_caller_gives_up_is_the_end_too() {
+    if !can_make_containers() {
+        return;
+    }
+    let node = Node::new();
+    let _daemon = Daemon::listen(&node);
+    let socket = node.start("d", "{}");
+    let bundle = bundle(&node, "d", "exit 0");
+    let task = task(&socket);
+    task.create(limit(), &creation("d", &bundle)).unwrap();
+    let start = named("d", |request: &mut api::StartRequest, id| request.id = id);
+    task.start(limit(), &start).unwrap();
+    let wait = named("d", |request: &mut api::WaitRequest, id| request.id = id);
+    assert_eq!(task.wait(limit(), &wait).unwrap().exit_status, 0);
+    let shutdown = named("d", |request: &mut api::ShutdownRequest, id| {
+        request.id = id
+    });
+    task.shutdown(limit(), &shutdown).unwrap();
+    let pid = task.connect(limit(), &connect("d")).unwrap().shim_pid;
+    // No removal is that fast.
+    let hurry = context::with_duration(Duration::from_nanos(1));
+    let delete = named("d", |request: &mut api::DeleteRequest, id| request.id = id);
+    assert!(task.delete(hurry, &delete).is_err());
+    until("the shim is gone", || gone(pid));
+    assert!(!socket.exists());
     forget_cgroups();
 }
 
