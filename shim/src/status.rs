@@ -270,6 +270,7 @@ fn cache(error: &duet_wasm::Error) -> Code {
         Error::Exposed { .. } | Error::Noexec { .. } => Code::FAILED_PRECONDITION,
         Error::Late { .. } => Code::DEADLINE_EXCEEDED,
         Error::Broken { .. } | Error::Unloadable { .. } => Code::INTERNAL,
+        Error::Postponed { failure, .. } => cache(failure),
         Error::Directory { source, .. }
         | Error::Compiler { source, .. }
         | Error::Workshop { source, .. }
@@ -483,7 +484,14 @@ mod tests {
         HookError::Late { limit: Duration::ZERO, output: text() } => DEADLINE_EXCEEDED,
     );
 
-    table!(caches, 12, cache,
+    fn postponed(failure: duet_wasm::Error) -> duet_wasm::Error {
+        duet_wasm::Error::Postponed {
+            failure: Box::new(failure),
+            again: duet_wasm::Moment::of(std::time::UNIX_EPOCH),
+        }
+    }
+
+    table!(caches, 13, cache,
         duet_wasm::Error::Directory { path: path(), source: scarce() } => RESOURCE_EXHAUSTED,
         duet_wasm::Error::Exposed { path: path(), owner: 1, mode: 0o777 } => FAILED_PRECONDITION,
         duet_wasm::Error::Noexec { path: path() } => FAILED_PRECONDITION,
@@ -495,6 +503,9 @@ mod tests {
         duet_wasm::Error::Broken { name: text(), how: text() } => INTERNAL,
         duet_wasm::Error::Unloadable { name: text(), how: text() } => INTERNAL,
         duet_wasm::Error::Late { name: text(), waited: Duration::ZERO, what: "x" }
+            => DEADLINE_EXCEEDED,
+        postponed(duet_wasm::Error::Broken { name: text(), how: text() }) => INTERNAL,
+        postponed(duet_wasm::Error::Late { name: text(), waited: Duration::ZERO, what: "x" })
             => DEADLINE_EXCEEDED,
         duet_wasm::Error::Entry { path: path(), source: broken() } => INTERNAL,
     );

@@ -1,7 +1,9 @@
 //! Wasm containers: the same promises as for native ones, kept by another engine.
 
+use std::collections::BTreeSet;
+use std::ffi::OsString;
 use std::fs;
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{DirEntryExt as _, MetadataExt as _};
 
 use duet_tests::machine::{self, Cgroups};
 use duet_tests::{Node, guests, image};
@@ -339,15 +341,32 @@ fn what_is_no_module_is_named_and_never_run() {
     let Some(node) = Node::enter_with_duet() else {
         return;
     };
-    for file in ["/random.wasm", "/truncated.wasm"] {
-        let outcome = node
-            .container("broken")
-            .image(image::GUESTS)
-            .args(&[file])
-            .run();
+    let refused = |file: &str| {
+        let broken = node.container("broken").image(image::GUESTS);
+        let outcome = broken.args(&[file]).run();
         assert_ne!(outcome.code, 0);
         assert!(outcome.stderr.contains(file), "{outcome:?}");
+        outcome.stderr
+    };
+    for file in ["/random.wasm", "/truncated.wasm"] {
+        let first = refused(file);
+        // What the node remembers of it, and of others. One that is made again is another file.
+        let remembered = failures();
+        assert_eq!(refused(file), first);
+        let now = failures();
+        assert!(remembered.is_subset(&now), "{remembered:?}: {now:?}");
     }
+    assert!(!failures().is_empty());
+}
+
+/// The compilations of this node that are known to fail: their records, and which files they are.
+fn failures() -> BTreeSet<(OsString, u64)> {
+    let cache = fs::read_dir("/var/lib/duet/cache").expect("there is a cache");
+    let all = cache.map(|entry| entry.expect("it can be read"));
+    let failed = all.filter(|entry| entry.path().extension().is_some_and(|it| it == "failed"));
+    failed
+        .map(|entry| (entry.file_name(), entry.ino()))
+        .collect()
 }
 
 #[test]

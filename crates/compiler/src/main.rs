@@ -67,7 +67,13 @@ fn compile() -> Result<(), Fault> {
             Format::Module => engine.precompile_module(&wasm),
             Format::Component => engine.precompile_component(&wasm),
         })
-        .map_err(|error| Fault::Module(format!("cannot be compiled: {error:#}")))?;
+        .map_err(|error| {
+            // The module's fault is remembered, and want of the kernel's is not (decision 53).
+            if error.chain().any(|cause| cause.is::<io::Error>()) {
+                return ours("compiling", &error);
+            }
+            Fault::Module(format!("cannot be compiled: {error:#}"))
+        })?;
     io::stdout()
         .lock()
         .write_all(&code)

@@ -6,7 +6,8 @@
 //!   <key>/code                  0444 in 0755: machine code and a trailer (entry.rs)
 //!   <key>/blocks                0444: what loading it fills, for all to share (blocks.rs)
 //!   <key>.lock                  who compiles; when the entry was last used and seen to be whole
-//!   <key>.new/                  being written by the holder of the lock
+//!   <key>.new                   being written by the holder of the lock
+//!   <key>.failed                why there is no code, and when it is tried again (failure.rs)
 //! ```
 //!
 //! The key is made of a hash of the module (`content.rs`) together with the compiler's build id, this CPU's
@@ -20,6 +21,7 @@ mod compile;
 mod content;
 mod entry;
 mod error;
+mod failure;
 mod identity;
 mod seen;
 mod store;
@@ -40,6 +42,7 @@ use crate::handoff::{freeze, memory_file};
 use crate::{Preview, Program, Workshop};
 use build::Build;
 pub use error::Error;
+pub use failure::Moment;
 use seen::Seen;
 use store::Store;
 
@@ -165,7 +168,8 @@ impl Cache {
     /// # Errors
     ///
     /// [`Error::Refused`] and [`Error::TooLarge`] are the module's fault, [`Error::Late`] names
-    /// what took so long; everything else is the node's.
+    /// what took so long; everything else is the node's. What does not change is told without being tried again,
+    /// and what may change after some time, [`Error::Postponed`].
     pub fn compiled(
         &self,
         module: &File,
@@ -199,6 +203,12 @@ impl Cache {
         if let Some(directory) = store.find(key)? {
             return Ok(Compiled::found(directory, key, Source::Cached));
         }
+        let has_not_failed = |key| {
+            let now = SystemTime::now();
+            let known = failure::remembered(&store, key, self.patience, name, now);
+            known.map_or(Ok(()), Err)
+        };
+        has_not_failed(key)?;
 
         // What is compiled under a key must be what the key was made of, even if somebody writes to
         // the module meanwhile: from here on we use a copy that nobody can change.
@@ -222,20 +232,23 @@ impl Cache {
             let source = Source::Awaited(began.elapsed());
             return Ok(Compiled::found(directory, key, source));
         }
+        // Whoever was waited for may have failed.
+        has_not_failed(key)?;
         let build = Build {
-            store,
+            store: Arc::clone(&store),
             compiler: self.compiler.clone(),
             identity: self.identity.clone(),
             runner: self.runner.clone(),
             workshop: self.workshop.clone(),
             limit: self.size,
+            patience: self.patience,
             key,
             preview,
             module: copy,
             name: name.to_owned(),
             lock: Arc::new(lock),
         };
-        let built = match aside(build, began + self.patience, deadline) {
+        let built = match aside(build, deadline) {
             Ok(Some(built)) => built?,
             Ok(None) => {
                 return Err(late(
@@ -274,17 +287,13 @@ impl Cache {
     }
 }
 
-/// Builds until `end` in a thread of its own, and waits for it until `deadline`: `None` if it takes longer.
-fn aside(
-    build: Build,
-    end: Instant,
-    deadline: Instant,
-) -> io::Result<Option<Result<build::Built, Error>>> {
+/// Builds in a thread of its own, and waits for it until `deadline`: `None` if it takes longer.
+fn aside(build: Build, deadline: Instant) -> io::Result<Option<Result<build::Built, Error>>> {
     let (sender, built) = mpsc::channel();
     std::thread::Builder::new()
         .name("compile".to_owned())
         // Nobody takes it if it comes too late; it is in the cache then.
-        .spawn(move || drop(sender.send(build.run(end))))?;
+        .spawn(move || drop(sender.send(build.run())))?;
     match built.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
         Ok(built) => Ok(Some(built)),
         Err(RecvTimeoutError::Timeout) => Ok(None),

@@ -47,7 +47,7 @@ mod engine;
 #[cfg(feature = "load")]
 mod inherited;
 
-pub use cache::{Cache, Compiled, Error, Key, Source};
+pub use cache::{Cache, Compiled, Error, Key, Moment, Source};
 pub use detect::{Format, HEAD, detect};
 #[cfg(feature = "engine")]
 pub use engine::{engine_config, server_config};

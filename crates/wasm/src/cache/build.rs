@@ -5,15 +5,16 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant, SystemTime};
 
 use rustix::fs::{
     AtFlags, FlockOperation, Mode, OFlags, flock, mkdirat, openat, renameat, unlinkat,
 };
 use rustix::io::Errno;
 
+use super::failure::{self, Failed};
 use super::identity::Identity;
-use super::store::{Store, new_of};
+use super::store::{Store, failed_of, new_of};
 use super::{Error, Key, compile, entry};
 use crate::{BLOCKS, CODE, HEAD, Preview, Program, Workshop, detect};
 
@@ -28,6 +29,8 @@ pub(super) struct Build {
     pub(super) workshop: Option<Arc<dyn Workshop>>,
     /// How much all entries may take when this one is there.
     pub(super) limit: u64,
+    /// How long it may take.
+    pub(super) patience: Duration,
     pub(super) key: Key,
     /// What the module may ask for.
     pub(super) preview: Preview,
@@ -48,16 +51,23 @@ pub(super) struct Built {
 // === impl Build ===
 
 impl Build {
-    /// Compiles until `deadline` at the latest, and makes room for what came of it.
-    pub(super) fn run(self, deadline: Instant) -> Result<Built, Error> {
+    /// Compiles for as long as it may take, and makes room for what came of it.
+    pub(super) fn run(self) -> Result<Built, Error> {
         let (store, limit) = (Arc::clone(&self.store), self.limit);
+        let (key, patience, name) = (self.key, self.patience, self.name.clone());
         let lock = Arc::clone(&self.lock);
-        let fresh = new_of(self.key);
+        let fresh = new_of(key);
+        let deadline = Instant::now() + patience;
         let (directory, unshared) = match self.make(&fresh, deadline) {
             Ok(made) => made,
-            Err(error) => {
+            Err(failed) => {
                 // Under the lock: the next builder makes one of the same name. What is left it discards.
                 drop(store.discard(&fresh));
+                let now = SystemTime::now();
+                let error = failure::remember(&store, key, patience, &name, failed, now);
+                drop(lock);
+                // The failure is what the caller hears of. Who adds an entry hears of a cache that is too large.
+                drop(store.shrink(limit));
                 return Err(error);
             }
         };
@@ -70,7 +80,7 @@ impl Build {
         })
     }
 
-    fn make(self, fresh: &str, deadline: Instant) -> Result<(OwnedFd, Option<Error>), Error> {
+    fn make(self, fresh: &str, deadline: Instant) -> Result<(OwnedFd, Option<Error>), Failed> {
         let Self {
             store,
             compiler,
@@ -141,6 +151,7 @@ impl Build {
         // A directory can only replace an empty one: what was found unfit goes first.
         store.discard(&place)?;
         renameat(&store.directory, fresh, &store.directory, &place).map_err(failed)?;
+        store.discard(&failed_of(key))?;
         rustix::fs::fsync(&store.directory).map_err(failed)?;
         entry::stamp(&code, &lock).map_err(broken)?;
         Ok((directory, unshared.err()))

@@ -13,11 +13,15 @@ use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, geteuid, pidfd_open};
 
 use super::Error;
+use super::failure::{Believed, Failed, STOPPED};
 use crate::workshop::{MEMORY, Room, SECONDS, TASKS};
 use crate::{Format, Preview, Program, WRITE_BLOCKS};
 
 /// How much of what the compiler says is repeated: 4 KiB.
-const SENTENCE: usize = 4096;
+pub(super) const SENTENCE: usize = 4096;
+
+/// What the kernel counts processor time by where it tells programs of it, on both architectures: 10 ms (`USER_HZ`).
+const TICK: Duration = Duration::from_millis(10);
 
 /// What the two programs that make an entry have in common.
 #[derive(Clone, Copy)]
@@ -34,7 +38,8 @@ pub(super) struct Run<'a> {
 
 /// What became of a program.
 enum Outcome {
-    Ended(ExitStatus, String),
+    /// By itself or a signal, with what it said and the processor time that it used.
+    Ended(ExitStatus, String, Duration),
     Late(Duration),
 }
 
@@ -47,7 +52,7 @@ impl Run<'_> {
         compiler: &Program,
         mut module: File,
         code: File,
-    ) -> Result<(), Error> {
+    ) -> Result<(), Failed> {
         let failed = |source| Error::Compiler {
             path: compiler.path().to_owned(),
             source,
@@ -56,11 +61,14 @@ impl Run<'_> {
         let mut command = compiler.command().map_err(failed)?;
         command.stdin(module).stdout(code).env_clear();
         match self.supervise(command).map_err(failed)? {
-            Outcome::Ended(status, text) => judge(status, &text, self.name),
-            Outcome::Late(waited) => Err(Error::Late {
-                name: self.name.to_owned(),
-                waited,
-                what: "the compiler was stopped",
+            Outcome::Ended(status, text, spent) => judge(status, &text, spent, self.name),
+            Outcome::Late(waited) => Err(Failed {
+                error: Error::Late {
+                    name: self.name.to_owned(),
+                    waited,
+                    what: STOPPED,
+                },
+                believed: Believed::ForNow,
             }),
         }
     }
@@ -79,8 +87,8 @@ impl Run<'_> {
             self.supervise(command)
         });
         let how = match outcome {
-            Ok(Outcome::Ended(status, _)) if status.success() => return Ok(()),
-            Ok(Outcome::Ended(status, text)) => format!("ended with {status}: {}", first(&text)),
+            Ok(Outcome::Ended(status, ..)) if status.success() => return Ok(()),
+            Ok(Outcome::Ended(status, text, _)) => format!("ended with {status}: {}", first(&text)),
             Ok(Outcome::Late(waited)) => format!("is still at it after {waited:.1?}"),
             Err(error) => format!("at {} cannot be run: {error}", runner.path().display()),
         };
@@ -122,9 +130,11 @@ impl Run<'_> {
             // It may have ended just now, which is as good.
             child.kill()?;
         }
+        // While it is not reaped yet the kernel still has the sum.
+        let spent = spent(child.id());
         let status = child.wait()?;
         Ok(match waited? {
-            Some(text) => Outcome::Ended(status, text),
+            Some(text) => Outcome::Ended(status, text, spent),
             None => Outcome::Late(began.elapsed()),
         })
     }
@@ -166,34 +176,75 @@ fn listen(child: &Child, mut stderr: ChildStderr, deadline: Instant) -> io::Resu
     }
 }
 
+/// The processor time that a child has used on all threads; nothing if the kernel does not say.
+///
+/// # References
+///
+/// [proc_pid_stat(5)](https://man7.org/linux/man-pages/man5/proc_pid_stat.5.html), `utime` and `stime`: the twelfth and
+/// the thirteenth field behind the name.
+fn spent(child: u32) -> Duration {
+    let stat = std::fs::read_to_string(format!("/proc/{child}/stat")).unwrap_or_default();
+    // The name is in parentheses, and may have some.
+    let fields = stat.rsplit(')').next().unwrap_or_default();
+    let fields = fields.split_ascii_whitespace().skip(11).take(2);
+    let ticks: u64 = fields.flat_map(str::parse::<u64>).sum();
+    TICK.saturating_mul(u32::try_from(ticks).unwrap_or(u32::MAX))
+}
+
 /// What the compiler's end means.
-fn judge(status: ExitStatus, text: &str, name: &str) -> Result<(), Error> {
+fn judge(status: ExitStatus, text: &str, spent: Duration, name: &str) -> Result<(), Failed> {
     let name = name.to_owned();
     match (status.code(), status.signal()) {
         (Some(0), _) => Ok(()),
-        (Some(1), _) if !text.is_empty() => Err(Error::Refused {
-            name,
-            why: text.to_owned(),
+        (Some(1), _) if !text.is_empty() => Err(Failed {
+            error: Error::Refused {
+                name,
+                why: text.to_owned(),
+            },
+            believed: Believed::Always,
         }),
-        (Some(code), _) => Err(Error::Broken {
-            name,
-            how: format!("ended with {code}: {}", first(text)),
+        (Some(code), _) => Err(Failed {
+            error: Error::Broken {
+                name,
+                how: format!("ended with {code}: {}", first(text)),
+            },
+            // With 2 it says that it cannot work.
+            believed: if code == 2 {
+                Believed::Not
+            } else {
+                Believed::ForNow
+            },
         }),
         (None, signal) => {
             let signal = signal.unwrap_or_default();
-            let hint = match signal {
+            // The kernel counts ticks, and the sum is of what they were.
+            let is_over = spent >= Duration::from_secs(SECONDS) / 10 * 9;
+            let (hint, believed) = match signal {
                 // Rust's words for an allocator that has none, twice if two threads say so.
-                6 | 11 if text.starts_with("memory allocation of") => {
-                    format!(" (out of memory: it may have {} MiB)", MEMORY >> 20)
-                }
+                6 | 11 if text.starts_with("memory allocation of") => (
+                    format!(" (out of memory: it may have {} MiB)", MEMORY >> 20),
+                    Believed::ForNow,
+                ),
                 // Its last words are an instruction that traps: `abort` alone does not end process 1.
-                6 | 11 => " (it broke down)".to_owned(),
-                9 | 24 => format!(" (out of its {SECONDS} s of processor time, or of memory)"),
-                25 => " (too much code)".to_owned(),
-                _ => String::new(),
+                6 | 11 => (" (it broke down)".to_owned(), Believed::ForNow),
+                9 | 24 if is_over => (
+                    format!(" (out of its {SECONDS} s of processor time)"),
+                    Believed::ForNow,
+                ),
+                9 => (
+                    " (by somebody, or the node is out of memory)".to_owned(),
+                    Believed::Not,
+                ),
+                25 => (" (too much code)".to_owned(), Believed::ForNow),
+                // Only a signal that the kernel itself sends reaches process 1, but for 9.
+                1 | 2 | 3 | 15 => (String::new(), Believed::Not),
+                _ => (String::new(), Believed::ForNow),
             };
             let how = format!("was ended by signal {signal}{hint}: {}", first(text));
-            Err(Error::Broken { name, how })
+            Err(Failed {
+                error: Error::Broken { name, how },
+                believed,
+            })
         }
     }
 }
@@ -211,27 +262,63 @@ mod tests {
 
     #[test]
     fn a_compiler_that_is_killed_is_told_from_one_that_broke_down() {
+        let (all, some) = (Duration::from_secs(SECONDS), Duration::from_secs(3));
+        let over = "(out of its 240 s of processor time): it said nothing";
+        let killed = "(by somebody, or the node is out of memory): it said nothing";
         let table = [
-            (6, "signal 6 (it broke down): it said nothing"),
             (
-                9,
-                "signal 9 (out of its 240 s of processor time, or of memory): it said nothing",
+                6,
+                some,
+                "(it broke down): it said nothing",
+                Believed::ForNow,
             ),
-            (11, "signal 11 (it broke down): it said nothing"),
+            (9, all, over, Believed::ForNow),
+            (9, some, killed, Believed::Not),
             (
-                24,
-                "signal 24 (out of its 240 s of processor time, or of memory): it said nothing",
+                11,
+                some,
+                "(it broke down): it said nothing",
+                Believed::ForNow,
             ),
-            (31, "signal 31: it said nothing"),
+            (24, all, over, Believed::ForNow),
+            (
+                25,
+                some,
+                "(too much code): it said nothing",
+                Believed::ForNow,
+            ),
         ];
-        for (signal, expected) in table {
-            let error = judge(ExitStatus::from_raw(signal), "", "/app.wasm").unwrap_err();
-            let expected = format!("/app.wasm: the compiler was ended by {expected}");
-            assert_eq!(error.to_string(), expected);
+        for (signal, spent, hint, believed) in table {
+            let status = ExitStatus::from_raw(signal);
+            let failed = judge(status, "", spent, "/app.wasm").unwrap_err();
+            let expected = format!("/app.wasm: the compiler was ended by signal {signal} {hint}");
+            assert_eq!(failed.error.to_string(), expected);
+            assert_eq!(failed.believed, believed, "{expected}");
+        }
+        for (signal, believed) in [(15, Believed::Not), (31, Believed::ForNow)] {
+            let status = ExitStatus::from_raw(signal);
+            let failed = judge(status, "", some, "/app.wasm").unwrap_err();
+            let expected = format!("the compiler was ended by signal {signal}: it said nothing");
+            assert_eq!(failed.error.to_string(), format!("/app.wasm: {expected}"));
+            assert_eq!(failed.believed, believed, "{expected}");
         }
         let words = "memory allocation of memory allocation of 4336 bytes failed";
-        let error = judge(ExitStatus::from_raw(11), words, "/app.wasm").unwrap_err();
+        let failed = judge(ExitStatus::from_raw(11), words, some, "/app.wasm").unwrap_err();
         let hint = "ended by signal 11 (out of memory: it may have 2048 MiB): memory allocation";
-        assert!(error.to_string().contains(hint), "{error}");
+        assert!(failed.error.to_string().contains(hint), "{failed:?}");
+        assert_eq!(failed.believed, Believed::ForNow);
+    }
+
+    #[test]
+    fn the_processor_time_of_who_has_ended_is_known_until_it_is_reaped() {
+        // Until it has used a fifth of a second.
+        let script = "while read -r all </proc/$$/stat; set -- $all; [ $((${14} + ${15})) -lt 20 ]; do :; done";
+        let mut child = Command::new("sh").args(["-c", script]).spawn().unwrap();
+        let ended = pidfd_open(Pid::from_child(&child), PidfdFlags::empty()).unwrap();
+        poll(&mut [PollFd::new(&ended, PollFlags::IN)], None).unwrap();
+        let used = spent(child.id());
+        child.wait().unwrap();
+        assert!(used >= Duration::from_millis(200), "{used:?}");
+        assert_eq!(spent(child.id()), Duration::ZERO);
     }
 }

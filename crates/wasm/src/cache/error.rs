@@ -4,6 +4,8 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::Moment;
+
 /// Why there is no compiled code.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -98,6 +100,14 @@ pub enum Error {
         waited: Duration,
         /// What was going on.
         what: &'static str,
+    },
+    /// Compiling it has failed before, or just now, and is not tried again before that time.
+    #[error("{failure}; not tried again before {again}")]
+    Postponed {
+        /// How it failed.
+        failure: Box<Error>,
+        /// When it is tried again.
+        again: Moment,
     },
     /// An entry cannot be read or written.
     #[error("wasm cache entry {path}")]

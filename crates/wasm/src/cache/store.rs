@@ -19,11 +19,12 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use rustix::fs::{
-    AtFlags, FlockOperation, Mode, OFlags, Timespec, Timestamps, UTIME_NOW, flock, openat, unlinkat,
+    AtFlags, FlockOperation, Mode, OFlags, Stat, Timespec, Timestamps, UTIME_NOW, flock, openat,
+    unlinkat,
 };
 use rustix::io::Errno;
 
-use super::{Error, Key, entry};
+use super::{Error, Key, entry, failure};
 use crate::{BLOCKS, CODE};
 
 /// The directory, ours alone.
@@ -33,7 +34,14 @@ pub(super) struct Store {
     pub(super) path: PathBuf,
 }
 
-/// An entry as the space it takes is counted.
+/// What the directory holds.
+#[derive(Default)]
+struct Listing {
+    entries: Vec<Listed>,
+    failures: Vec<Listed>,
+}
+
+/// An entry as the space it takes is counted, or a failure.
 struct Listed {
     key: Key,
     bytes: u64,
@@ -163,11 +171,20 @@ impl Store {
     }
 
     /// Removes entries that nobody uses, the longest unused first, until all together take no more than
-    /// `limit` bytes; and what killed shims have left half-made.
+    /// `limit` bytes; of the failures those that are too many; and what killed shims have left half-made.
     ///
     /// Entries in use stay although they count: removing them would free nothing.
     pub(super) fn shrink(&self, limit: u64) -> Result<(), Error> {
-        let mut entries = self.list()?;
+        let Listing {
+            mut entries,
+            mut failures,
+        } = self.list()?;
+        // By their number alone: a cache that is full of what is in use would have room for none.
+        failures.sort_by_key(|failure| failure.used);
+        let many = failures.len().saturating_sub(failure::MOST);
+        for failure in failures.into_iter().take(many) {
+            self.evict(failure.key)?;
+        }
         entries.sort_by_key(|entry| entry.used);
         let mut bytes: u64 = entries.iter().map(|entry| entry.bytes).sum();
         for entry in entries {
@@ -198,17 +215,18 @@ impl Store {
             Err(e) => return Err(self.failed(&name, e)),
         }
         self.discard(&new_of(key))?;
+        self.discard(&failed_of(key))?;
         self.discard(&lock_of(key))?;
         Ok(true)
     }
 
-    /// All whole entries. What is half an entry and nobody works on is removed.
-    fn list(&self) -> Result<Vec<Listed>, Error> {
+    /// All whole entries, and all failures. What is half an entry and nobody works on is removed.
+    fn list(&self) -> Result<Listing, Error> {
         let failed = |source| Error::Directory {
             path: self.path.clone(),
             source,
         };
-        let mut listed = Vec::new();
+        let mut listing = Listing::default();
         let directory = rustix::fs::Dir::read_from(&self.directory);
         for found in directory.map_err(|e| failed(e.into()))? {
             let found = found.map_err(|e| failed(e.into()))?;
@@ -218,40 +236,50 @@ impl Store {
             };
             let whole = self.measure(key)?;
             match (rest, whole) {
-                ("", Some(entry)) => listed.push(entry),
-                (".lock" | ".new", None) => drop(self.evict(key)?),
+                ("", Some(entry)) => listing.entries.push(entry),
+                // Beside a whole entry it goes with that.
+                (".failed", None) => listing.failures.extend(self.failure(key)?),
+                (".lock" | ".new", None) if self.failure(key)?.is_none() => {
+                    self.evict(key)?;
+                }
                 (_, _) => {}
             }
         }
-        Ok(listed)
+        Ok(listing)
     }
 
     /// How much an entry takes and when it was last used, if there is one.
     fn measure(&self, key: Key) -> Result<Option<Listed>, Error> {
-        let stat =
-            |name: &str| match rustix::fs::statat(&self.directory, name, AtFlags::SYMLINK_NOFOLLOW)
-            {
-                Ok(stat) => Ok(Some(stat)),
-                Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
-                Err(e) => Err(self.failed(name, e)),
-            };
-        if stat(&key.to_string())?.is_none() {
+        if self.stat(&key.to_string())?.is_none() {
             return Ok(None);
         }
         let mut bytes = 0;
         for name in [CODE, BLOCKS] {
-            let stat = stat(&format!("{key}/{name}"))?;
+            let stat = self.stat(&format!("{key}/{name}"))?;
             let sectors = stat.map_or(0, |stat| stat.st_blocks);
             bytes += u64::try_from(sectors).unwrap_or(0) * 512;
         }
         // One that nobody has a time of was never used.
-        let used = stat(&lock_of(key))?.map_or((0, 0), |stat| {
-            (
-                stat.st_mtime,
-                i64::try_from(stat.st_mtime_nsec).unwrap_or(0),
-            )
-        });
+        let used = self.stat(&lock_of(key))?.map_or((0, 0), modified);
         Ok(Some(Listed { key, bytes, used }))
+    }
+
+    /// When the failure of `key` was last told, if it is known.
+    fn failure(&self, key: Key) -> Result<Option<Listed>, Error> {
+        let stat = self.stat(&failed_of(key))?;
+        Ok(stat.map(|stat| Listed {
+            key,
+            bytes: 0,
+            used: modified(stat),
+        }))
+    }
+
+    fn stat(&self, name: &str) -> Result<Option<Stat>, Error> {
+        match rustix::fs::statat(&self.directory, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) => Ok(Some(stat)),
+            Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
+            Err(e) => Err(self.failed(name, e)),
+        }
     }
 
     /// Removes an entry, or whatever has its name.
@@ -289,12 +317,22 @@ fn lock_of(key: Key) -> String {
     format!("{key}.lock")
 }
 
-/// The entry while it is being made.
+fn modified(stat: Stat) -> (i64, i64) {
+    let nanoseconds = i64::try_from(stat.st_mtime_nsec).unwrap_or(0);
+    (stat.st_mtime, nanoseconds)
+}
+
+/// The file with what is remembered of a compilation that failed.
+pub(super) fn failed_of(key: Key) -> String {
+    format!("{key}.failed")
+}
+
+/// The entry or the failure while it is being made.
 pub(super) fn new_of(key: Key) -> String {
     format!("{key}.new")
 }
 
-/// Says that the entry with this lock file is being used now.
+/// Says that the entry with this lock file, or the failure in this one, is being used now.
 pub(super) fn touch(lock: &File) -> Result<(), Errno> {
     let now = Timespec {
         tv_sec: 0,

@@ -132,15 +132,16 @@ fn limited(most: u32) -> [String; 6] {
     ]
 }
 
+pub(crate) fn compiler() -> Program {
+    Program::at(binary("duet-compiler"))
+}
+
 /// One cache for all tests of this process.
 pub(crate) fn cache() -> &'static Cache {
     static CACHE: OnceLock<(Cache, tempfile::TempDir)> = OnceLock::new();
     let (cache, _) = CACHE.get_or_init(|| {
         let directory = tempfile::tempdir().unwrap();
-        let cache = Cache::open(
-            &directory.path().join("cache"),
-            &Program::at(binary("duet-compiler")),
-        );
+        let cache = Cache::open(&directory.path().join("cache"), &compiler());
         (
             cache.unwrap().with_runner(&Program::at(runner())),
             directory,

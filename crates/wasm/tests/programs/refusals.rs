@@ -1,14 +1,16 @@
 //! What cannot run: each has a sentence of its own, and says it before a container is made.
 
 use std::fs::File;
-use std::io::Read as _;
+use std::io::{self, Read as _, Write as _};
 use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
-use duet_wasm::{CODE, Preview};
+use duet_wasm::{CODE, Cache, Preview, Room, Workshop};
 use rustix::fs::{Mode, OFlags, openat};
 
-use crate::harness::{Guest, PATIENCE, cache, compile, root, runner};
+use crate::harness::{Guest, PATIENCE, cache, compile, compiler, root, runner};
 
 fn refusal(wasm: &[u8]) -> String {
     compile(wasm).unwrap_err().to_string()
@@ -252,6 +254,59 @@ fn of_sections(sections: &[(u8, &[u8])]) -> Vec<u8> {
         wasm.extend_from_slice(body);
     }
     wasm
+}
+
+/// Counts the compilers that are started: each is given a room.
+#[derive(Debug, Default)]
+struct Rooms(AtomicUsize);
+
+impl Workshop for Rooms {
+    fn open(&self) -> io::Result<Room> {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        Ok(Room {
+            // Entered like any other.
+            tasks: vec!["/dev/null".into()],
+            kept: Box::new(()),
+        })
+    }
+}
+
+#[test]
+fn what_cannot_be_compiled_is_told_again_without_a_compiler() {
+    if !root() {
+        return;
+    }
+    let rooms = Arc::new(Rooms::default());
+    let directory = tempfile::tempdir().unwrap();
+    let told = |wasm: &[u8]| {
+        // As each restart of a container's has a shim of its own.
+        let cache = Cache::open(&directory.path().join("cache"), &compiler());
+        let cache = cache.unwrap().with_workshop(rooms.clone());
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(wasm).unwrap();
+        let deadline = Instant::now() + PATIENCE;
+        let error = cache.compiled(&file, "/guest.wasm", Preview::Two, deadline);
+        error.unwrap_err().to_string()
+    };
+    let modules = [
+        of_functions(400_001),
+        b"\0asm\x09\0\0\0".to_vec(),
+        wat::parse_str(r#"(module (import "env" "emscripten_log" (func)))"#).unwrap(),
+    ];
+    let first = modules.each_ref().map(|wasm| told(wasm));
+    let words = [
+        "400001 functions",
+        "invalid at byte 0x4",
+        "imports \"emscripten_log\"",
+    ];
+    for (text, words) in first.iter().zip(words) {
+        assert!(text.starts_with(&format!("/guest.wasm: {words}")), "{text}");
+    }
+    assert_eq!(rooms.0.load(Ordering::Relaxed), modules.len(), "{first:?}");
+    for _ in 0..3 {
+        assert_eq!(modules.each_ref().map(|wasm| told(wasm)), first);
+    }
+    assert_eq!(rooms.0.load(Ordering::Relaxed), modules.len());
 }
 
 /// A component of modules.
