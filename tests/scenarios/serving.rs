@@ -43,11 +43,15 @@ impl<'n> Server<'n> {
 
     fn within(node: &'n Node, port: u16, name: &str, network: &[&str], options: &[&str]) -> Self {
         let address = format!("io.containerd.duet.v1.http.listen=127.0.0.1:{port}");
+        let listen = ["--annotation", &address];
+        Self::told(node, port, name, &[network, &listen, options].concat())
+    }
+
+    /// With these options alone, one of which says that it is to listen at this port.
+    fn told(node: &'n Node, port: u16, name: &str, options: &[&str]) -> Self {
         let task = node
             .container(name)
             .image(image::GUESTS)
-            .with(network)
-            .with(&["--annotation", &address])
             .with(options)
             .args(&["/server.wasm"])
             .start();
@@ -183,6 +187,85 @@ fn the_limits_of_a_server_are_those_of_its_annotations() {
         assert!(ended.stderr.contains(words), "{words}: {ended:?}");
     }
     client.end();
+}
+
+#[test]
+fn what_further_annotations_ask_for_is_seen_at_work() {
+    let Some(node) = Node::enter_with_duet() else {
+        return;
+    };
+    let volume = node.scratch().join("gate");
+    fs::create_dir(&volume).expect("our own folder");
+    let mount = format!(
+        "type=bind,src={},dst=/gate,options=rbind:ro",
+        volume.display()
+    );
+    let port = free_port();
+    // The one setting that can be a single container's: a variable.
+    let address = format!("DUET_HTTP_ADDR=127.0.0.1:{port}");
+    let settings = [
+        "concurrency=2",
+        "queue=1",
+        "idle=1s",
+        "drain=1s",
+        "log=plain",
+    ];
+    let settings = settings.map(|setting| format!("io.containerd.duet.v1.http.{setting}"));
+    let mut options = vec!["--net-host", "--env", &address, "--mount", &mount];
+    options.extend(
+        settings
+            .iter()
+            .flat_map(|setting| ["--annotation", setting]),
+    );
+    let server = Server::told(&node, port, "server", &options);
+
+    // `idle`: without it the connection would be kept for longer than a client here waits.
+    let mut kept = TcpStream::connect(("127.0.0.1", port)).expect("it listens");
+    kept.set_read_timeout(Some(wait::patience()))
+        .expect("a socket");
+    kept.write_all(b"GET / HTTP/1.1\r\nhost: guest\r\n\r\n")
+        .expect("it reads");
+    let mut answer = String::new();
+    kept.read_to_string(&mut answer)
+        .expect("it closes the connection");
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    assert!(!answer.contains("connection: close"), "{answer}");
+
+    // `concurrency` and `log`: two are inside, and say so without a number; `queue`: of two more one waits.
+    let asleep = |count: usize| {
+        wait::until("the handlers to begin", || {
+            let said = server.task.stdout();
+            (said.lines().filter(|line| *line == "asleep").count() == count).then_some(())
+        });
+    };
+    let path = "/wait/gate/open";
+    let mut inside = vec![send(port, path).expect("it listens")];
+    asleep(1);
+    inside.push(send(port, path).expect("it listens"));
+    asleep(2);
+    let (sender, answers) = std::sync::mpsc::channel();
+    for _ in 0..2 {
+        let sender = sender.clone();
+        let stream = send(port, "/count").expect("it listens");
+        thread::spawn(move || sender.send(receive(stream)));
+    }
+    let next = || answers.recv_timeout(wait::patience()).expect("an answer");
+    let refused = next().expect_err("there is no place").to_string();
+    assert!(refused.starts_with("HTTP/1.0 503 "), "{refused}");
+    fs::write(volume.join("open"), "").expect("our own folder");
+    assert_eq!(next().expect("its turn has come"), "1");
+    for stream in inside {
+        assert_eq!(receive(stream).expect("an answer"), "awake");
+    }
+
+    // `drain`: what takes longer is given up.
+    let _late = send(port, "/sleep/600000").expect("it listens");
+    asleep(3);
+    server.task.kill("SIGTERM");
+    let ended = server.task.wait();
+    assert_eq!(ended.code, 143, "{ended:?}");
+    let words = "requests were still in flight after 1s";
+    assert!(ended.stderr.contains(words), "{ended:?}");
 }
 
 /// To be asked for by number: `EAFNOSUPPORT` for a socket of `AF_INET6`, as from a kernel without IPv6.

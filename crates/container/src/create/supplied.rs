@@ -148,3 +148,51 @@ fn served(options: &Options) -> Http {
         pod_listener: false,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_annotation_of_http_is_the_setting_of_its_name() {
+        // No two alike, and none what it is without the annotation.
+        let second = Duration::from_secs;
+        let count = NonZeroU32::new;
+        let asked = Options {
+            http_listen: Some(SocketAddr::from(([127, 0, 0, 1], 1))),
+            http_reuse: count(2),
+            http_concurrency: count(3),
+            http_queue: Some(4),
+            http_timeout: Some(Timeout::Within(second(5))),
+            http_idle: Some(second(6)),
+            http_drain: Some(second(7)),
+            http_plain_log: true,
+            ..Options::default()
+        };
+        let expected = Http {
+            address: Some("127.0.0.1:1".to_owned()),
+            reuse: 2,
+            concurrency: 3,
+            queue: 4,
+            timeout: Some(second(5)),
+            idle: second(6),
+            drain: second(7),
+            plain_log: true,
+            pod_listener: false,
+        };
+        assert_eq!(served(&asked), expected);
+        // What means something else than to be left out.
+        let endless = Options {
+            http_timeout: Some(Timeout::Never),
+            http_queue: Some(0),
+            ..Options::default()
+        };
+        let expected = Http {
+            timeout: None,
+            queue: 0,
+            ..Http::default()
+        };
+        assert_eq!(served(&endless), expected);
+        assert_eq!(served(&Options::default()), Http::default());
+    }
+}
