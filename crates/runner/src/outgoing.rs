@@ -282,13 +282,33 @@ fn lookup_or_connect(error: std::io::Error) -> Error {
     }
 }
 
-/// A body that may not be silent for too long.
+/// A body that may not be silent for too long while somebody waits for more of it.
+///
+/// What a guest does between two pieces is its own time: it may compute for an hour and find the second piece there. A
+/// command computes on the one thread that moves its bytes, too, so that what came meanwhile is still the kernel's
+/// when the guest asks for it.
 struct Patient {
     body: Incoming,
     limit: Duration,
+    silence: Silence,
     over: Pin<Box<Sleep>>,
     said: Said,
 }
+
+/// Since when nothing has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Silence {
+    /// Nobody has asked since the last piece.
+    Unheard,
+    /// Since the guest asked, for which `over` is set.
+    Asked,
+    /// The time is over; `over` is set for what the kernel may have.
+    Over,
+}
+
+/// How long it is waited for what the kernel may have when the time is over: 100 ms, as long as a quota of processor time
+/// holds a container back.
+const LAST_CALL: Duration = Duration::from_millis(100);
 
 // === impl Patient ===
 
@@ -297,9 +317,15 @@ impl Patient {
         Self {
             body,
             limit,
+            silence: Silence::Unheard,
             over: Box::pin(sleep(limit)),
             said,
         }
+    }
+
+    fn wait_for(&mut self, time: Duration, silence: Silence) {
+        self.silence = silence;
+        self.over.as_mut().reset(Instant::now() + time);
     }
 }
 
@@ -312,12 +338,22 @@ impl Body for Patient {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         if let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(context) {
-            let again = Instant::now() + self.limit;
-            self.over.as_mut().reset(again);
+            self.silence = Silence::Unheard;
             return Poll::Ready(frame.map(|frame| frame.map_err(|error| self.said.behind(error))));
         }
-        ready!(self.over.as_mut().poll(context));
-        Poll::Ready(Some(Err(Error::ConnectionReadTimeout)))
+        if self.silence == Silence::Unheard {
+            let limit = self.limit;
+            self.wait_for(limit, Silence::Asked);
+        }
+        loop {
+            ready!(self.over.as_mut().poll(context));
+            // Who comes later than that was away, and nobody looked meanwhile whether anything came.
+            let is_late = self.over.deadline().elapsed() > LAST_CALL;
+            if self.silence == Silence::Over && !is_late {
+                return Poll::Ready(Some(Err(Error::ConnectionReadTimeout)));
+            }
+            self.wait_for(LAST_CALL, Silence::Over);
+        }
     }
 
     fn is_end_stream(&self) -> bool {

@@ -22,6 +22,7 @@ mod memory;
 mod network;
 mod preview3;
 mod refusals;
+mod requests;
 mod room;
 mod servers;
 mod sockets;
