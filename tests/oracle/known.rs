@@ -95,7 +95,7 @@ const WEIGHT_OF_THEIR_OWN: &[&str] = &[
 const OF_OTHER_USERS: &[&str] = &["a user namespace", "exec in a user namespace"];
 
 /// Why root of a user namespace finds other devices.
-const MADE_OR_BOUND: &str = "root of a user namespace makes no devices: Duet has them made for it before it is entered, runc binds the host's";
+const MADE_OR_BOUND: &str = "root of a user namespace cannot create device nodes: Duet creates them before it enters the namespace, runc binds those of the host";
 
 /// Every known difference.
 pub(crate) const DIFFERENCES: &[Difference] = &[
@@ -128,7 +128,7 @@ pub(crate) const DIFFERENCES: &[Difference] = &[
         section: "devices",
         duet: &["drwxrwxrwt 0:0 0:0 /dev/mqueue"],
         runc: &["drwxrwxrwt 0:65534 0:0 /dev/mqueue"],
-        why: "it belongs to the group that mounts it, which in this runc is still the host's",
+        why: "it belongs to the group that mounts it, which in this runc is still a group of the host",
         shows: Shows::Everywhere,
     },
     Difference {
@@ -136,7 +136,7 @@ pub(crate) const DIFFERENCES: &[Difference] = &[
         section: "descriptors",
         duet: &["1 HERE/ID/said", "2 HERE/ID/said"],
         runc: &["1 pipe", "2 pipe"],
-        why: "the program writes into containerd's FIFO itself (decision 3); runc's shim copies from a pipe",
+        why: "the program writes into containerd's FIFO directly (decision 3); runc's shim copies from a pipe",
         shows: Shows::Everywhere,
     },
     Difference {
@@ -160,7 +160,7 @@ pub(crate) const DIFFERENCES: &[Difference] = &[
         section: "status",
         duet: &["SigIgn:"],
         runc: &["SigIgn:"],
-        why: "which signals the shim ignores, or was started with ignored, is not a container's to suffer from; runc hands it on",
+        why: "Duet resets ignored signals before it runs the program; runc passes on what the shim's parent ignored",
         shows: Shows::Somewhere,
     },
     Difference {
@@ -171,7 +171,7 @@ pub(crate) const DIFFERENCES: &[Difference] = &[
             "/ in outside from / rw,relatime [unbindable]",
         ],
         runc: &["/ in outside from / rw,relatime []"],
-        why: "the root has the propagation that the field names; runc gives it to everything but the root",
+        why: "the field applies to the root; runc applies it to everything but the root",
         shows: Shows::Everywhere,
     },
     Difference {
@@ -179,7 +179,7 @@ pub(crate) const DIFFERENCES: &[Difference] = &[
         section: "outcome",
         duet: &["Create is refused"],
         runc: &["code 1"],
-        why: "a working directory is not walked through links that procfs makes up (CVE-2024-21626)",
+        why: "Duet does not follow the magic links of procfs to a working directory (CVE-2024-21626)",
         shows: Shows::Everywhere,
     },
     Difference {
@@ -187,7 +187,7 @@ pub(crate) const DIFFERENCES: &[Difference] = &[
         section: "environment",
         duet: &["HOME=/root"],
         runc: &["HOME=/"],
-        why: "the passwd is read before it is masked",
+        why: "Duet reads `/etc/passwd` before it is masked",
         shows: Shows::Everywhere,
     },
     Difference {
@@ -195,7 +195,7 @@ pub(crate) const DIFFERENCES: &[Difference] = &[
         section: "identity",
         duet: &["home /root"],
         runc: &["home /"],
-        why: "the passwd is read before it is masked",
+        why: "Duet reads `/etc/passwd` before it is masked",
         shows: Shows::Everywhere,
     },
     Difference {
@@ -203,7 +203,7 @@ pub(crate) const DIFFERENCES: &[Difference] = &[
         section: "outcome",
         duet: &["code 1"],
         runc: &["Create is refused"],
-        why: "a limit of 0 on huge pages, as kubelet sends it, asks for nothing on a host that counts none",
+        why: "the kubelet sends a huge page limit of 0; where the kernel counts no huge pages there is nothing to limit",
         // The emulated machine counts them.
         shows: Shows::OnV1,
     },
@@ -212,7 +212,7 @@ pub(crate) const DIFFERENCES: &[Difference] = &[
         section: "outcome",
         duet: &["Create is refused"],
         runc: &["code 1"],
-        why: "cgroup v2 has no such setting, and what is asked for and not honoured is refused by name; runc ignores it",
+        why: "cgroup v2 has no such setting, so Duet refuses it; runc ignores it",
         shows: Shows::OnV2,
     },
     // --- what Debian 12's runc 1.1.5 does otherwise ---
@@ -221,7 +221,7 @@ pub(crate) const DIFFERENCES: &[Difference] = &[
         section: "limits",
         duet: &["Max open files "],
         runc: &["Max open files "],
-        why: "a spec without it leaves the limit that the shim was started with; this runc's Go raises the soft one for itself, and hands that on",
+        why: "without the field Duet leaves the limit that the shim was started with; this runc's Go runtime raises the soft limit for itself and passes that on",
         // Where the soft limit is not the hard one, as in the emulated machine.
         shows: Shows::Somewhere,
     },
@@ -230,7 +230,7 @@ pub(crate) const DIFFERENCES: &[Difference] = &[
         section: "settings",
         duet: &["cpu.weight 100"],
         runc: &["cpu.weight 39"],
-        why: "shares become a weight by a curve that makes the default of one the default of the other, as in runc now; this one draws a line",
+        why: "newer releases of runc, and Duet, convert shares to a weight by a curve that maps one default to the other; this runc converts them linearly",
         shows: Shows::OnV2,
     },
     Difference {
@@ -238,7 +238,7 @@ pub(crate) const DIFFERENCES: &[Difference] = &[
         section: "settings",
         duet: &["cpu.weight 59"],
         runc: &["cpu.weight 20"],
-        why: "shares become a weight by a curve that makes the default of one the default of the other, as in runc now; this one draws a line",
+        why: "newer releases of runc, and Duet, convert shares to a weight by a curve that maps one default to the other; this runc converts them linearly",
         shows: Shows::OnV2,
     },
     Difference {
@@ -246,7 +246,7 @@ pub(crate) const DIFFERENCES: &[Difference] = &[
         section: "settings",
         duet: &["cpu.weight 17"],
         runc: &["cpu.weight 4"],
-        why: "shares become a weight by a curve that makes the default of one the default of the other, as in runc now; this one draws a line",
+        why: "newer releases of runc, and Duet, convert shares to a weight by a curve that maps one default to the other; this runc converts them linearly",
         shows: Shows::OnV2,
     },
     Difference {
@@ -254,7 +254,7 @@ pub(crate) const DIFFERENCES: &[Difference] = &[
         section: "settings",
         duet: &["cpu.weight.nice 0"],
         runc: &["cpu.weight.nice 4"],
-        why: "it is the weight once more",
+        why: "the kernel derives it from the weight",
         shows: Shows::OnV2,
     },
     Difference {
@@ -262,7 +262,7 @@ pub(crate) const DIFFERENCES: &[Difference] = &[
         section: "settings",
         duet: &["cpu.weight.nice 2"],
         runc: &["cpu.weight.nice 7"],
-        why: "it is the weight once more",
+        why: "the kernel derives it from the weight",
         shows: Shows::OnV2,
     },
     Difference {
@@ -270,7 +270,7 @@ pub(crate) const DIFFERENCES: &[Difference] = &[
         section: "settings",
         duet: &["cpu.weight.nice 8"],
         runc: &["cpu.weight.nice 14"],
-        why: "it is the weight once more",
+        why: "the kernel derives it from the weight",
         shows: Shows::OnV2,
     },
     Difference {
@@ -278,7 +278,7 @@ pub(crate) const DIFFERENCES: &[Difference] = &[
         section: "settings",
         duet: &[".rsvd.max "],
         runc: &[".rsvd.max "],
-        why: "what may not be touched may not be reserved either; this runc limits the one only",
+        why: "Duet limits the reservation of huge pages, too; this runc limits only their use",
         shows: Shows::OnV2,
     },
     Difference {
@@ -286,7 +286,7 @@ pub(crate) const DIFFERENCES: &[Difference] = &[
         section: "outcome",
         duet: &["code 1"],
         runc: &["Create is refused"],
-        why: "runc takes ids up to 2147483647, the kernel and Duet up to 4294967294",
+        why: "runc accepts ids up to 2147483647, the kernel and Duet up to 4294967294",
         shows: Shows::Everywhere,
     },
     Difference {
@@ -318,7 +318,7 @@ pub(crate) const DIFFERENCES: &[Difference] = &[
         section: "outcome",
         duet: &["code 1"],
         runc: &["Create is refused"],
-        why: "runc knows no flags before 1.1.6",
+        why: "runc before 1.1.6 does not support flags",
         shows: Shows::Everywhere,
     },
     Difference {
@@ -329,7 +329,7 @@ pub(crate) const DIFFERENCES: &[Difference] = &[
         section: "mounts",
         duet: &["/sys/fs/cgroup in /sys from / ro,"],
         runc: &["/sys/fs/cgroup in /sys from / rw,"],
-        why: "read-only holds for the folder of the hierarchies too; this runc leaves it writable",
+        why: "`ro` applies to the folder of the hierarchies, too; this runc leaves it writable",
         shows: Shows::Somewhere,
     },
     Difference {
@@ -337,7 +337,7 @@ pub(crate) const DIFFERENCES: &[Difference] = &[
         section: "mounts",
         duet: &["- cgroup cgroup rw,name=systemd"],
         runc: &["- cgroup systemd rw,name=systemd"],
-        why: "the source of a cgroup mount is a mere name",
+        why: "the source of a cgroup mount is only a name",
         shows: Shows::Somewhere,
     },
     Difference {
