@@ -16,7 +16,7 @@ mod worlds;
 use std::io::{self, Read as _, Write as _};
 use std::process::ExitCode;
 
-use duet_wasm::{Format, Preview, detect, engine_config, server_config};
+use duet_wasm::{Format, Needs, Preview, detect, engine_config, server_config};
 use wasmtime::Engine;
 
 use crate::worlds::World;
@@ -50,16 +50,16 @@ fn compile() -> Result<(), Fault> {
         .lock()
         .read_to_end(&mut wasm)
         .map_err(|error| ours("stdin", &error))?;
-    let preview = Preview::of_this_process();
-    let (format, world) = check(&wasm, preview).map_err(Fault::Module)?;
+    let (format, (world, needs)) =
+        check(&wasm, Preview::of_this_process()).map_err(Fault::Module)?;
 
     let pool = rayon::ThreadPoolBuilder::new()
         .num_threads(threads)
         .build()
         .map_err(|error| ours("threads", &error))?;
     let config = match world {
-        World::Command => engine_config(preview),
-        World::Server => server_config(preview),
+        World::Command => engine_config(needs),
+        World::Server => server_config(needs),
     };
     let engine = Engine::new(&config).map_err(|error| ours("engine", &error))?;
     let code = pool
@@ -81,7 +81,7 @@ fn compile() -> Result<(), Fault> {
 }
 
 /// Says what kind of module it is, or what is wrong with it.
-fn check(wasm: &[u8], preview: Preview) -> Result<(Format, World), String> {
+fn check(wasm: &[u8], preview: Preview) -> Result<(Format, (World, Needs)), String> {
     let Some(format) = detect(wasm) else {
         let head: Vec<_> = wasm
             .iter()

@@ -3,7 +3,7 @@
 //! Linking happens much later, in a running container; a module that can never link is refused
 //! when its container is created, with the import's name and world.
 
-use duet_wasm::{Format, HEAD, Preview};
+use duet_wasm::{Format, HEAD, Needs, Preview};
 use wasmparser::{Chunk, Parser, Payload, Validator, WasmFeatures};
 
 /// The functions of WASI preview 1.
@@ -75,16 +75,13 @@ pub(crate) enum World {
     Server,
 }
 
-/// Validates `wasm` and checks what it imports and exports.
-pub(crate) fn check(wasm: &[u8], format: Format, preview: Preview) -> Result<World, String> {
-    let concurrent = match validate(wasm, features()) {
-        Ok(()) => false,
-        // Valid with what only preview 3 has; else what is wrong is told as if there were nothing else.
-        Err(_) => {
-            validate(wasm, features() | WasmFeatures::CM_ASYNC)?;
-            true
-        }
-    };
+/// Validates `wasm`, checks what it imports and exports, and says what its code needs of an engine.
+pub(crate) fn check(
+    wasm: &[u8],
+    format: Format,
+    preview: Preview,
+) -> Result<(World, Needs), String> {
+    let asked = features_of(wasm)?;
     let names = names(wasm).map_err(|error| format!("unreadable: {error}"))?;
     if names.functions > FUNCTIONS {
         return Err(format!(
@@ -96,12 +93,35 @@ pub(crate) fn check(wasm: &[u8], format: Format, preview: Preview) -> Result<Wor
         Format::Module => check_module(&names).map(|()| World::Command),
         Format::Component => check_component(&names, preview),
     }?;
-    if concurrent && preview == Preview::Two {
+    if asked.contains(WasmFeatures::CM_ASYNC) && preview == Preview::Two {
         return Err(format!(
             "has asynchronous functions, streams or futures: this is preview 3, {ASK}"
         ));
     }
-    Ok(world)
+    let exceptions = asked.contains(WasmFeatures::EXCEPTIONS);
+    Ok((
+        world,
+        Needs {
+            preview,
+            exceptions,
+        },
+    ))
+}
+
+/// The least features with which `wasm` is valid. What is wrong with it is told as if it had all that there are.
+fn features_of(wasm: &[u8]) -> Result<WasmFeatures, String> {
+    let (concurrent, throwing) = (WasmFeatures::CM_ASYNC, WasmFeatures::EXCEPTIONS);
+    [WasmFeatures::empty(), throwing, concurrent]
+        .map(|more| features() | more)
+        .into_iter()
+        .find(|features| validate(wasm, *features).is_ok())
+        .map_or_else(
+            || {
+                let all = features() | concurrent | throwing;
+                validate(wasm, all).map(|()| all)
+            },
+            Ok,
+        )
 }
 
 fn validate(wasm: &[u8], features: WasmFeatures) -> Result<(), String> {
@@ -146,7 +166,7 @@ fn is_cut_off(wasm: &[u8]) -> bool {
     }
 }
 
-/// What wasmtime enables in a build and a configuration like ours, for preview 2.
+/// What wasmtime enables in a build and a configuration like ours, for preview 2, of modules that never throw.
 fn features() -> WasmFeatures {
     WasmFeatures::all()
         - WasmFeatures::CM_ASYNC

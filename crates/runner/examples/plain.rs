@@ -2,7 +2,7 @@
 //! is, set up like the runner's and as wasmtime's own command line does.
 #![forbid(unsafe_code)]
 
-use duet_wasm::{Inherited, Preview, engine_config};
+use duet_wasm::{Inherited, Needs, Preview, engine_config};
 use wasmtime::{Engine, Linker, Store};
 use wasmtime_wasi::p1::{WasiP1Ctx, add_to_linker_async};
 use wasmtime_wasi::{FsPerms, WasiCtxBuilder};
@@ -10,7 +10,8 @@ use wasmtime_wasi::{FsPerms, WasiCtxBuilder};
 fn main() -> wasmtime::Result<()> {
     let (inherited, _limit, _tally) = Inherited::take().expect("descriptors 3 to 6 are open");
     let handoff = inherited.handoff()?;
-    let engine = Engine::new(engine_config(Preview::Two).async_stack_size(2 << 20))?;
+    let [plain, _] = Needs::of(Preview::Two);
+    let engine = Engine::new(engine_config(plain).async_stack_size(2 << 20))?;
     let module = inherited.module(&engine)?;
     let mut linker = Linker::new(&engine);
     add_to_linker_async(&mut linker, |world: &mut WasiP1Ctx| world)?;

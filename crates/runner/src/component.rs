@@ -1,6 +1,6 @@
 //! Components, of WASI preview 2 or 3: commands; and which of them are servers.
 
-use duet_wasm::{Handoff, Inherited, Preview, engine_config, server_config};
+use duet_wasm::{Handoff, Inherited, Needs, Preview, engine_config, server_config};
 use wasmtime::component::Component;
 use wasmtime::{Config, Engine, Store};
 use wasmtime_wasi::p2::bindings::CommandPre;
@@ -102,18 +102,23 @@ pub(crate) fn load(
 ) -> wasmtime::Result<Loaded> {
     let with =
         |config: &mut Config| inherited.component(&Engine::new(config.async_stack_size(STACK))?);
-    let why = match with(&mut engine_config(preview)) {
+    let [plain, throwing] = Needs::of(preview);
+    let why = match with(&mut engine_config(plain)) {
         Ok(component) => return Ok(Loaded::Command(component)),
         Err(why) => why,
     };
-    // The compiler knows a server, and compiles it in another way: what loads so is one.
-    let Ok(component) = with(&mut server_config(preview)) else {
-        return Err(why);
-    };
-    let needs = component.resources_required();
-    drop(component);
-    // It is loaded again, by an engine with room for many instances of just this component.
-    serve::load(inherited, concurrency, preview, needs).map(Loaded::Server)
+    // The compiler knows a server and what throws, and compiles each in another way: what loads so is one.
+    for needs in [plain, throwing] {
+        if let Ok(component) = with(&mut server_config(needs)) {
+            let resources = component.resources_required();
+            drop(component);
+            // It is loaded again, by an engine with room for many instances of just this component.
+            return serve::load(inherited, concurrency, needs, resources).map(Loaded::Server);
+        }
+    }
+    with(&mut engine_config(throwing))
+        .map(Loaded::Command)
+        .map_err(|_| why)
 }
 
 async fn command(pre: &Prepared, handoff: &Handoff) -> End {

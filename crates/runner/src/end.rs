@@ -7,12 +7,12 @@
 //! | 125 | the runner itself could not work; never the guest's fault |
 //! | 126 | the module could not be started: wrong kind, an import that nothing provides, no room for it |
 //! | 130, 131, 143 | ended by INT, QUIT or TERM; of a server: before its requests were done |
-//! | 134 | it trapped, as a native program that aborts |
+//! | 134 | it trapped or threw what it did not catch, as a native program that aborts |
 
 use std::io::Write as _;
 use std::process::ExitCode;
 
-use wasmtime::{Trap, WasmBacktrace};
+use wasmtime::{ThrownException, Trap, WasmBacktrace};
 use wasmtime_wasi::I32Exit;
 
 use crate::{outputs, room, tally};
@@ -56,7 +56,7 @@ impl End {
     ///
     /// A module's start function runs then, and may trap or leave like any other.
     pub(crate) fn of_instantiation(error: &wasmtime::Error) -> Self {
-        if error.is::<Trap>() || error.is::<I32Exit>() {
+        if is_trap(error) || error.is::<I32Exit>() {
             Self::of(error)
         } else {
             Self::Unstarted(room::wanting(error).unwrap_or_else(|| format!("{error:#}")))
@@ -83,10 +83,16 @@ impl End {
     }
 }
 
+/// Did the guest break down? What it throws and does not catch ends it like a trap.
+pub(crate) fn is_trap(error: &wasmtime::Error) -> bool {
+    error.is::<Trap>() || error.is::<ThrownException>()
+}
+
 /// A trap or another error of a running guest, with its wasm backtrace.
 pub(crate) fn words(error: &wasmtime::Error) -> String {
     let mut text = match error.downcast_ref::<Trap>() {
         Some(trap) => trap.to_string(),
+        None if error.is::<ThrownException>() => "uncaught exception".to_owned(),
         None => room::wanting(error).unwrap_or_else(|| error.root_cause().to_string()),
     };
     if let Some(backtrace) = error.downcast_ref::<WasmBacktrace>() {

@@ -2,7 +2,7 @@
 //!
 //! What it can call is in `preview1.rs` and `preview0.rs`.
 
-use duet_wasm::{Handoff, Inherited, Preview, engine_config};
+use duet_wasm::{Handoff, Inherited, Needs, Preview, engine_config};
 use wasmtime::{Engine, Linker, Module, Store};
 
 use crate::end::End;
@@ -60,9 +60,11 @@ pub(crate) fn run(inherited: Inherited, handoff: &Handoff) -> End {
 
 /// Maps the module.
 pub(crate) fn load(inherited: &Inherited) -> wasmtime::Result<Module> {
-    inherited.module(&Engine::new(
-        engine_config(Preview::Two).async_stack_size(STACK),
-    )?)
+    let with =
+        |needs| inherited.module(&Engine::new(engine_config(needs).async_stack_size(STACK))?);
+    let [plain, throwing] = Needs::of(Preview::Two);
+    // The compiler knows a module that throws: its code loads in no engine without exceptions.
+    with(plain).or_else(|why| with(throwing).map_err(|_| why))
 }
 
 async fn call(mut store: Store<Preview1>, linker: &Linker<Preview1>, module: &Module) -> End {

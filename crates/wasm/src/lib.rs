@@ -50,7 +50,7 @@ mod inherited;
 pub use cache::{Cache, Compiled, Error, Key, Moment, Source};
 pub use detect::{Format, HEAD, detect};
 #[cfg(feature = "engine")]
-pub use engine::{engine_config, server_config};
+pub use engine::{Needs, engine_config, server_config};
 pub use handoff::{Handoff, Http, ServesAt};
 pub use preview::{PREVIEW3, Preview};
 pub use program::Program;

@@ -4,7 +4,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use duet_wasm::{Handoff, Inherited, Preview, server_config};
+use duet_wasm::{Handoff, Inherited, Needs, Preview, server_config};
 use http::Request;
 use hyper::body::Incoming;
 use tokio::time::timeout;
@@ -215,24 +215,24 @@ fn prepare(component: &Component) -> wasmtime::Result<Prepared> {
     }
 }
 
-/// Maps the component for `count` instances, each of which takes what is in `needs`, if that is known.
+/// Maps the component for `count` instances, each of which takes these resources, if they are known.
 pub(crate) fn load(
     inherited: &Inherited,
     count: u32,
-    preview: Preview,
-    needs: Option<ResourcesRequired>,
+    needs: Needs,
+    resources: Option<ResourcesRequired>,
 ) -> wasmtime::Result<Component> {
     let load = |config: &Config| inherited.component(&Engine::new(config)?);
-    let single = || load(server_config(preview).async_stack_size(STACK));
+    let single = || load(server_config(needs).async_stack_size(STACK));
     // A container with a limit on its address space may have no room for a pool, nor has a component of which
     // nobody knows what it needs: they do with single allocations, as many as there is room for then.
-    let Some(needs) = needs else {
+    let Some(resources) = resources else {
         return single();
     };
     let pooled = load(
-        server_config(preview)
+        server_config(needs)
             .async_stack_size(STACK)
-            .allocation_strategy(pool(count.saturating_add(spare()), preview, &needs)),
+            .allocation_strategy(pool(count.saturating_add(spare()), needs, &resources)),
     );
     match pooled {
         Ok(component) => {
@@ -258,20 +258,24 @@ fn spare() -> u32 {
 
 /// Room for `count` instances that need this much. Address space only: memory is taken as it is
 /// touched. But each place in a pool has a line in a table, so there are no more than are needed.
-fn pool(count: u32, preview: Preview, needs: &ResourcesRequired) -> PoolingAllocationConfig {
-    let stacks = match preview {
+fn pool(count: u32, needs: Needs, resources: &ResourcesRequired) -> PoolingAllocationConfig {
+    let stacks = match needs.preview {
         Preview::Two => 1,
         Preview::Three => WAITING,
     };
-    let elements = usize::try_from(needs.max_initial_table_size.unwrap_or(0));
+    let elements = usize::try_from(resources.max_initial_table_size.unwrap_or(0));
+    // What is thrown is in a memory of its own.
+    let memories = resources
+        .num_memories
+        .saturating_add(needs.exceptions.into());
     let mut pool = PoolingAllocationConfig::new();
     pool.total_component_instances(count)
         .total_core_instances(u32::MAX)
-        .total_memories(count.saturating_mul(needs.num_memories))
-        .total_tables(count.saturating_mul(needs.num_tables))
+        .total_memories(count.saturating_mul(memories))
+        .total_tables(count.saturating_mul(resources.num_tables))
         .total_stacks(count.saturating_mul(stacks))
-        .max_memories_per_module(needs.num_memories)
-        .max_tables_per_module(needs.num_tables)
+        .max_memories_per_module(resources.num_memories)
+        .max_tables_per_module(resources.num_tables)
         .max_memory_size(PLACE)
         .max_component_instance_size(16 << 20)
         .max_core_instance_size(16 << 20)

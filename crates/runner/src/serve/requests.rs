@@ -18,11 +18,10 @@ use hyper::body::Incoming;
 use tokio::runtime;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::{Instant, timeout_at};
-use wasmtime::Trap;
 use wasmtime::component::Component;
 use wasmtime_wasi_http::{Error, WasiBody};
 
-use crate::end::{say, words};
+use crate::end::{is_trap, say, words};
 use crate::serve::idle::Asked;
 use crate::serve::instances::Instances;
 use crate::serve::log::Said;
@@ -258,7 +257,7 @@ impl Requests {
             Unanswered::Late(limit) => format!("ended after {limit:?}, the time it may take"),
             Unanswered::Failed(error) => {
                 let words = words(error);
-                if error.is::<Trap>() {
+                if is_trap(error) {
                     tally::trap(&words);
                 }
                 words

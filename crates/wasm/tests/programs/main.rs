@@ -8,6 +8,7 @@ mod calls;
 mod clients;
 mod commands;
 mod config;
+mod exceptions;
 mod filter;
 mod fuzz;
 mod greedy;
