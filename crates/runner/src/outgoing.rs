@@ -2,12 +2,14 @@
 //!
 //! | File | What for |
 //! | --- | --- |
+//! | `reach.rs` | which address of a name it is |
 //! | `tls.rs` | https |
 //! | `codes.rs` | why a body broke off |
 //! | `roots.rs` | whose certificates are believed |
 //! | `tasks.rs` | what runs beside a connection of HTTP/2 |
 
 pub(crate) mod codes;
+mod reach;
 pub(crate) mod roots;
 mod tasks;
 mod tls;
@@ -27,7 +29,6 @@ use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
 use tokio::task::yield_now;
 use tokio::time::{Instant, Sleep, sleep, timeout};
 use wasmtime_wasi::runtime::{AbortOnDropJoinHandle, spawn};
@@ -146,9 +147,7 @@ type Driver = AbortOnDropJoinHandle<Result<(), Error>>;
 
 impl Line {
     async fn open(host: &str, port: u16, secret: bool) -> Result<Self, Error> {
-        let stream = TcpStream::connect((host, port))
-            .await
-            .map_err(lookup_or_connect)?;
+        let stream = reach::connect(host, port).await?;
         stream.set_nodelay(true).map_err(Error::Connect)?;
         let said = Said::default();
         if !secret {
@@ -269,17 +268,6 @@ async fn send(request: Request<WasiBody>, options: RequestOptions) -> Result<Sen
         driver.await
     };
     Ok((response, Box::new(end)))
-}
-
-/// A failed lookup comes out of `connect` as an error without a number.
-fn lookup_or_connect(error: std::io::Error) -> Error {
-    if error.raw_os_error().is_some() {
-        return Error::Connect(error);
-    }
-    Error::DnsError {
-        rcode: Some(error.to_string()),
-        info_code: None,
-    }
 }
 
 /// A body that may not be silent for too long while somebody waits for more of it.

@@ -53,7 +53,8 @@ fn a_name_is_asked_of_the_server_that_resolv_conf_names() {
     for _ in 0..2 {
         let mut asked = [0; 512];
         let (length, from) = server.recv_from(&mut asked).unwrap();
-        server.send_to(&answer(&asked[..length]), from).unwrap();
+        let answer = answer(&asked[..length], &[Ipv4Addr::LOCALHOST]);
+        server.send_to(&answer, from).unwrap();
     }
     let ended = running.answered_at(&listener);
     assert_eq!(
@@ -64,21 +65,24 @@ fn a_name_is_asked_of_the_server_that_resolv_conf_names() {
     );
 }
 
-/// What RFC 1035 has a name server answer: that `a.name.example` is 127.0.0.1, and nothing else.
-fn answer(asked: &[u8]) -> Vec<u8> {
+/// What RFC 1035 has a name server answer: that `a.name.example` has these addresses, and nothing else.
+pub(crate) fn answer(asked: &[u8], addresses: &[Ipv4Addr]) -> Vec<u8> {
     const NAME: &[u8] = b"\x01a\x04name\x07example\0";
     let (header, question) = asked.split_at(12);
     assert!(question.starts_with(NAME), "{question:?}");
     // Its type and its class follow.
     let question = &question[..NAME.len() + 4];
     let is_v4 = question[NAME.len()..].starts_with(&[0, 1]);
+    let addresses = if is_v4 { addresses } else { &[] };
+    let count = u8::try_from(addresses.len()).unwrap();
     let mut answer = header[..2].to_vec();
     // An answer, without an error, to one question.
-    answer.extend([0x81, 0x80, 0, 1, 0, u8::from(is_v4), 0, 0, 0, 0]);
+    answer.extend([0x81, 0x80, 0, 1, 0, count, 0, 0, 0, 0]);
     answer.extend(question);
-    if is_v4 {
+    for address in addresses {
         // The name that begins at byte 12, an address of the internet, for a minute, of four bytes.
-        answer.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4, 127, 0, 0, 1]);
+        answer.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4]);
+        answer.extend(address.octets());
     }
     answer
 }

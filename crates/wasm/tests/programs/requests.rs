@@ -1,9 +1,29 @@
 //! What a guest asks of others, and how long it waits for it.
 
 use std::io::{Read as _, Write as _};
-use std::net::{TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::time::Duration;
 
 use crate::harness::{Guest, PATIENCE, Running, eventually, root};
+use crate::network::answer;
+
+/// The head of an answer of which there are two parts.
+const HEAD: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 6\r\n\r\n";
+
+/// Accepts a guest's connection and returns it with the head of its request.
+fn accepted(listener: &TcpListener, what: &str) -> (TcpStream, String) {
+    listener.set_nonblocking(true).unwrap();
+    let (mut stream, _) = eventually(what, || listener.accept().ok());
+    stream.set_nonblocking(false).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        stream.read_exact(&mut byte).unwrap();
+        head.extend(byte);
+    }
+    (stream, String::from_utf8(head).unwrap())
+}
 
 /// Starts the guest that waits in this way, and answers it the first part of what it is promised.
 fn asked(way: &str) -> (Running, TcpStream) {
@@ -12,18 +32,8 @@ fn asked(way: &str) -> (Running, TcpStream) {
     let running = Guest::named("c-http-patience.wasm")
         .args([address.as_str(), way])
         .start();
-    listener.set_nonblocking(true).unwrap();
-    let (mut stream, _) = eventually(way, || listener.accept().ok());
-    stream.set_nonblocking(false).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    let mut heard = Vec::new();
-    while !heard.ends_with(b"\r\n\r\n") {
-        let mut byte = [0];
-        stream.read_exact(&mut byte).unwrap();
-        heard.extend(byte);
-    }
-    let head = "HTTP/1.1 200 OK\r\ncontent-length: 6\r\n\r\n";
-    stream.write_all(format!("{head}one").as_bytes()).unwrap();
+    let (mut stream, _) = accepted(&listener, way);
+    stream.write_all(&[HEAD, b"one"].concat()).unwrap();
     (running, stream)
 }
 
@@ -54,4 +64,52 @@ fn a_guest_whose_answer_does_not_go_on_is_told_so() {
     assert_eq!(seen, (0, "well\n", ""));
     // As long as that took, somebody was there.
     drop(stream);
+}
+
+#[test]
+fn an_address_that_does_not_answer_holds_up_nobody_who_has_another() {
+    if !root() {
+        return;
+    }
+    // This test's own: port 53 is the only one that resolv.conf can mean.
+    let [.., high, low] = std::process::id().to_be_bytes();
+    let own = |net| Ipv4Addr::new(127, net, high, low);
+    let server = UdpSocket::bind((own(79), 53)).unwrap();
+    server.set_read_timeout(Some(PATIENCE)).unwrap();
+    let image = tempfile::tempdir().unwrap();
+    std::fs::create_dir(image.path().join("etc")).unwrap();
+    let text = format!("nameserver {}\n", own(79));
+    std::fs::write(image.path().join("etc/resolv.conf"), text).unwrap();
+
+    // Whatever the resolver makes of the order, in one of these the dead one is first.
+    for [alive, dead] in [[80, 81], [81, 80]].map(|pair| pair.map(own)) {
+        let listener = TcpListener::bind((alive, 0)).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let silent = TcpListener::bind((dead, port)).unwrap();
+        let _crowd = crowd(silent.local_addr().unwrap());
+        for addresses in [[alive, dead], [dead, alive]] {
+            let to = format!("a.name.example:{port}");
+            let guest = Guest::named("c-http-patience.wasm").args([&to, "takes"]);
+            let running = guest.within(image.path()).start();
+            // It asks for addresses of both kinds.
+            for _ in 0..2 {
+                let mut asked = [0; 512];
+                let (length, from) = server.recv_from(&mut asked).unwrap();
+                let answer = answer(&asked[..length], &addresses);
+                server.send_to(&answer, from).unwrap();
+            }
+            let (mut stream, head) = accepted(&listener, "a connection");
+            assert!(head.contains(&format!("host: {to}\r\n")), "{head}");
+            stream.write_all(&[HEAD, b"onetwo"].concat()).unwrap();
+            let ended = running.wait();
+            let seen = (ended.code, ended.stdout.as_str(), ended.stderr.as_str());
+            assert_eq!(seen, (0, "well\n", ""), "{addresses:?}");
+        }
+    }
+}
+
+/// Connections that nobody accepts, so many that the kernel answers no more.
+fn crowd(address: SocketAddr) -> Vec<TcpStream> {
+    let connect = || TcpStream::connect_timeout(&address, Duration::from_millis(200)).ok();
+    std::iter::from_fn(connect).collect()
 }
