@@ -22,8 +22,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::HOST;
-use http::uri::{PathAndQuery, Scheme};
-use http::{Request, Response, Uri, Version};
+use http::uri::{Authority, PathAndQuery, Scheme};
+use http::{HeaderValue, Request, Response, Uri, Version};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
@@ -232,7 +232,8 @@ impl Sender {
     }
 }
 
-async fn send(request: Request<WasiBody>, options: RequestOptions) -> Result<Sent, Error> {
+async fn send(mut request: Request<WasiBody>, options: RequestOptions) -> Result<Sent, Error> {
+    forget_user(&mut request)?;
     let authority = request
         .uri()
         .authority()
@@ -268,6 +269,22 @@ async fn send(request: Request<WasiBody>, options: RequestOptions) -> Result<Sen
         driver.await
     };
     Ok((response, Box::new(end)))
+}
+
+/// Takes from a request the user and password in its authority: they are for whoever asks, and no server is told of them
+/// in a `Host` or `:authority` (RFC 9110, 4.2.4 and 7.2). wasmtime writes the one as it writes the other.
+fn forget_user(request: &mut Request<WasiBody>) -> Result<(), Error> {
+    let authority = request.uri().authority().map(Authority::as_str);
+    let Some((_, bare)) = authority.and_then(|authority| authority.rsplit_once('@')) else {
+        return Ok(());
+    };
+    let host = HeaderValue::from_str(bare).map_err(|_| Error::HttpRequestUriInvalid)?;
+    let bare = Authority::try_from(bare).map_err(|_| Error::HttpRequestUriInvalid)?;
+    let mut parts = request.uri().clone().into_parts();
+    parts.authority = Some(bare);
+    *request.uri_mut() = Uri::from_parts(parts).map_err(|_| Error::HttpRequestUriInvalid)?;
+    request.headers_mut().insert(HOST, host);
+    Ok(())
 }
 
 /// A body that may not be silent for too long while somebody waits for more of it.

@@ -113,3 +113,22 @@ fn crowd(address: SocketAddr) -> Vec<TcpStream> {
     let connect = || TcpStream::connect_timeout(&address, Duration::from_millis(200)).ok();
     std::iter::from_fn(connect).collect()
 }
+
+#[test]
+fn a_server_is_not_told_the_user_and_password_of_an_address() {
+    if !root() {
+        return;
+    }
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let authority = format!("me:secret@{address}");
+    let running = Guest::named("c-http-patience.wasm")
+        .args([authority.as_str(), "takes"])
+        .start();
+    let (mut stream, head) = accepted(&listener, "a connection");
+    assert!(head.contains(&format!("host: {address}\r\n")), "{head}");
+    assert!(!head.contains("secret"), "{head}");
+    stream.write_all(&[HEAD, b"onetwo"].concat()).unwrap();
+    let ended = running.wait();
+    assert_eq!((ended.code, ended.stdout.as_str()), (0, "well\n"));
+}
