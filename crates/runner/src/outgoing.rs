@@ -28,6 +28,7 @@ use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
+use rustix::io::Errno;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::yield_now;
 use tokio::time::{Instant, Sleep, sleep, timeout};
@@ -85,9 +86,19 @@ macro_rules! of_connect {
             ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable => {
                 $preview::ErrorCode::DestinationUnavailable
             }
+            // By a firewall or a policy of the node's.
+            ErrorKind::PermissionDenied => $preview::ErrorCode::DestinationIpProhibited,
+            // No port is left.
+            ErrorKind::AddrNotAvailable => $preview::ErrorCode::ConnectionLimitReached,
+            _ if is_out_of_descriptors($error) => $preview::ErrorCode::ConnectionLimitReached,
             _ => $preview::ErrorCode::ConnectionRefused,
         }
     };
+}
+
+fn is_out_of_descriptors(error: &std::io::Error) -> bool {
+    let error = Errno::from_io_error(error);
+    matches!(error, Some(Errno::MFILE | Errno::NFILE))
 }
 
 // === impl Outgoing ===

@@ -132,3 +132,18 @@ fn a_server_is_not_told_the_user_and_password_of_an_address() {
     let ended = running.wait();
     assert_eq!((ended.code, ended.stdout.as_str()), (0, "well\n"));
 }
+
+#[test]
+fn a_guest_without_a_descriptor_for_a_connection_is_told_so() {
+    if !root() {
+        return;
+    }
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let ended = Guest::named("c-http-patience.wasm")
+        .args([address.as_str(), "floods"])
+        .ulimit("ulimit -n 64")
+        .run();
+    let seen = (ended.code, ended.stdout.as_str(), ended.stderr.as_str());
+    assert_eq!(seen, (0, "well\n", ""));
+}
