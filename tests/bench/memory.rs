@@ -3,6 +3,7 @@
 use std::fmt;
 use std::fs;
 
+use duet_tests::memory::{is_asleep, pss};
 use duet_tests::{Node, machine};
 use serde_json::{Value, json};
 
@@ -124,14 +125,6 @@ impl fmt::Display for Memory {
     }
 }
 
-/// The proportional set size of a process, in KiB.
-pub(crate) fn pss(pid: u32) -> u64 {
-    let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).expect("it runs");
-    let line = rollup.lines().find_map(|line| line.strip_prefix("Pss:"));
-    let number = line.and_then(|line| line.split_whitespace().next()?.parse().ok());
-    number.expect("the kernel tells the PSS")
-}
-
 /// What a guest has written into its linear memory, in KiB: the private pages of the one reservation of
 /// 4 GiB and more that its process has, however many mappings that is made of.
 fn written(pid: u32) -> u64 {
@@ -160,22 +153,4 @@ fn written(pid: u32) -> u64 {
         .iter()
         .filter(|(start, end, _)| end - start >= RESERVED);
     memories.map(|(_, _, written)| written).sum()
-}
-
-/// The resident set size of a process, in KiB.
-pub(crate) fn rss(pid: u32) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let number = line.and_then(|line| line.split_whitespace().next()?.parse().ok());
-    number.expect("the kernel tells the RSS")
-}
-
-/// Whether a process waits for something that is not its parent.
-pub(crate) fn is_asleep(pid: u32) -> bool {
-    let wchan = fs::read_to_string(format!("/proc/{pid}/wchan")).unwrap_or_default();
-    let state = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    let sleeping = state
-        .rsplit_once(") ")
-        .is_some_and(|(_, rest)| rest.starts_with('S'));
-    sleeping && !wchan.contains("pipe")
 }

@@ -9,13 +9,13 @@ use std::time::Duration;
 
 use containerd_shim_protos::sandbox_api as api;
 use duet_tests::bench::{self, Subject, Table};
+use duet_tests::memory::{is_asleep, pss, rss};
 use duet_tests::shim::{Bundle, Shim};
 use duet_tests::{Node, machine};
 use k8s_cri::v1 as cri;
 use prost::Message as _;
 use serde_json::{Value, json};
 
-use crate::memory::{is_asleep, pss, rss};
 use crate::specs::Specs;
 use crate::{Network, holder};
 

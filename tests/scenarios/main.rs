@@ -14,6 +14,7 @@ mod images;
 mod kills;
 mod left;
 mod logs;
+mod memory;
 mod pods;
 mod preview3;
 mod refusals;

@@ -10,6 +10,7 @@ use std::path::Path;
 use containerd_shim_protos::sandbox_api as sandbox;
 use duet_tests::cri::Wish;
 use duet_tests::machine;
+use duet_tests::memory::rss;
 use duet_tests::shim::{Bundle, Shim};
 use duet_tests::{Node, leaks, wait};
 use k8s_cri::v1 as api;
@@ -230,14 +231,6 @@ fn a_shot_shim_takes_the_holder_and_every_container_along() {
     pod.remove_insistently();
 }
 
-/// The resident set of a process, in KiB.
-fn resident(pid: i32) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let number = line.and_then(|line| line.split_whitespace().next()?.parse().ok());
-    number.expect("the kernel tells it")
-}
-
 #[test]
 fn the_shim_of_an_idle_pod_is_under_5_mib_and_comes_back() {
     let Some(node) = Node::enter_with_sandboxes() else {
@@ -247,10 +240,10 @@ fn the_shim_of_an_idle_pod_is_under_5_mib_and_comes_back() {
     let pod = cri.pod("idle");
     let main = pod.start(&Wish::native("main", FOREVER));
     main.says("ready");
-    let shim = parent(pod.holder());
-    let busy = resident(shim);
+    let shim = parent(pod.holder()).cast_unsigned();
+    let busy = rss(shim);
     let rest = wait::until("the shim to rest", || {
-        let now = resident(shim);
+        let now = rss(shim);
         (now < busy / 2 && now < 5 << 10).then_some(now)
     });
     eprintln!("{busy} KiB busy, {rest} KiB at rest");

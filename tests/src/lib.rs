@@ -32,6 +32,7 @@ pub mod guests;
 pub mod image;
 pub mod leaks;
 pub mod machine;
+pub mod memory;
 pub mod node;
 pub mod shim;
 pub mod stream;
