@@ -1,4 +1,4 @@
-# Duet on a fresh Debian 12 with Rust: `make demo` shows it, `make test` judges it.
+# Duet on a fresh Debian 12 with Rust: `make demo` shows it, `make test` tests it.
 #
 # Root is needed to run containers, not to build. What is missing is installed with apt.
 
@@ -46,7 +46,7 @@ define install-missing
 endef
 
 .PHONY: help
-help: ## say what there is
+help: ## list the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 
 # What `-v` and `--version` say the programs were built from. Only here, so that the tests' own
@@ -54,7 +54,7 @@ help: ## say what there is
 DUET_COMMIT ?= $(shell git describe --always --dirty --exclude='*' 2>/dev/null)
 
 .PHONY: build
-build: build-needs ## build the five programs, and put the guest of tools beside them
+build: build-needs ## build the five programs, and copy duet-tools.wasm beside them
 	@# One invocation each where features must not meet: the runner has no compiler in it.
 	DUET_COMMIT=$(DUET_COMMIT) $(CARGO) build --release -p containerd-shim-duet-v1 -p duet -p duet-holder
 	$(CARGO) build --release -p duet-runner
@@ -62,11 +62,11 @@ build: build-needs ## build the five programs, and put the guest of tools beside
 	cp crates/wasm/tools/tools.wasm $(bin)/$(tools)
 
 .PHONY: demo
-demo: build demo-needs ## run two mixed pods, ask them, look at them
+demo: build demo-needs ## run two mixed pods, send requests, show them
 	@$(SUDO) env DUET=$(bin)/duet examples/demo.sh
 
 .PHONY: test
-test: ## judge everything
+test: ## run all tests
 	@# One after the other, whatever -j says: some look at the whole machine for what was left.
 	@for step in test-needs lint build unit scenarios examples vm; do \
 	    $(MAKE) --no-print-directory -j1 $$step || exit 1; \
@@ -81,7 +81,7 @@ lint: build-needs ## formatting, lints, documentation, licences
 	    echo 'cargo-deny is not installed: licences are checked by the architecture test'; fi
 
 .PHONY: unit
-unit: build test-needs ## every crate by itself, on the kernel where it is about the kernel
+unit: build test-needs ## the tests of every crate, some of which need root
 	@# The runner and the compiler are tested as the programs that were built, by duet-wasm.
 	$(SUDO) env DUET_TEST_REQUIRE=all DUET_TEST_BINARIES=$(bin) \
 	    DUET_RUNNER=$(bin)/duet-runner DUET_COMPILER=$(bin)/duet-compiler \
@@ -96,7 +96,7 @@ columns := 1.6 1.7 2.x 2.x-shim runc
 suite = $(abspath $(target))/containerd/$(1)/usr/bin
 
 .PHONY: scenarios
-scenarios: build test-needs ## whole containers: Debian 12's containerd, trixie's, sid's, and runc as the oracle
+scenarios: build test-needs ## whole containers under the containerd of Debian 12, of trixie and of sid, and under runc for comparison
 	@# All columns to their ends, as many at a time as there are cores; make names those that failed.
 	$(MAKE) --no-print-directory -k -j$(shell nproc) -Otarget $(addprefix scenarios-,$(columns))
 
@@ -137,18 +137,18 @@ examples: build test-needs tests-built ## every pod of examples/, and duet run b
 	$(call run-tests,examples run,)
 
 .PHONY: vm
-vm: build test-needs vm-needs tests-built $(call suite,sid)/containerd ## the same births on cgroup v2, with SELinux and under systemd, in emulated machines
+vm: build test-needs vm-needs tests-built $(call suite,sid)/containerd ## the same on cgroup v2, with SELinux and under systemd, in emulated machines
 	$(call run-tests,vm,DUET_TEST_CONTAINERD=$(call suite,sid))
 
 # Not a part of `make test`: it fetches 300 MB, and half of its time goes into compiling what it has fetched.
 others := $(abspath $(target))/others
 
 .PHONY: others
-others: build test-needs tests-built $(others)/made ## programs of others, which pip and npm fetch: SQLite, CPython, resvg, and components in Python and JavaScript
+others: build test-needs tests-built $(others)/made ## third-party wasm programs, fetched by pip and npm: SQLite, CPython, resvg, components in Python and JavaScript
 	$(call run-tests,others,DUET_TEST_OTHERS=$(others))
 
 .PHONY: bench-others
-bench-others: build test-needs $(others)/made ## a CPython of others: what the second start of a CPython costs, and fifty of it in one pod
+bench-others: build test-needs $(others)/made ## what the second start of a CPython costs, and fifty of it in one pod
 	$(CARGO) build --release -p duet-tests --bin duet-bench
 	$(SUDO) env DUET_BIN_DIR=$(bin) DUET_TEST_OTHERS=$(others) TMPDIR=/dev/shm $(bin)/duet-bench python
 
@@ -163,7 +163,7 @@ $(SUDO) env DUET_TEST_REQUIRE=all DUET_BIN_DIR=$(bin) $(2) \
 endef
 
 .PHONY: bench
-bench: build test-needs ## numbers beside runc's; wants a quiet machine
+bench: build test-needs ## numbers beside those of runc; needs a quiet machine
 	$(CARGO) build --release -p duet-tests --bin duet-bench
 	@# On a tmpfs, where the state of containerd lies on a node.
 	$(SUDO) env DUET_BIN_DIR=$(bin) TMPDIR=/dev/shm $(bin)/duet-bench
@@ -180,7 +180,7 @@ FUZZ_SECONDS ?= 600
 fuzz-seed := $(or $(FUZZ_SEED),$(shell date +%s))
 
 .PHONY: fuzz
-fuzz: build test-needs ## nonsense at the compiler, the runner, servers and config.json, about FUZZ_SECONDS for each part, from FUZZ_SEED
+fuzz: build test-needs ## random input for the compiler, the runner, servers and config.json, about FUZZ_SECONDS for each part, from FUZZ_SEED
 	@echo 'FUZZ_SEED=$(fuzz-seed)'
 	$(SUDO) env DUET_TEST_REQUIRE=all DUET_RUNNER=$(bin)/duet-runner DUET_COMPILER=$(bin)/duet-compiler \
 	    DUET_FUZZ_SECONDS=$(FUZZ_SECONDS) DUET_FUZZ_SEED=$(fuzz-seed) \
@@ -212,7 +212,7 @@ install: ## copy the programs that `make build` has built to PREFIX/bin
 	install -m 644 $(bin)/$(tools) $(DESTDIR)$(PREFIX)/bin
 
 .PHONY: uninstall
-uninstall: ## remove them again
+uninstall: ## remove the installed programs
 	rm -f $(addprefix $(DESTDIR)$(PREFIX)/bin/,$(programs) $(tools))
 
 .PHONY: build-needs demo-needs test-needs bench-needs vm-needs others-needs

@@ -93,7 +93,7 @@ pub enum Source {
 // === impl Cache ===
 
 impl Cache {
-    /// Where the cache of a node is kept unless the runtime's options say otherwise.
+    /// Where the cache of a node is kept. No option changes it.
     ///
     /// On disk and not in `/run`: a module is compiled once, not once per boot.
     pub const DIRECTORY: &str = "/var/lib/duet/cache";
