@@ -461,7 +461,7 @@ mod tests {
     table!(launches, 7, launch,
         duet_launch::Error::Unheard => INTERNAL,
         duet_launch::Error::Step { text: text() } => INTERNAL,
-        duet_launch::Error::Open { what: "x", path: path(), errno: text() } => INTERNAL,
+        duet_launch::Error::Open { what: "x", path: path(), why: text() } => INTERNAL,
         duet_launch::Error::Missing(text()) => INTERNAL,
         duet_launch::Error::Plan("x") => INTERNAL,
         duet_launch::Error::Call { call: "clone3", errno: text(), number: nix::libc::EAGAIN }

@@ -200,7 +200,7 @@ fn a_memory_policy_takes_memory_from_the_nodes_that_the_spec_names() {
         config["linux"]["resources"] = json!({"cpu": {"mems": mems}});
         let error = create(&node, id, &config).map(|_| ());
         let error = error.expect_err("no memory could come from there");
-        let expected = format!("linux.memoryPolicy: MPOL_BIND [{nodes}]: EINVAL");
+        let expected = format!("linux.memoryPolicy: MPOL_BIND [{nodes}]: invalid argument (EINVAL");
         assert!(error.contains(&expected), "{error}");
     }
 }

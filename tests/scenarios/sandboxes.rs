@@ -419,7 +419,12 @@ fn a_sandbox_that_cannot_be_is_refused_by_name_and_its_shim_ends() {
             no_linux,
             "PodSandboxConfig.linux is missing",
         ),
-        ("unconnected", missing, own(), "duet-none\\\": ENOENT"),
+        (
+            "unconnected",
+            missing,
+            own(),
+            "duet-none\\\": no such file or directory",
+        ),
         (
             "unnamed",
             "",

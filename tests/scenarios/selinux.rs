@@ -193,7 +193,7 @@ fn a_label_that_the_policy_does_not_know_is_named() {
         // runc names the file that it writes.
         let word = match node.runtime() {
             Runtime::Duet => {
-                "process.selinuxLabel: system_u:system_r:duet_nowhere_t:s0:c1,c2: EINVAL"
+                "process.selinuxLabel: system_u:system_r:duet_nowhere_t:s0:c1,c2: the loaded policy does not know this label"
             }
             Runtime::Runc => "/proc/self/attr/keycreate: invalid argument",
         };

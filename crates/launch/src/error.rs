@@ -15,14 +15,14 @@ pub enum Error {
         text: String,
     },
     /// Something that the plan names could not be opened.
-    #[error("{what} {}: {errno}", path.display())]
+    #[error("{what} {}: {why}", path.display())]
     Open {
         /// What the path is for.
         what: &'static str,
         /// The path.
         path: PathBuf,
-        /// The kernel's answer by name.
-        errno: String,
+        /// The kernel's answer, in words and by name.
+        why: String,
     },
     /// The plan needs a descriptor that its caller did not give.
     #[error("the plan needs {0}, which was not supplied")]
@@ -74,7 +74,7 @@ impl Error {
         move |error| Self::Open {
             what,
             path,
-            errno: duet_linux::kernel::errno_name(&error),
+            why: duet_linux::kernel::errno_words(&error),
         }
     }
 }

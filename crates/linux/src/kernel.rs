@@ -39,6 +39,15 @@ pub fn errno_name(error: &std::io::Error) -> String {
     }
 }
 
+/// The kernel's answer in words and by name: `no such file or directory (ENOENT)`.
+#[must_use]
+pub fn errno_words(error: &std::io::Error) -> String {
+    match error.raw_os_error().map(Errno::from_raw) {
+        Some(errno) => format!("{} ({errno:?})", errno.desc().to_lowercase()),
+        None => error.to_string(),
+    }
+}
+
 /// Whether an error says that a path leads nowhere.
 #[must_use]
 pub fn is_absent(error: &std::io::Error) -> bool {

@@ -1,6 +1,7 @@
 //! Words for a step that failed.
 
 use crate::Plan;
+use crate::labels::{SELINUX, SELINUX_KEY};
 use duet_step::{Exec, Op, Step};
 use nix::errno::Errno;
 
@@ -51,7 +52,8 @@ const OPS: [(Op, &str); 39] = [
 
 impl Plan {
     /// A sentence about the failure of step number `step` (from 0) in operation `op` (an
-    /// [`Op`] as a number): `mount /dev/mqueue: EPERM (fsmount, step 14 of 61)`.
+    /// [`Op`] as a number):
+    /// `mount /dev/mqueue: operation not permitted (EPERM, fsmount, step 14 of 61)`.
     ///
     /// A missing program reads as under runc, for people and programs look for those words:
     /// `exec: "nope": executable file not found in $PATH`.
@@ -73,14 +75,14 @@ impl Plan {
         } else {
             format!("{error:?}")
         };
+        let why = error.desc().to_lowercase();
         let found = usize::try_from(step)
             .ok()
             .and_then(|step| self.steps.get(step));
         match found {
-            None => format!("after the last step: {code} ({place})"),
+            None => format!("after the last step: {why} ({code}, {place})"),
             Some(Step::FindProgram(_) | Step::Exec(Exec::Path)) => {
                 let name = self.texts(self.argv).into_iter().next().unwrap_or_default();
-                let why = error.desc().to_lowercase();
                 // Of exec itself: the file was found, or another call would have failed.
                 if error == Errno::ENOENT
                     && matches!(found, Some(Step::Exec(_)))
@@ -111,7 +113,15 @@ impl Plan {
                 let profile = self.subject(step);
                 format!("{profile}: no such profile is loaded ({code}, {place})")
             }
-            Some(step) => format!("{}: {code} ({place})", self.subject(step)),
+            Some(step @ Step::Label(attribute, _))
+                if error == Errno::EINVAL
+                    && op == Op::Write as u32
+                    && [SELINUX, SELINUX_KEY].contains(&self.text(*attribute).as_str()) =>
+            {
+                let label = self.subject(step);
+                format!("{label}: the loaded policy does not know this label ({code}, {place})")
+            }
+            Some(step) => format!("{}: {why} ({code}, {place})", self.subject(step)),
         }
     }
 

@@ -44,7 +44,7 @@ pub(crate) fn check(spec: &Container, process: &Process, facts: &Facts) -> Resul
         return Err(Error::Refused {
             field: format!("process.capabilities.{set}"),
             value: names.join(" "),
-            why: "the shim cannot give what it does not have".to_owned(),
+            why: "not held by containerd, and so not by the shim: see CapabilityBoundingSet in its unit".to_owned(),
         });
     }
     Ok(())

@@ -188,7 +188,7 @@ impl Sandbox {
             Scope::Pod if empty => refuse("a pod with a network of its own needs one".to_owned()),
             Scope::Pod => match fs::metadata(&self.netns) {
                 Ok(_) => Ok(()),
-                Err(error) => refuse(duet_linux::kernel::errno_name(&error)),
+                Err(error) => refuse(duet_linux::kernel::errno_words(&error)),
             },
         }
     }
@@ -497,7 +497,10 @@ mod tests {
                 "",
                 "netns_path \"\": a pod with a network of its own needs one",
             ),
-            ("/run/netns/none", "netns_path \"/run/netns/none\": ENOENT"),
+            (
+                "/run/netns/none",
+                "netns_path \"/run/netns/none\": no such file or directory (ENOENT)",
+            ),
         ] {
             let netns = PathBuf::from(netns);
             let error = Sandbox { netns, ..sandbox() }.furnish(Path::new("/h"), "test");

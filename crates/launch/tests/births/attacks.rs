@@ -74,7 +74,12 @@ fn a_destination_that_is_a_loop_is_refused() {
     stage(|stage| {
         symlink("hosts", stage.root().join("etc/hosts")).unwrap();
         let error = stage.live(&stage.plan(&stage.spec(["true"]))).unwrap_err();
-        assert!(error.to_string().contains("/etc/hosts: ELOOP"), "{error}");
+        assert!(
+            error
+                .to_string()
+                .contains("/etc/hosts: too many symbolic links encountered (ELOOP"),
+            "{error}"
+        );
     });
 }
 
@@ -93,7 +98,7 @@ fn a_false_null_hides_nothing_and_is_refused() {
             json!({"destination": "/dev", "type": "bind", "source": fake, "options": ["rbind"]}),
         );
         let error = stage.live(&stage.plan(&spec)).unwrap_err();
-        assert!(error.to_string().contains("ENODEV (check,"), "{error}");
+        assert!(error.to_string().contains("ENODEV, check,"), "{error}");
     });
 }
 
@@ -298,7 +303,7 @@ fn a_console_comes_from_no_false_devpts() {
         spec["mounts"][2] =
             json!({"destination": "/dev/pts", "type": "bind", "source": pts, "options": ["rbind"]});
         let error = stage.live(&stage.plan(&spec)).unwrap_err();
-        assert!(error.to_string().contains("ENODEV (check,"), "{error}");
+        assert!(error.to_string().contains("ENODEV, check,"), "{error}");
     });
 }
 

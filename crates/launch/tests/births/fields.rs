@@ -33,7 +33,10 @@ fn what_the_kernel_does_not_schedule_is_named() {
         let never = json!({"policy": "SCHED_DEADLINE", "runtime": 2, "deadline": 1, "period": 1});
         spec["process"]["scheduler"] = never;
         let error = stage.live(&stage.plan(&spec)).unwrap_err().to_string();
-        assert!(error.starts_with("process.scheduler: EINVAL"), "{error}");
+        assert!(
+            error.starts_with("process.scheduler: invalid argument (EINVAL"),
+            "{error}"
+        );
     });
 }
 
@@ -139,7 +142,7 @@ fn a_memory_policy_that_the_kernel_refuses_is_named() {
             spec["linux"]["memoryPolicy"] =
                 json!({"mode": "MPOL_BIND", "nodes": nodes, "flags": flags});
             let error = stage.live(&stage.plan(&spec)).unwrap_err().to_string();
-            let expected = format!("linux.memoryPolicy: {policy}: EINVAL");
+            let expected = format!("linux.memoryPolicy: {policy}: invalid argument (EINVAL");
             assert!(error.starts_with(&expected), "{error}");
         }
     });
@@ -191,7 +194,9 @@ fn a_container_and_its_execs_enter_their_class_of_resctrl_by_themselves() {
         let plan = duet_plan::container(&container, &facts, duet_plan::Program::Native).unwrap();
         let error = stage.live(&plan).unwrap_err().to_string();
         let gone = facts.resctrl[0].display();
-        let expected = format!("linux.intelRdt: enter by {gone}: ENOENT (openat2, step 1 of ");
+        let expected = format!(
+            "linux.intelRdt: enter by {gone}: no such file or directory (ENOENT, openat2, step 1 of "
+        );
         assert!(error.contains(&expected), "{error}");
     });
 }
@@ -374,7 +379,7 @@ fn what_does_not_fit_into_a_tmpfs_is_said() {
         }));
         let error = stage.live(&stage.plan(&spec)).unwrap_err().to_string();
         assert!(
-            error.starts_with("mount /covered: ENOSPC (sendfile"),
+            error.starts_with("mount /covered: no space left on device (ENOSPC, sendfile"),
             "{error}"
         );
     });

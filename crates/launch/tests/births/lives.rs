@@ -166,7 +166,7 @@ fn a_label_is_the_processs_own() {
         let attribute = add_text(&mut plan, "self/root/tmp");
         plan.steps[at] = Step::Label(attribute, value);
         let error = stage.live(&plan).unwrap_err().to_string();
-        assert!(error.contains("(openat2,"), "{error}");
+        assert!(error.contains("(ELOOP, openat2,"), "{error}");
     });
 }
 
@@ -456,7 +456,7 @@ fn what_fails_at_the_gate_is_named_when_it_is_opened() {
         let (newborn, _pipes) = stage.create(&plan).unwrap();
         assert_eq!(process::wait(&newborn.pidfd).unwrap().code, 1);
         let error = newborn.gate.open().unwrap_err().to_string();
-        assert!(error.contains("EINVAL (seccomp, step"), "{error}");
+        assert!(error.contains("EINVAL, seccomp, step"), "{error}");
     });
 }
 
@@ -516,7 +516,7 @@ fn a_failing_step_names_itself_and_leaves_nothing() {
         let error = stage.live(&plan).unwrap_err();
         let text = error.to_string();
         let place = format!(
-            "ENOENT (openat2, step {} of {})",
+            "(ENOENT, openat2, step {} of {})",
             pivot + 1,
             plan.steps.len()
         );
@@ -537,7 +537,7 @@ fn what_cannot_be_opened_is_named() {
         let error = stage.live(&stage.plan(&spec)).unwrap_err();
         assert_eq!(
             error.to_string(),
-            "namespace /run/no-such-namespace: ENOENT"
+            "namespace /run/no-such-namespace: no such file or directory (ENOENT)"
         );
 
         let spec = stage.spec(["true"]);
@@ -547,7 +547,10 @@ fn what_cannot_be_opened_is_named() {
         let path = stage.bundle.join("hosts");
         assert_eq!(
             error.to_string(),
-            format!("mount source {}: ENOENT", path.display())
+            format!(
+                "mount source {}: no such file or directory (ENOENT)",
+                path.display()
+            )
         );
 
         let error = stage::create(&plan, Supplies::default())

@@ -230,7 +230,10 @@ fn where_no_user_namespace_may_make_another_nothing_is_locked_and_else_nothing_i
             assert_eq!(stage.live(&plan).unwrap().code, 0);
         } else {
             let error = stage.live(&plan).unwrap_err().to_string();
-            assert!(error.starts_with("lock mounts: EPERM (clone3"), "{error}");
+            assert!(
+                error.starts_with("lock mounts: operation not permitted (EPERM, clone3"),
+                "{error}"
+            );
         }
     });
 }

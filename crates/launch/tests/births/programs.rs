@@ -102,6 +102,9 @@ fn a_working_directory_that_only_its_user_may_enter_is_entered_by_the_user() {
         };
         assert_eq!(live(1000).unwrap().out, "/own\n");
         let text = live(1001).unwrap_err().to_string();
-        assert!(text.contains("/own: EACCES (chdir"), "{text}");
+        assert!(
+            text.contains("/own: permission denied (EACCES, chdir"),
+            "{text}"
+        );
     });
 }

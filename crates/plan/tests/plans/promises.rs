@@ -79,7 +79,7 @@ fn a_sysctl_of_the_host_is_refused() {
         ),
         (
             "vm.swappiness",
-            "linux.sysctl.vm/swappiness: is no parameter of a namespace: it would change the host",
+            "linux.sysctl.vm/swappiness: is not a parameter of a namespace: it would change the host",
         ),
         (
             "kernel.hostname",
@@ -379,8 +379,8 @@ fn capabilities_that_cannot_be_given_are_named() {
         ..facts(&spec)
     };
     let error = container(&spec, &facts, Program::Native).unwrap_err();
-    let text = "process.capabilities.permitted: CAP_SYS_RESOURCE CAP_SYS_TIME: the shim cannot \
-                give what it does not have";
+    let text = "process.capabilities.permitted: CAP_SYS_RESOURCE CAP_SYS_TIME: not held by \
+                containerd, and so not by the shim: see CapabilityBoundingSet in its unit";
     assert_eq!(error.to_string(), text);
     let mut process = process("exec.json");
     process.capabilities = None;
@@ -478,14 +478,14 @@ fn a_failed_step_is_described() {
     assert_eq!(
         plan.describe(mqueue, Op::Fsmount as u32, libc::EPERM),
         format!(
-            "mount /dev/mqueue: EPERM (fsmount, step {} of {total})",
+            "mount /dev/mqueue: operation not permitted (EPERM, fsmount, step {} of {total})",
             mqueue + 1
         )
     );
     assert_eq!(
         plan.describe(0, Op::Step as u32, 4095),
         format!(
-            "join cgroup by /sys/fs/cgroup/memory/default/one/tasks: errno 4095 (step 1 of {total})"
+            "join cgroup by /sys/fs/cgroup/memory/default/one/tasks: unknown errno (errno 4095, step 1 of {total})"
         )
     );
     let find = number(&|step| matches!(step, Step::FindProgram(_)));

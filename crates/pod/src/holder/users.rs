@@ -112,12 +112,12 @@ fn of_network(path: &Path) -> Result<OwnedFd, Error> {
         why,
     };
     let owner = namespace::open(path).and_then(owner::owner);
-    let owner = owner.map_err(|error| refuse(kernel::errno_name(&error)))?;
+    let owner = owner.map_err(|error| refuse(kernel::errno_words(&error)))?;
     let number = |path: PathBuf| fs::metadata(path).map(|file| (file.dev(), file.ino()));
     let owners = number(descriptor(&owner).into());
     let (owners, nodes) = owners
         .and_then(|owners| Ok((owners, number("/proc/self/ns/user".into())?)))
-        .map_err(|error| refuse(kernel::errno_name(&error)))?;
+        .map_err(|error| refuse(kernel::errno_words(&error)))?;
     if owners == nodes {
         let why = "belongs to the node's users, and the pod is to have its own";
         return Err(refuse(why.to_owned()));
@@ -177,8 +177,8 @@ mod tests {
         );
         for (network, text) in [
             ("/proc/self/ns/net", "belongs to the node's users"),
-            ("/dev/null", "ENOTTY"),
-            ("/run/netns/none", "ENOENT"),
+            ("/dev/null", "not a typewriter (ENOTTY)"),
+            ("/run/netns/none", "no such file or directory (ENOENT)"),
         ] {
             let error = Users::new(ids(0, 10), Some(Path::new(network))).unwrap_err();
             let text = format!("netns_path {network:?}: {text}");

@@ -57,7 +57,7 @@ fn the_reason_is_told_by_start_whatever_stands_at_the_gate() {
                         assert_eq!(rig.pod.wait("web", None).await.unwrap().code, 1);
                     }
                     let error = text(&rig.pod.start("web", None).await.unwrap_err());
-                    assert!(error.contains("ENOMEM (seccomp, step "), "{error}");
+                    assert!(error.contains("ENOMEM, seccomp, step "), "{error}");
                     assert_eq!(rig.finish("web").await.code, 1);
                 }
             }
