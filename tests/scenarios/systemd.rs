@@ -310,7 +310,7 @@ fn annotations_are_properties_of_the_unit_and_its_users_may_divide_its_cgroup() 
     let shim = Shim::start(node.daemon(), &program, node.namespace(), id, &bundle);
     let shim = shim.unwrap_or_else(|error| panic!("{error}"));
     let error = shim.create(id, &bundle.dir).expect_err("it is no time");
-    let why = "annotations.org.systemd.property.TimeoutStopSec = soon: it is no value";
+    let why = "annotations.org.systemd.property.TimeoutStopSec = soon: it is not in GVariant's text format";
     assert!(error.contains(why), "{error}");
 
     let right = config("org.systemd.property.TimeoutStopSec", "7").to_string();

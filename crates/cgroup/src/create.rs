@@ -311,7 +311,7 @@ fn check(path: &Path) -> Result<(), Error> {
         return refuse("`..` leads out of it");
     }
     if path.components().count() < 2 {
-        return refuse("the root cgroup is not ours to use");
+        return refuse("is the root cgroup; a container needs one below it");
     }
     Ok(())
 }

@@ -65,7 +65,7 @@ pub enum Error {
         source: Errno,
     },
     /// A limit below what is in use now.
-    #[error("{file} = {value}: {in_use} are in use")]
+    #[error("{file} = {value}: {in_use} bytes are in use, and a lower limit cannot be set")]
     InUse {
         /// The control file, without its directory.
         file: &'static str,

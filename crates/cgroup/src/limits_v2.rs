@@ -109,7 +109,7 @@ pub(crate) fn swap_alone(limit: Option<i64>, swap: Option<i64>) -> Result<Option
         (Some(limit), Some(swap)) if limit > 0 => Err(refuse(
             "memory.swap",
             swap,
-            "it is below memory.limit, which it includes",
+            "it is below memory.limit; the value is memory and swap together",
         )),
         (_, Some(swap)) => Err(refuse(
             "memory.swap",
@@ -398,7 +398,7 @@ mod tests {
             ),
             (
                 r#"{"memory": {"limit": 10, "swap": 5}}"#,
-                "linux.resources.memory.swap = 5: it is below memory.limit, which it includes",
+                "linux.resources.memory.swap = 5: it is below memory.limit; the value is memory and swap together",
             ),
             (
                 r#"{"memory": {"swap": 5}}"#,
@@ -465,12 +465,15 @@ mod tests {
         std::fs::write(dir.path().join("memory.stat"), stat).unwrap();
         let update = |json: &str| apply(dir.path(), json, Occasion::Update);
         let error = update(r#"{"memory": {"limit": 400}}"#).unwrap_err();
-        assert_eq!(error.to_string(), "memory.max = 400: 500 are in use");
+        assert_eq!(
+            error.to_string(),
+            "memory.max = 400: 500 bytes are in use, and a lower limit cannot be set"
+        );
         update(r#"{"memory": {"limit": 600}}"#).unwrap();
         let strict = r#"{"memory": {"limit": 600, "checkBeforeUpdate": true}}"#;
         assert_eq!(
             update(strict).unwrap_err().to_string(),
-            "memory.max = 600: 1000 are in use"
+            "memory.max = 600: 1000 bytes are in use, and a lower limit cannot be set"
         );
         assert_eq!(read(dir.path(), "memory.max").unwrap(), "600");
     }

@@ -103,9 +103,9 @@ mod tests {
             (
                 "ValidName",
                 "invalid-value",
-                "it is no value in GVariant's text form",
+                "it is not in GVariant's text format",
             ),
-            ("TimeoutStopSec", "'a'", "it is no number of seconds"),
+            ("TimeoutStopSec", "'a'", "it is not a number of seconds"),
             ("Slice", "'system.slice'", "it is Duet's to set"),
         ] {
             let error = Property::annotated(&format!("{ANNOTATION}{name}"), text).unwrap_err();

@@ -67,7 +67,7 @@ impl Scope {
         };
         let slice_name = if slice.is_empty() { SLICE } else { slice };
         let Some(parent) = slice_path(slice_name) else {
-            return refuse("its first part is no slice of systemd");
+            return refuse("its first part is not a slice of systemd");
         };
         if name.ends_with(".slice") {
             return refuse("a slice holds no processes");
@@ -338,7 +338,7 @@ mod tests {
         for (parts, text) in [
             (
                 ("pods", "a", "b"),
-                "linux.cgroupsPath = pods:a:b: its first part is no slice of systemd",
+                "linux.cgroupsPath = pods:a:b: its first part is not a slice of systemd",
             ),
             (
                 ("a.slice", "", "b.slice"),

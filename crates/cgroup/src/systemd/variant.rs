@@ -20,7 +20,7 @@ use super::message::Value;
 /// What is wrong with a text, as the end of a sentence.
 type Wrong = &'static str;
 
-const NO_VALUE: Wrong = "it is no value in GVariant's text form";
+const NO_VALUE: Wrong = "it is not in GVariant's text format";
 const NO_SUCH_TYPE: Wrong = "no property of a scope has this type";
 const NOT_THIS_TYPE: Wrong = "it is not of the type that is written before it";
 const MIXED: Wrong = "its elements have different types";
@@ -70,7 +70,7 @@ pub(super) fn parse(text: &str) -> Result<Value, Wrong> {
 /// The microseconds of the seconds that `text` writes.
 pub(super) fn microseconds(text: &str) -> Result<Value, Wrong> {
     const SECOND: i128 = 1_000_000;
-    const NO_NUMBER: Wrong = "it is no number of seconds";
+    const NO_NUMBER: Wrong = "it is not a number of seconds";
     let written = read(text)?;
     let Literal::Number(number) = written.literal else {
         return Err(NO_NUMBER);

@@ -159,7 +159,7 @@ fn a_path_that_names_no_cgroup_is_refused() {
     let cases = [
         (
             "/",
-            "linux.cgroupsPath /: the root cgroup is not ours to use",
+            "linux.cgroupsPath /: is the root cgroup; a container needs one below it",
         ),
         ("relative", "linux.cgroupsPath relative: not absolute"),
         ("/a/../b", "linux.cgroupsPath /a/../b: `..` leads out of it"),
@@ -270,7 +270,10 @@ fn what_is_refused_names_the_file_and_the_value() {
     if let Err(error) = busy {
         let text = error.to_string();
         assert!(text.starts_with("memory.limit_in_bytes = 8192: "), "{text}");
-        assert!(text.ends_with(" are in use"), "{text}");
+        assert!(
+            text.ends_with(" bytes are in use, and a lower limit cannot be set"),
+            "{text}"
+        );
     }
     own.cgroup.kill().unwrap();
     child.wait().unwrap();
