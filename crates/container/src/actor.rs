@@ -186,7 +186,7 @@ impl Actor {
                 Some(ended) = self.exits.join_next() => {
                     match ended {
                         Ok((who, exit)) => self.ended(who, exit),
-                        Err(error) => tracing::error!(%error, "the end of a process is lost"),
+                        Err(error) => tracing::error!(%error, "exit of a process could not be observed"),
                     }
                     ControlFlow::Continue(())
                 }

@@ -242,7 +242,7 @@ impl Prepared {
                 return Err(error);
             }
         };
-        tracing::info!(container = %id, pid = born.pid, rule, "born");
+        tracing::info!(container = %id, pid = born.pid, detected_by = rule, "container created");
         drop(linux.init.set((born.pid, init)));
         linux.begun.store(true, Ordering::Release);
         let body = Arc::new(linux);
@@ -294,7 +294,7 @@ impl Birth {
         };
         // Hooks take their time.
         if let Err(error) = tokio::task::spawn_blocking(move || left.undo()).await {
-            tracing::error!(%error, "left behind by a failed birth");
+            tracing::error!(%error, "cleanup after a failed create is incomplete");
         }
         Err(error)
     }
@@ -384,7 +384,7 @@ impl Linux {
     /// poststop hooks run then.
     fn undo(&self) {
         if let Err(error) = self.destroy() {
-            tracing::warn!(container = %self.id, %error, "left behind by a failed birth");
+            tracing::warn!(container = %self.id, %error, "cleanup after a failed create is incomplete");
         }
         self.return_net_devices();
     }
@@ -479,7 +479,7 @@ impl Body for Linux {
         match self.confined.oom() {
             Ok(watch) => Some(self.counters.watch(watch)),
             Err(error) => {
-                tracing::warn!(container = %self.id, %error, "kills for want of memory are not seen");
+                tracing::warn!(container = %self.id, %error, "OOM kills of this container will not be reported");
                 None
             }
         }

@@ -168,7 +168,7 @@ pub enum Error {
         source: duet_cgroup::Error,
     },
     /// The kernel killed a process for want of memory before it ran its program.
-    #[error("{}killed for want of memory", allowed(*.limit))]
+    #[error("{}", starved(*.limit))]
     Starved {
         /// What `linux.resources.memory.limit` says, if it may be that.
         limit: Option<i64>,
@@ -240,11 +240,15 @@ pub enum HookError {
     },
 }
 
-/// The limit that a process was killed for.
-fn allowed(limit: Option<i64>) -> String {
-    limit.map_or_else(String::new, |limit| {
-        format!("linux.resources.memory.limit {limit}: ")
-    })
+/// What a process was killed for, and what to do.
+fn starved(limit: Option<i64>) -> String {
+    match limit {
+        Some(limit) => format!(
+            "linux.resources.memory.limit {limit}: out of memory before the program ran; raise the limit"
+        ),
+        None => "out of memory before the program ran: at the limit of the pod, or of the node"
+            .to_owned(),
+    }
 }
 
 /// What a program wrote, where it wrote something.
@@ -259,7 +263,7 @@ fn quoted(output: &str) -> String {
 #[derive(Debug, thiserror::Error)]
 pub enum WasmError {
     /// An annotation calls something wasm that is not.
-    #[error("annotations.{annotation}: {file} is no WebAssembly binary")]
+    #[error("annotations.{annotation}: {file} is not a WebAssembly binary")]
     NotWasm {
         /// The annotation that says so.
         annotation: &'static str,

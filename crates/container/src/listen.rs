@@ -52,7 +52,7 @@ fn variable(env: &[String]) -> Result<Vec<SocketAddr>, Error> {
         .ok_or_else(|| Error::Invalid {
             field: "process.env DUET_LISTEN",
             value: value.to_owned(),
-            why: "is no list of address:port",
+            why: "is not a list of IP:port, such as 127.0.0.1:9000,[::1]:9000 (no host names)",
         })
 }
 
@@ -82,7 +82,7 @@ mod tests {
 
     #[test]
     fn what_is_no_address_is_named() {
-        let words = "process.env DUET_LISTEN \"localhost:1\": is no list of address:port";
+        let words = "process.env DUET_LISTEN \"localhost:1\": is not a list of IP:port, such as 127.0.0.1:9000,[::1]:9000 (no host names)";
         assert_eq!(read(&["DUET_LISTEN=localhost:1"]), Err(words.to_owned()));
     }
 }

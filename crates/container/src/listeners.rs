@@ -89,7 +89,7 @@ impl Way {
                 return Err(Error::Invalid {
                     field: "annotations.io.containerd.duet.v1.http.listener",
                     value: "pod".to_owned(),
-                    why: "is for a port that a successor can have, and 0 is another one each time",
+                    why: "needs a fixed port in http.listen or DUET_HTTP_ADDR; port 0 is a different one at each start",
                 });
             }
             Ok(address) => address,
@@ -141,7 +141,7 @@ impl Listeners {
             let thread = thread::Builder::new().name("duet-listener".into());
             thread.stack_size(STACK).spawn(move || {
                 if let Err(error) = this.serve(&ours, place) {
-                    tracing::warn!(container = %id, %error, "a server asked for its listener in no language of ours");
+                    tracing::warn!(container = %id, %error, "unexpected message from a server's runner; its listener is not kept");
                 }
             })
         });
@@ -184,7 +184,7 @@ impl Listeners {
                     None => send_byte(server, NO),
                 },
                 (wish, _) => {
-                    let why = format!("the wish {wish:#04x}");
+                    let why = format!("unknown request {wish:#04x}");
                     return Err(io::Error::new(io::ErrorKind::InvalidData, why));
                 }
             };
@@ -193,7 +193,7 @@ impl Listeners {
                 answered => answered?,
             }
         }
-        Err(io::Error::other("it has had too many wishes"))
+        Err(io::Error::other("more than 32 requests"))
     }
 
     /// Keeps a listener, unless the pod is over or has enough of them.
@@ -256,7 +256,7 @@ fn listens(socket: &OwnedFd) -> io::Result<SocketAddr> {
         && socket_type(socket)? == SocketType::STREAM
         && socket_protocol(socket)? == Some(ipproto::TCP);
     if !is_tcp || !socket_acceptconn(socket)? {
-        let why = "a descriptor that is no listening TCP socket";
+        let why = "a descriptor that is not a listening TCP socket";
         return Err(io::Error::new(io::ErrorKind::InvalidData, why));
     }
     Ok(getsockname(socket)?.try_into()?)
@@ -401,7 +401,7 @@ mod tests {
         let (_, elsewhere) = listener();
         let (channel, _other) = pair().unwrap();
         let file = tempfile::tempfile().unwrap();
-        let none = "a descriptor that is no listening TCP socket";
+        let none = "a descriptor that is not a listening TCP socket";
         let refused = |with: &[BorrowedFd<'_>], wish, address| {
             let server = Server::of(&listeners, address);
             assert!(server.ask(wish, with).is_none());
@@ -414,9 +414,12 @@ mod tests {
         assert!(why.contains("non-socket"), "{why}");
         let words = format!("a listener of {address} where {elsewhere} was asked for");
         assert_eq!(refused(&[listening.as_fd()], KEEP, elsewhere), words);
-        assert_eq!(refused(&[], KEEP, address), "the wish 0x6b");
-        assert_eq!(refused(&[file.as_fd()], FIND, address), "the wish 0x66");
-        assert_eq!(refused(&[], 0, address), "the wish 0x00");
+        assert_eq!(refused(&[], KEEP, address), "unknown request 0x6b");
+        assert_eq!(
+            refused(&[file.as_fd()], FIND, address),
+            "unknown request 0x66"
+        );
+        assert_eq!(refused(&[], 0, address), "unknown request 0x00");
         assert!(Server::of(&listeners, address).find().is_none());
     }
 
@@ -427,7 +430,7 @@ mod tests {
         let server = Server::of(&listeners, address);
         assert!((0..WISHES).all(|_| server.find().is_none()));
         assert!(server.ask(FIND, &[]).is_none());
-        assert_eq!(server.end().unwrap_err(), "it has had too many wishes");
+        assert_eq!(server.end().unwrap_err(), "more than 32 requests");
     }
 
     #[test]

@@ -49,7 +49,7 @@ impl Ooms {
             .transpose()
             .unwrap_or_else(|error| {
                 // They are still told before an exit, which is when they matter most.
-                tracing::warn!(%error, "kills for want of memory are not heard of at once");
+                tracing::warn!(%error, "no OOM watch; kills are reported at the exit only");
                 None
             });
         Ooms {
@@ -71,7 +71,7 @@ impl Ooms {
                 ready.clear_ready();
             }
             Err(error) => {
-                tracing::warn!(%error, "kills for want of memory are not heard of any more");
+                tracing::warn!(%error, "OOM watch stopped; kills are reported at the exit only");
                 self.heard = None;
             }
         }
@@ -96,7 +96,7 @@ impl Ooms {
             match announced.await {
                 Ok(Ok(())) => told_of_removal(&watch).await,
                 Ok(Err(error)) => {
-                    tracing::warn!(%error, "whether one was killed for want of memory is not known");
+                    tracing::warn!(%error, "cannot tell whether a process was killed by OOM");
                 }
                 Err(error) => tracing::error!(%error, "a thread of the container panicked"),
             }
@@ -141,7 +141,7 @@ async fn told_of_removal(watch: &OomWatch) {
         Err(error) => Err(error),
     };
     if let Err(error) = told {
-        tracing::warn!(%error, "whether one was killed for want of memory is not known");
+        tracing::warn!(%error, "cannot tell whether a process was killed by OOM");
     }
 }
 
@@ -152,7 +152,7 @@ impl Passing {
     pub(crate) async fn over(mut self) {
         // Nothing is ever sent: the other half goes with the fact.
         if timeout(PASSING_LIMIT, self.0.changed()).await.is_err() {
-            tracing::warn!("an exit is told before the kill for want of memory was passed on");
+            tracing::warn!("an exit is reported before its OOM event was taken");
         }
     }
 }

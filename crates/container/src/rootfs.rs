@@ -390,7 +390,7 @@ impl Options {
                         return Err(Error::Invalid {
                             field: "rootfs mount option",
                             value: option.clone(),
-                            why: "is no list of container:host:size",
+                            why: "is not a list of container:host:size",
                         });
                     };
                     if kind == "uidmap=" {

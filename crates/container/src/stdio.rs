@@ -272,7 +272,7 @@ pub(crate) fn await_reader(path: &str, deadline: Instant) -> Option<OwnedFd> {
             Err(error) => {
                 // What is wrong with it otherwise, the hold will say.
                 if error == rustix::io::Errno::NXIO {
-                    tracing::warn!(path, "nobody reads this output yet");
+                    tracing::warn!(path, "output FIFO has no reader yet");
                 }
                 return None;
             }

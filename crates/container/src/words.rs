@@ -65,7 +65,7 @@ impl Stdio {
         Err(Error::Invalid {
             field: "terminal",
             value: self.terminal.to_string(),
-            why: "process.terminal says otherwise",
+            why: "differs from process.terminal in config.json; both must be the same",
         })
     }
 }

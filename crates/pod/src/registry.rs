@@ -230,11 +230,11 @@ impl Pod {
                 continue;
             }
             match container.delete(None).await {
-                Ok(_) => tracing::info!(id, "let go of what was cleaned beside this shim"),
+                Ok(_) => tracing::info!(id, "released a container that `delete` had cleaned up"),
                 // Somebody has asked for it after all.
                 Err(ContainerError::Gone) => {}
                 Err(error) => {
-                    tracing::warn!(id, %error, "what was cleaned beside this shim is kept");
+                    tracing::warn!(id, %error, "cannot release a container that `delete` had cleaned up");
                     continue;
                 }
             }

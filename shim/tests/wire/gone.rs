@@ -123,7 +123,7 @@ fn a_birth_that_is_killed_for_want_of_memory_says_so_and_names_the_limit() {
     node.end("s", &socket);
     forget_cgroups();
     assert_eq!(code, Code::RESOURCE_EXHAUSTED, "{message}");
-    let why = "linux.resources.memory.limit 4096: killed for want of memory: \
+    let why = "linux.resources.memory.limit 4096: out of memory before the program ran; raise the limit: \
                the process ended before its program ran, with code 137";
     assert!(message.ends_with(why), "{message}");
 }

@@ -142,7 +142,7 @@ fn annotations_override() {
     let error = rig.decide("/usr/bin/app", crun).unwrap_err().to_string();
     assert_eq!(
         error,
-        "annotations.run.oci.handler: /usr/bin/app is no WebAssembly binary"
+        "annotations.run.oci.handler: /usr/bin/app is not a WebAssembly binary"
     );
     let error = rig.decide("/nowhere.wasm", crun).unwrap_err().to_string();
     assert_eq!(error, "open /nowhere.wasm");
