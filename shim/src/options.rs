@@ -81,7 +81,7 @@ pub(crate) enum Error {
         source: io::Error,
     },
     /// A number that is too large to be meant.
-    #[error("{key} = {value}: more bytes than can be counted")]
+    #[error("{key} = {value}: too large; at most {} is possible", u64::MAX >> 20)]
     TooLarge {
         /// Its name in TOML.
         key: &'static str,
@@ -89,7 +89,7 @@ pub(crate) enum Error {
         value: u64,
     },
     /// A known option that Duet does not offer.
-    #[error("{key}: not offered by Duet")]
+    #[error("{key} = true: not supported by Duet")]
     Unsupported {
         /// Its name in TOML.
         key: &'static str,

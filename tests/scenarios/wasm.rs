@@ -582,7 +582,7 @@ fn sockets_that_nobody_would_find_are_refused_by_name() {
         ),
         (
             mistaken,
-            "process.env DUET_LISTEN \"here\": is no list of address:port",
+            "process.env DUET_LISTEN \"here\": is not a list of IP:port, such as 127.0.0.1:9000,[::1]:9000 (no host names)",
         ),
     ] {
         assert_ne!(outcome.code, 0, "{outcome:?}");

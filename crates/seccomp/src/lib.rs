@@ -46,7 +46,7 @@ pub struct Filter {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
     /// `SCMP_ACT_NOTIFY` where nobody could answer.
-    #[error("linux.seccomp: SCMP_ACT_NOTIFY is not offered {0}")]
+    #[error("linux.seccomp: SCMP_ACT_NOTIFY is not supported {0}")]
     Notify(&'static str),
     /// An argument index that no system call has.
     #[error("linux.seccomp.syscalls: {name}: args.index = {index}, the last is 5")]
@@ -60,7 +60,7 @@ pub enum Error {
     #[error("linux.seccomp: errnoRet = {0}, the largest is 4095")]
     Errno(u32),
     /// A filter flag that a container cannot use.
-    #[error("linux.seccomp.flags: {0} is not offered")]
+    #[error("linux.seccomp.flags: {0}: not supported by Duet")]
     Flag(String),
     /// More instructions than the kernel takes.
     #[error("linux.seccomp: the profile needs {0} BPF instructions, the kernel takes 4096")]

@@ -438,16 +438,16 @@ fn what_cannot_be_done_is_named() {
     assert_eq!(
         refuse(json!({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [
             {"names": ["read", "write"], "action": "SCMP_ACT_NOTIFY"}]})),
-        "linux.seccomp: SCMP_ACT_NOTIFY is not offered for write"
+        "linux.seccomp: SCMP_ACT_NOTIFY is not supported for write"
     );
     assert_eq!(
         refuse(json!({"defaultAction": "SCMP_ACT_NOTIFY"})),
-        "linux.seccomp: SCMP_ACT_NOTIFY is not offered as the default action"
+        "linux.seccomp: SCMP_ACT_NOTIFY is not supported as the default action"
     );
     assert_eq!(
         refuse(json!({"defaultAction": "SCMP_ACT_ALLOW",
             "flags": ["SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV"]})),
-        "linux.seccomp.flags: SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV is not offered"
+        "linux.seccomp.flags: SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV: not supported by Duet"
     );
     assert_eq!(
         refuse(json!({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [

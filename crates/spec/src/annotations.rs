@@ -28,7 +28,7 @@ pub const SANDBOX_UID: &str = "io.kubernetes.cri.sandbox-uid";
 
 /// `native` or `wasm`: overrides what the entrypoint's bytes say; set by the user.
 pub const HANDLER: &str = "io.containerd.duet.v1.handler";
-/// Where a `wasi:http` component listens, as `address:port`; set by the user.
+/// Where a `wasi:http` component listens, as `IP:port`; set by the user.
 /// Without it the runner's documented default holds.
 pub const HTTP_LISTEN: &str = "io.containerd.duet.v1.http.listen";
 /// How many requests one instance of a `wasi:http` component serves, one after another;
@@ -56,7 +56,7 @@ pub const HTTP_LOG: &str = "io.containerd.duet.v1.http.log";
 /// pod keeps it for the next one that serves at the same address; set by the user. Without it: `container`.
 pub const HTTP_LISTENER: &str = "io.containerd.duet.v1.http.listener";
 /// Sockets that a preview 1 guest finds open for listening from descriptor 3 on, as a comma
-/// list of `address:port`; set by the user. Without it `DUET_LISTEN` in the guest's environment
+/// list of `IP:port`; set by the user. Without it `DUET_LISTEN` in the guest's environment
 /// holds, which can be one container's of a pod.
 pub const LISTEN: &str = "io.containerd.duet.v1.listen";
 
@@ -156,7 +156,9 @@ pub(crate) fn read(
                 _ => return Err(refuse("is neither native nor wasm")),
             },
             HTTP_LISTEN => {
-                let address = value.parse().map_err(|_| refuse("is not address:port"))?;
+                let address = value.parse().map_err(|_| {
+                    refuse("is not IP:port, such as 0.0.0.0:8080 or [::]:8080 (no host name)")
+                })?;
                 options.http_listen = Some(address);
             }
             HTTP_REUSE => {
@@ -206,7 +208,7 @@ pub(crate) fn read(
                     let address = address
                         .trim()
                         .parse()
-                        .map_err(|_| refuse("is no list of address:port"))?;
+                        .map_err(|_| refuse("is not a list of IP:port, such as 127.0.0.1:9000,[::1]:9000 (no host names)"))?;
                     options.listen.push(address);
                 }
             }
@@ -231,10 +233,16 @@ pub(crate) fn read(
                 Some(key) if !key.is_empty() => {
                     options.config.insert(key.to_owned(), value.clone());
                 }
-                Some(_) | None => return Err(refuse("names no value")),
+                Some(_) | None => {
+                    return Err(refuse(
+                        "has no name after \"config.\"; expected io.containerd.duet.v1.config.NAME",
+                    ));
+                }
             },
             other if other.starts_with(PREFIX) => {
-                return Err(refuse("is no annotation that Duet knows"));
+                return Err(refuse(
+                    "unknown annotation; docs/annotations.md lists those that Duet reads",
+                ));
             }
             _ => {}
         }

@@ -307,7 +307,7 @@ fn root(document: Document<'_>, bundle: &Path, spec: &Spec) -> Result<Root, Erro
         Some(word) => match Propagation::from_word(word) {
             Some(propagation) => Some(propagation),
             None => {
-                let why = "is none of the mount propagations";
+                let why = "is not a mount propagation";
                 return Err(document.value("linux.rootfsPropagation", word, why));
             }
         },
@@ -360,7 +360,7 @@ fn sysctl<'a>(
         };
         let field = format!("linux.sysctl.{key}");
         if path.split('/').any(|part| matches!(part, "" | "." | "..")) {
-            return Err(document.value(&field, value, "is no name of a kernel parameter"));
+            return Err(document.value(&field, value, "is not a name of a kernel parameter"));
         }
         if parameters.insert(path, value.clone()).is_some() {
             return Err(document.value(&field, value, "is given in two spellings"));

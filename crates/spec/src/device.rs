@@ -52,7 +52,11 @@ impl Device {
             LinuxDeviceType::B => DeviceKind::Block,
             LinuxDeviceType::P => DeviceKind::Fifo,
             LinuxDeviceType::A => {
-                return Err(document.value(&format!("{field}.type"), "a", "is no kind of node"));
+                return Err(document.value(
+                    &format!("{field}.type"),
+                    "a",
+                    "is not a type of device node",
+                ));
             }
         };
         let number = |name: &str, value: i64| {
@@ -63,7 +67,7 @@ impl Device {
                 document.value(
                     &format!("{field}.{name}"),
                     &value.to_string(),
-                    "is no number of a device",
+                    "is not a device number",
                 )
             })
         };

@@ -42,7 +42,7 @@ pub enum Error {
         field: String,
     },
     /// A field asks for something that Duet does not offer.
-    #[error("{document}: {field}: {value} is asked for and not offered")]
+    #[error("{document}: {field}: {value}: not supported by Duet")]
     NotOffered {
         /// The document.
         document: String,

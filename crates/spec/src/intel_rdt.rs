@@ -65,7 +65,7 @@ impl IntelRdt {
         if let Some(class) = class.as_deref().filter(|class| *class != "/")
             && (class.contains('/') || [".", ".."].contains(&class) || RESERVED.contains(&class))
         {
-            return Err(document.value(CLASS, class, "is no name of a class"));
+            return Err(document.value(CLASS, class, "is not a valid class name"));
         }
         let mut schemata = Vec::new();
         for (field, begins, line) in [
@@ -145,15 +145,15 @@ mod tests {
         for (rdt, why) in [
             (
                 json!({ "closID": "a/b" }),
-                "closID: a/b: is no name of a class",
+                "closID: a/b: is not a valid class name",
             ),
             (
                 json!({ "closID": ".." }),
-                "closID: ..: is no name of a class",
+                "closID: ..: is not a valid class name",
             ),
             (
                 json!({ "closID": "info" }),
-                "closID: info: is no name of a class",
+                "closID: info: is not a valid class name",
             ),
             (
                 json!({ "memBwSchema": "L3:0=f" }),

@@ -93,7 +93,7 @@ impl MemoryPolicy {
         let mut numbers = (0..).zip(Self::MODES);
         let Some((number, (_, takes))) = numbers.find(|(_, (name, _))| *name == mode) else {
             let field = format!("{FIELD}.mode");
-            return Err(document.value(&field, &mode, "is no memory policy"));
+            return Err(document.value(&field, &mode, "is not a memory policy"));
         };
         let list = written.nodes.unwrap_or_default();
         let field = format!("{FIELD}.nodes");
@@ -102,7 +102,11 @@ impl MemoryPolicy {
             list => match list::bits(list, LAST) {
                 Some(nodes) => nodes,
                 None => {
-                    return Err(document.value(&field, list, "is no list of nodes such as 0-3,7"));
+                    return Err(document.value(
+                        &field,
+                        list,
+                        "is not a list of nodes, such as 0-3,7",
+                    ));
                 }
             },
         };
@@ -122,7 +126,7 @@ impl MemoryPolicy {
                 Some((_, bit)) => bits |= bit,
                 None => {
                     let field = format!("{FIELD}.flags[{index}]");
-                    return Err(document.value(&field, flag, "is no flag of a memory policy"));
+                    return Err(document.value(&field, flag, "is not a flag of a memory policy"));
                 }
             }
         }
@@ -190,7 +194,7 @@ mod tests {
         for (policy, why) in [
             (
                 json!({ "mode": "MPOL_NEW" }),
-                "mode: MPOL_NEW: is no memory policy",
+                "mode: MPOL_NEW: is not a memory policy",
             ),
             (json!({ "nodes": "0" }), ": missing field `mode`"),
             (
@@ -203,15 +207,15 @@ mod tests {
             ),
             (
                 json!({ "mode": "MPOL_BIND", "nodes": "0,x" }),
-                "nodes: 0,x: is no list of nodes such as 0-3,7",
+                "nodes: 0,x: is not a list of nodes, such as 0-3,7",
             ),
             (
                 json!({ "mode": "MPOL_BIND", "nodes": "1024" }),
-                "nodes: 1024: is no list of nodes such as 0-3,7",
+                "nodes: 1024: is not a list of nodes, such as 0-3,7",
             ),
             (
                 json!({ "mode": "MPOL_BIND", "nodes": "0", "flags": ["MPOL_F_STATIC_NODES", "X"] }),
-                "flags[1]: X: is no flag of a memory policy",
+                "flags[1]: X: is not a flag of a memory policy",
             ),
         ] {
             let error = lift(policy).unwrap_err();

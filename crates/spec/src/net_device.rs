@@ -33,7 +33,7 @@ impl NetDevice {
             let called = name.as_ref().unwrap_or(device);
             for (field, name) in [(&field, device), (&format!("{field}.name"), called)] {
                 if !may_be_called(name) {
-                    return Err(document.value(field, name, "is no name of a network device"));
+                    return Err(document.value(field, name, "is not a name of a network device"));
                 }
             }
             if *network == Namespace::Host {
@@ -117,16 +117,16 @@ mod tests {
         for (devices, why) in [
             (
                 json!({ "eth0/1": {} }),
-                ".eth0/1: eth0/1: is no name of a network device",
+                ".eth0/1: eth0/1: is not a name of a network device",
             ),
-            (json!({ "": {} }), ".: : is no name of a network device"),
+            (json!({ "": {} }), ".: : is not a name of a network device"),
             (
                 json!({ "eth0": { "name": "sixteen-letters-" } }),
-                ".eth0.name: sixteen-letters-: is no name of a network device",
+                ".eth0.name: sixteen-letters-: is not a name of a network device",
             ),
             (
                 json!({ "eth0": { "name": "a b" } }),
-                ".eth0.name: a b: is no name of a network device",
+                ".eth0.name: a b: is not a name of a network device",
             ),
             (
                 json!({ "eth0": { "name": "net%s" } }),

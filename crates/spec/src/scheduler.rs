@@ -99,7 +99,7 @@ impl Scheduler {
                 let why = "is in no released Linux";
                 return refuse("policy", written.policy.clone(), why);
             }
-            other => return refuse("policy", other.to_owned(), "is no scheduling policy"),
+            other => return refuse("policy", other.to_owned(), "is not a scheduling policy"),
         };
         let mut flags = 0;
         for (index, flag) in written.flags.iter().flatten().enumerate() {
@@ -113,7 +113,7 @@ impl Scheduler {
                 "SCHED_FLAG_UTIL_CLAMP_MAX" => 0x40,
                 other => {
                     let name = format!("flags[{index}]");
-                    return refuse(&name, other.to_owned(), "is no scheduling flag");
+                    return refuse(&name, other.to_owned(), "is not a scheduling flag");
                 }
             };
         }
@@ -173,7 +173,7 @@ impl Processors {
         };
         match crate::list::bits(list, LAST) {
             Some(words) => Ok(Some(Self(words))),
-            None => Err(document.value(field, list, "is no list of processors such as 0-3,7")),
+            None => Err(document.value(field, list, "is not a list of processors, such as 0-3,7")),
         }
     }
 }

@@ -44,7 +44,13 @@ impl TimeOffsets {
             let clock = match name.as_str() {
                 "monotonic" => "monotonic",
                 "boottime" => "boottime",
-                _ => return Err(document.value(&field, &value, "is no clock of a time namespace")),
+                _ => {
+                    return Err(document.value(
+                        &field,
+                        &value,
+                        "is not a clock of a time namespace",
+                    ));
+                }
             };
             if nanoseconds >= 1_000_000_000 {
                 let field = format!("{field}.nanosecs");

@@ -98,7 +98,7 @@ fn fields_that_are_not_offered_are_named() {
         let text = refusal(pointer, value);
         assert!(text.contains(&format!(": {field}: ")), "{text}");
         assert!(text.starts_with("/b/config.json: "), "{text}");
-        assert!(text.ends_with("is asked for and not offered"), "{text}");
+        assert!(text.ends_with(": not supported by Duet"), "{text}");
     }
 }
 
@@ -151,7 +151,7 @@ fn wrong_values_are_named_with_their_field() {
         (
             "/process/execCPUAffinity",
             json!({ "initial": "3-1" }),
-            "process.execCPUAffinity.initial: 3-1: is no list of processors such as 0-3,7",
+            "process.execCPUAffinity.initial: 3-1: is not a list of processors, such as 0-3,7",
         ),
         (
             "/linux/timeOffsets",
@@ -161,7 +161,7 @@ fn wrong_values_are_named_with_their_field() {
         (
             "/linux/timeOffsets",
             json!({ "realtime": { "secs": 1 } }),
-            "linux.timeOffsets.realtime: 1 s 0 ns: is no clock of a time namespace",
+            "linux.timeOffsets.realtime: 1 s 0 ns: is not a clock of a time namespace",
         ),
         (
             "/process/ioPriority",
@@ -224,7 +224,7 @@ fn wrong_values_are_named_with_their_field() {
         (
             "/linux/rootfsPropagation",
             json!("loud"),
-            "linux.rootfsPropagation: loud: is none of the mount propagations",
+            "linux.rootfsPropagation: loud: is not a mount propagation",
         ),
         (
             "/linux/cgroupsPath",
@@ -239,7 +239,7 @@ fn wrong_values_are_named_with_their_field() {
         (
             "/linux/sysctl",
             json!({ "net/../kernel/x": "1" }),
-            "is no name of a kernel parameter",
+            "is not a name of a kernel parameter",
         ),
         (
             "/linux/devices",
@@ -309,7 +309,7 @@ fn annotations_of_duets_own_are_checked() {
         (
             "io.containerd.duet.v1.http.listen",
             "8080",
-            "is not address:port",
+            "is not IP:port, such as 0.0.0.0:8080 or [::]:8080 (no host name)",
         ),
         (
             "io.containerd.duet.v1.http.reuse",
@@ -360,13 +360,17 @@ fn annotations_of_duets_own_are_checked() {
         (
             "io.containerd.duet.v1.listen",
             "127.0.0.1:1,x",
-            "is no list of address:port",
+            "is not a list of IP:port, such as 127.0.0.1:9000,[::1]:9000 (no host names)",
         ),
-        ("io.containerd.duet.v1.config.", "blue", "names no value"),
+        (
+            "io.containerd.duet.v1.config.",
+            "blue",
+            "has no name after \"config.\"; expected io.containerd.duet.v1.config.NAME",
+        ),
         (
             "io.containerd.duet.v1.typo",
             "1",
-            "is no annotation that Duet knows",
+            "unknown annotation; docs/annotations.md lists those that Duet reads",
         ),
         ("run.oci.handler", "krun", "is neither wasm nor wasm-smart"),
     ];
@@ -422,7 +426,7 @@ fn an_update_names_its_fields() {
     let error = resources(br#"{"gpu":1}"#).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "resources: gpu: 1 is asked for and not offered"
+        "resources: gpu: 1: not supported by Duet"
     );
 }
 
