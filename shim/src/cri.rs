@@ -186,14 +186,25 @@ fn config(options: Option<&Any>) -> Result<PodSandboxConfig, Refusal> {
     PodSandboxConfig::decode(any.value.as_slice()).map_err(Refusal::PodSandboxConfig)
 }
 
+/// What a pod's network, System V objects and users may be.
+const MODES: &str = "not a mode for a pod; expected POD or NODE";
+
 fn scope(field: &'static str, mode: i32) -> Result<Scope, Refusal> {
     let refuse = |value: String| {
-        let field = match field {
-            "network" => "PodSandboxConfig.linux.security_context.namespace_options.network",
-            "ipc" => "PodSandboxConfig.linux.security_context.namespace_options.ipc",
-            _ => "PodSandboxConfig.linux.security_context.namespace_options.pid",
+        let (field, why) = match field {
+            "network" => (
+                "PodSandboxConfig.linux.security_context.namespace_options.network",
+                MODES,
+            ),
+            "ipc" => (
+                "PodSandboxConfig.linux.security_context.namespace_options.ipc",
+                MODES,
+            ),
+            _ => (
+                "PodSandboxConfig.linux.security_context.namespace_options.pid",
+                "not a mode for a pod; expected POD, CONTAINER or NODE",
+            ),
         };
-        let why = "is none that a pod can have";
         Err(Refusal::NotOffered { field, value, why })
     };
     match NamespaceMode::try_from(mode) {
@@ -235,7 +246,7 @@ fn users(wanted: UserNamespace) -> Result<Option<IdMappings>, Refusal> {
             Err(Refusal::NotOffered {
                 field: "PodSandboxConfig.linux.security_context.namespace_options.userns_options.mode",
                 value: mode.map_or(wanted.mode.to_string(), |mode| mode.name().to_owned()),
-                why: "is none that a pod can have",
+                why: MODES,
             })
         }
     }

@@ -20,7 +20,7 @@ pub(crate) enum Error {
     #[error("command line: {0} is missing")]
     Missing(&'static str),
     /// There is no such role.
-    #[error("command line: action {0:?} is none of start, delete")]
+    #[error("command line: action {0:?} is neither start nor delete")]
     Action(String),
     /// The message on standard input cannot be read.
     #[error("standard input")]

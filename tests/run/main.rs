@@ -154,14 +154,14 @@ fn a_bad_manifest_is_refused_by_file_field_and_value_before_anything_starts() {
         ),
         (
             pod("pod", "nodeName: n, containers: [{name: a, image: x}]"),
-            "spec.nodeName: `duet run` does not offer this field, found the string \"n\"",
+            "spec.nodeName: not supported by `duet run`, see docs/run.md; found the string \"n\"",
         ),
         (
             pod(
                 "pod",
                 "restartPolicy: Now, containers: [{name: a, image: x}]",
             ),
-            "spec.restartPolicy: \"Now\" is not offered",
+            "spec.restartPolicy: \"Now\" is not supported",
         ),
         (
             pod(

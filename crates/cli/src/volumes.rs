@@ -191,7 +191,7 @@ pub(crate) fn check(spec: &PodSpec) -> Result<(), Refused> {
             _ => true,
         };
         if !fits {
-            return refuse(format!("is not what type: {kind} says"));
+            return refuse(format!("is not of type {kind} (hostPath.type)"));
         }
     }
     Ok(())
@@ -256,11 +256,15 @@ mod tests {
             assert_eq!(refusal(path, kind), None, "{path} {kind}");
         }
         for (path, kind, sentence) in [
-            ("/proc", "File", "\"/proc\": is not what type: File says"),
+            (
+                "/proc",
+                "File",
+                "\"/proc\": is not of type File (hostPath.type)",
+            ),
             (
                 "/dev/null",
                 "FileOrCreate",
-                "\"/dev/null\": is not what type: FileOrCreate says",
+                "\"/dev/null\": is not of type FileOrCreate (hostPath.type)",
             ),
             ("/proc/missing", "''", "\"/proc/missing\": No such file"),
             ("/proc/missing", "Socket", "\"/proc/missing\": No such file"),

@@ -141,7 +141,7 @@ pub(crate) fn signal(name: &str) -> Result<u32, Error> {
     let signal: Signal = full.parse().map_err(|_| Error::Argument {
         field: "signal",
         value: name.to_owned(),
-        why: "is no signal",
+        why: "is not a signal",
     })?;
     Ok((signal as i32).unsigned_abs())
 }
@@ -157,7 +157,7 @@ mod tests {
         }
         assert_eq!(
             signal("SIGNONE").unwrap_err().to_string(),
-            "signal \"SIGNONE\": is no signal"
+            "signal \"SIGNONE\": is not a signal"
         );
     }
 

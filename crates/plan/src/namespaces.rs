@@ -173,7 +173,7 @@ fn namespaced(key: &str, spec: &Container) -> Result<(), &'static str> {
         "kernel/domainname" if own(&spec.namespaces.uts) => Ok(()),
         "kernel/domainname" => Err("the container has no UTS namespace of its own"),
         "kernel/hostname" => Err("is set by the field hostname"),
-        _ => Err("is no parameter of a namespace: it would change the host"),
+        _ => Err("is not a parameter of a namespace: it would change the host"),
     }
 }
 

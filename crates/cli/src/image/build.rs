@@ -154,14 +154,14 @@ fn octal(mode: &str) -> Result<u32, String> {
     u32::from_str_radix(mode, 8)
         .ok()
         .filter(|mode| *mode <= 0o7777)
-        .ok_or_else(|| format!("{mode:?} is no octal mode"))
+        .ok_or_else(|| format!("{mode:?} is not an octal mode"))
 }
 
 fn absolute(target: &str) -> Result<PathBuf, String> {
     if target.starts_with('/') {
         Ok(PathBuf::from(target))
     } else {
-        Err(format!("{target:?} is no absolute path"))
+        Err(format!("{target:?} is not an absolute path"))
     }
 }
 
@@ -255,7 +255,7 @@ mod tests {
             assert_eq!(variable, "expected NAME=VALUE");
         }
         let relative = "bin/sh=busybox".parse::<Linked>().unwrap_err();
-        assert_eq!(relative, "\"bin/sh\" is no absolute path");
+        assert_eq!(relative, "\"bin/sh\" is not an absolute path");
     }
 
     #[test]

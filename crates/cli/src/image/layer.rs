@@ -76,7 +76,7 @@ impl Layer {
                 self.file(&source, &target, &found, None)?;
             } else {
                 return Err(Error::Argument(format!(
-                    "{} is no file, directory or link",
+                    "{} is not a file, directory or link",
                     source.display()
                 )));
             }

@@ -28,7 +28,7 @@ pub(crate) fn check(name: &str) -> Result<(), String> {
         return Ok(());
     }
     Err(format!(
-        "{name:?} is no image name; REGISTRY/PATH:TAG is expected, its path of a-z, 0-9, `.`, \
+        "{name:?} is not an image name; REGISTRY/PATH:TAG is expected, its path of a-z, 0-9, `.`, \
          `_`, `-` and `/`"
     ))
 }

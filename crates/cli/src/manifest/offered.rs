@@ -116,7 +116,7 @@ pub(super) fn only(written: &Value, path: &str) -> Result<(), Refused> {
                 let path = field(path, name);
                 if !is_offered(&path) {
                     let why = format!(
-                        "`duet run` does not offer this field, found {}",
+                        "not supported by `duet run`, see docs/run.md; found {}",
                         found(value)
                     );
                     return Err(Refused::field(path, why));

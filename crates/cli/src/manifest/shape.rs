@@ -15,7 +15,7 @@ pub(super) fn plain(value: serde_norway::Value, path: &str) -> Result<Value, Ref
             let number = number.or_else(|| value.as_u64().map(Number::from));
             let number = number.or_else(|| value.as_f64().and_then(Number::from_f64));
             Value::Number(
-                number.ok_or_else(|| Refused::field(path, format!("{value} is no number")))?,
+                number.ok_or_else(|| Refused::field(path, format!("{value} is not a number")))?,
             )
         }
         Yaml::Sequence(values) => {

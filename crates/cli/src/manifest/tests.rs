@@ -70,22 +70,22 @@ fn wrong_names_types_and_values_are_refused_with_path_and_value() {
         (
             "  restartPolicy: Never",
             "  restartPolicy: never",
-            "spec.restartPolicy: \"never\" is not offered, only \"Always\" or \"OnFailure\" or \"Never\" is",
+            "spec.restartPolicy: \"never\" is not supported, only \"Always\" or \"OnFailure\" or \"Never\" is",
         ),
         (
             "  restartPolicy: Never",
             "  nodeSelector: {a: b}",
-            "spec.nodeSelector: `duet run` does not offer this field, found a mapping",
+            "spec.nodeSelector: not supported by `duet run`, see docs/run.md; found a mapping",
         ),
         (
             "ports: [{containerPort: 80}]",
             "lifecycle: {preStop: {exec: {command: [a]}}}",
-            "spec.containers[0].lifecycle: `duet run` does not offer this field",
+            "spec.containers[0].lifecycle: not supported by `duet run`",
         ),
         (
             "ports: [{containerPort: 80}]",
             "livenessProbe: {grpc: {port: 1}}",
-            "spec.containers[0].livenessProbe.grpc: `duet run` does not offer this field",
+            "spec.containers[0].livenessProbe.grpc: not supported by `duet run`",
         ),
         (
             "ports: [{containerPort: 80}]",
@@ -105,12 +105,12 @@ fn wrong_names_types_and_values_are_refused_with_path_and_value() {
         (
             "ports: [{containerPort: 80}]",
             "restartPolicy: Always",
-            "spec.containers[0].restartPolicy: `duet run` does not offer this field",
+            "spec.containers[0].restartPolicy: not supported by `duet run`",
         ),
         (
             "emptyDir: {}",
             "configMap: {name: x}",
-            "spec.volumes[0].configMap: `duet run` does not offer this field",
+            "spec.volumes[0].configMap: not supported by `duet run`",
         ),
         (
             "medium: Memory",
@@ -130,17 +130,17 @@ fn wrong_names_types_and_values_are_refused_with_path_and_value() {
         (
             "ports: [{containerPort: 80}]",
             "securityContext: {capabilities: {drop: [all], add: [CAP_NET_ADMIN]}}",
-            "spec.containers[0].securityContext.capabilities.add[0]: \"CAP_NET_ADMIN\" is no capability; Kubernetes writes \"NET_ADMIN\"",
+            "spec.containers[0].securityContext.capabilities.add[0]: \"CAP_NET_ADMIN\" is not a capability; Kubernetes writes \"NET_ADMIN\"",
         ),
         (
             "ports: [{containerPort: 80}]",
             "securityContext: {capabilities: {drop: [NONE]}}",
-            "spec.containers[0].securityContext.capabilities.drop[0]: \"NONE\" is no capability",
+            "spec.containers[0].securityContext.capabilities.drop[0]: \"NONE\" is not a capability",
         ),
         (
             "memory: 64Mi",
             "memory: 64MB",
-            "spec.containers[0].resources.limits.memory: \"64MB\" is no quantity",
+            "spec.containers[0].resources.limits.memory: \"64MB\" is not a quantity, such as 64Mi or 250m",
         ),
         (
             "name: main",
@@ -155,7 +155,7 @@ fn wrong_names_types_and_values_are_refused_with_path_and_value() {
         (
             "name: web,",
             "name: Web,",
-            "metadata.name: \"Web\" is no name: at most 253 of a-z, 0-9, `-`, `.`, with a letter or digit at both ends",
+            "metadata.name: \"Web\" is not a valid name: at most 253 of a-z, 0-9, `-`, `.`, with a letter or digit at both ends",
         ),
         (
             "apiVersion: v1",

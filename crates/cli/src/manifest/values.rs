@@ -209,7 +209,7 @@ fn dns_name(path: &str, name: &str, longest: usize, dotted: bool) -> Result<(), 
     Err(Refused::field(
         path,
         format!(
-            "{name:?} is no name: at most {longest} of a-z, 0-9, `-`{dots}, \
+            "{name:?} is not a valid name: at most {longest} of a-z, 0-9, `-`{dots}, \
              with a letter or digit at both ends"
         ),
     ))
@@ -235,7 +235,7 @@ fn one_of(path: &str, value: Option<&str>, accepted: &[&str]) -> Result<(), Refu
             Err(Refused::field(
                 path,
                 format!(
-                    "{value:?} is not offered, only {} is",
+                    "{value:?} is not supported, only {} is",
                     accepted.join(" or ")
                 ),
             ))
@@ -271,7 +271,12 @@ fn in_range<T: PartialOrd + Display>(
 }
 
 fn quantity(path: &str, text: &str) -> Result<Quantity, Refused> {
-    Quantity::parse(text).ok_or_else(|| Refused::field(path, format!("{text:?} is no quantity")))
+    Quantity::parse(text).ok_or_else(|| {
+        Refused::field(
+            path,
+            format!("{text:?} is not a quantity, such as 64Mi or 250m"),
+        )
+    })
 }
 
 fn absolute(path: &str, value: &str) -> Result<(), Refused> {

@@ -135,7 +135,7 @@ fn environment(path: &str, variable: &EnvVar) -> Result<(), Refused> {
         None => Err(Refused::field(
             format!("{path}.fieldRef.fieldPath"),
             format!(
-                "{:?} is not offered, only {} is",
+                "{:?} is not supported, only {} is",
                 field.field_path,
                 Field::OFFERED
             ),
@@ -156,7 +156,7 @@ fn ports(path: &str, port: &ContainerPort) -> Result<(), Refused> {
     {
         return Err(Refused::field(
             format!("{path}.hostIP"),
-            format!("{host:?} is no address"),
+            format!("{host:?} is not an IP address"),
         ));
     }
     one_of(
@@ -231,7 +231,7 @@ fn capability(path: &str, name: &str) -> Result<(), Refused> {
     };
     Err(Refused::field(
         path,
-        format!("{name:?} is no capability{hint}"),
+        format!("{name:?} is not a capability{hint}"),
     ))
 }
 
