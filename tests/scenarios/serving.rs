@@ -424,8 +424,8 @@ fn a_server_that_is_replaced_loses_nobody_who_connects() {
     });
 }
 
-/// Ends the clients, also when what they are for has failed.
-struct Ended<'a>(&'a AtomicBool);
+/// Ends what goes on beside a test, also when the test has failed.
+pub(crate) struct Ended<'a>(pub(crate) &'a AtomicBool);
 
 impl Drop for Ended<'_> {
     fn drop(&mut self) {

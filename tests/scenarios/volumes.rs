@@ -1,13 +1,18 @@
 //! A guest's files: each kind of mount is what it is for a native program.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, chown, symlink};
 use std::path::Path;
 use std::slice::from_ref;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 
 use duet_tests::command::Outcome;
-use duet_tests::{Node, image, wait};
+use duet_tests::{Node, image, machine, wait};
+use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
+
+use crate::serving::Ended;
 
 /// What a guest is told of `EROFS`: wasmtime's table of errors does not have it (decision 25).
 const READ_ONLY: &str = "I/O error";
@@ -211,4 +216,82 @@ fn what_a_neighbour_swaps_never_leads_a_guest_out_of_its_mounts() {
         both.then_some(())
     });
     native.end();
+}
+
+#[test]
+fn what_a_neighbour_renames_never_leads_a_guest_out_of_its_mounts() {
+    let Some(node) = Node::enter_with_duet() else {
+        return;
+    };
+    let outside = node.scratch().join("file");
+    fs::write(&outside, "outside").expect("our own folder");
+    let guests = machine::workspace().join("crates/wasm/tests/guests");
+    for guest in ["probe-p1.wasm", "probe-p2.wasm"] {
+        let volume = folder(&node, guest);
+        // Each is by turns the folder and the link: `here` is what a guest is told.
+        let (here, there) = (volume.join("here"), volume.join("there"));
+        fs::create_dir(&here).expect("our own folder");
+        fs::write(here.join("file"), "inside").expect("our own folder");
+        symlink("../../../../../../..", &there).expect("our own folder");
+        let options = [
+            bind(&volume, "/data", "rbind:rw"),
+            bind(&outside, "/file", "rbind:ro"),
+            bind(&guests.join(guest), "/guest.wasm", "rbind:ro"),
+        ];
+        let options: Vec<_> = options.iter().flat_map(|it| ["--mount", it]).collect();
+        let over = AtomicBool::new(false);
+        let mut met = BTreeMap::new();
+        thread::scope(|scope| {
+            let _ended = Ended(&over);
+            // A neighbour is whoever has the volume, too. There is always something of the name.
+            scope.spawn(|| {
+                let exchange = RenameFlags::RENAME_EXCHANGE;
+                while !over.load(Ordering::Relaxed) {
+                    renameat2(AT_FDCWD, &here, AT_FDCWD, &there, exchange).expect("our own folder");
+                }
+            });
+            let mut run = 0;
+            wait::until("the folder and the link to be met by all", || {
+                run += 1;
+                let mark = format!("-of-{run}");
+                let job = ["/guest.wasm", "race", "/data/here", "5000", &mark];
+                let container = node.container("race").image(image::GUESTS).with(&options);
+                let outcome = container.args(&job).run().ok();
+                for line in outcome.stdout.lines() {
+                    let (what, count) = line.rsplit_once(' ').expect("what and a count");
+                    let count: usize = count.parse().expect("a count");
+                    *met.entry(what.to_owned()).or_insert(0) += count;
+                }
+                let all = [
+                    ["read inside", "read PermissionDenied"],
+                    ["create done", "create PermissionDenied"],
+                    ["rename done", "rename PermissionDenied"],
+                ];
+                let all = all.concat();
+                all.iter().all(|what| met.contains_key(*what)).then_some(())
+            });
+        });
+        assert!(!met.contains_key("read outside"), "{met:?}");
+        // All that it says it has made is in the one folder, and nothing else.
+        let is_link = fs::symlink_metadata(&here)
+            .expect("it is there")
+            .is_symlink();
+        let real = if is_link { &there } else { &here };
+        let names: Vec<_> = fs::read_dir(real)
+            .expect("our own folder")
+            .map(|entry| entry.expect("our own folder").file_name())
+            .collect();
+        let of = |start: &str| {
+            names
+                .iter()
+                .filter(|name| name.to_string_lossy().starts_with(start))
+                .count()
+        };
+        assert_eq!(of("renamed-"), met["rename done"], "{met:?}");
+        assert_eq!(of("renamed-") + of("new-"), met["create done"], "{met:?}");
+        assert_eq!(
+            fs::read_to_string(&outside).expect("our own file"),
+            "outside"
+        );
+    }
 }

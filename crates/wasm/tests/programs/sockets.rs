@@ -48,6 +48,22 @@ fn a_guest_finds_its_socket_at_3_and_accepts() {
 }
 
 #[test]
+fn rusts_standard_library_accepts_there_as_well() {
+    if !root() {
+        return;
+    }
+    let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
+    let guest = Guest::named("probe-p1.wasm").args(["serve", "2"]);
+    let mut running = guest.listen(address).start();
+    assert_eq!(running.line(), "listening");
+    for _ in 0..2 {
+        assert_eq!(exchange(address, b"to you"), b"TO YOU");
+    }
+    let ended = running.wait();
+    assert_eq!((ended.code, ended.stderr.as_str()), (0, ""));
+}
+
+#[test]
 fn many_connections_are_polled_at_a_time() {
     if !root() {
         return;

@@ -1,6 +1,8 @@
 //! Tells a test what a guest sees. The first argument is a verb; compiled for previews 1 and 2.
 
-use std::io::{Read, Write};
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{Error, Read, Write};
 use std::time::Duration;
 
 fn main() {
@@ -17,6 +19,9 @@ fn main() {
             Ok(_) => println!("opened"),
             Err(error) => println!("{error}"),
         },
+        "race" => race(&rest[0], rest[1].parse().unwrap(), &rest[2]),
+        #[cfg(target_env = "p1")]
+        "serve" => serve(rest[0].parse().unwrap()),
         "ls" => {
             let mut names: Vec<_> = std::fs::read_dir(&rest[0])
                 .unwrap()
@@ -85,6 +90,42 @@ fn main() {
             eprintln!("probe: no verb {other:?}");
             std::process::exit(2);
         }
+    }
+}
+
+/// Reads, creates with words in it, and renames in a folder, each so often; what it met, each once, with a count.
+/// The names of what it makes end with `mark`.
+fn race(folder: &str, rounds: u32, mark: &str) {
+    let mut met = BTreeMap::new();
+    let mut meet = |what: String| *met.entry(what).or_insert(0) += 1;
+    let failed = |error: Error| format!("{:?}", error.kind());
+    for round in 0..rounds {
+        let (new, renamed) = (format!("{folder}/new-{round}{mark}"), format!("{folder}/renamed-{round}{mark}"));
+        let read = std::fs::read_to_string(format!("{folder}/file"));
+        meet(format!("read {}", read.unwrap_or_else(failed)));
+        let created = File::create_new(&new).and_then(|mut file| file.write_all(b"mine"));
+        meet(format!("create {}", created.map_or_else(failed, |()| "done".to_owned())));
+        let renamed = std::fs::rename(&new, &renamed);
+        meet(format!("rename {}", renamed.map_or_else(failed, |()| "done".to_owned())));
+    }
+    met.iter().for_each(|(what, count)| println!("{what} {count}"));
+}
+
+/// Answers so many connections in capitals, one after the other, at the socket that it finds open.
+#[cfg(target_env = "p1")]
+fn serve(count: u32) {
+    use std::net::{Shutdown, TcpListener};
+    use std::os::fd::FromRawFd;
+
+    // SAFETY: descriptors 0, 1 and 2 are standard; nobody else uses the first after them.
+    let listener = unsafe { TcpListener::from_raw_fd(3) };
+    println!("listening");
+    for _ in 0..count {
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).unwrap();
+        stream.write_all(text.to_uppercase().as_bytes()).unwrap();
+        stream.shutdown(Shutdown::Both).unwrap();
     }
 }
 
