@@ -99,6 +99,9 @@ fn a_command_ends_as_it_says() {
     let trapped = probe(["trap"]).run();
     assert_eq!((trapped.code, trapped.told.traps), (134, 1));
     assert!(trapped.stderr.contains("unreachable"), "{}", trapped.stderr);
+    let deep = probe(["deep"]).run();
+    assert_eq!(deep.code, 134, "{deep:?}");
+    assert!(deep.stderr.contains("call stack exhausted"), "{deep:?}");
     for (args, word) in [
         (["sleep", "60000"].as_slice(), "asleep"),
         (&["spin"], "spinning"),

@@ -451,18 +451,24 @@ fn a_trap_is_one_requests_500_and_nobody_elses() {
     if !root() {
         return;
     }
-    let server = Server::start(server().http(|http| http.reuse = 9));
-    assert_eq!(server.get("/trap").0, 500);
-    assert_eq!(server.get("/silence").0, 500);
-    assert_eq!(server.get("/count"), (200, "1".into()));
-    server.guest.signal(Signal::TERM);
-    let ended = server.guest.wait();
-    assert_eq!(ended.code, 0);
-    for words in [
-        "/guest.wasm: GET /trap: wasm trap: wasm `unreachable`",
-        "/guest.wasm: GET /silence: the guest returned without an answer",
-    ] {
-        assert!(ended.stderr.contains(words), "{words} in {}", ended.stderr);
+    for (guest, silent) in of_both_previews().into_iter().zip([true, false]) {
+        let server = Server::start(guest.http(|http| http.reuse = 9));
+        assert_eq!(server.get("/trap").0, 500);
+        assert_eq!(server.get("/deep").0, 500);
+        // A handler of preview 3 returns its answer, or does not return.
+        let silence = silent.then(|| server.get("/silence").0);
+        assert_eq!(server.get("/count"), (200, "1".into()));
+        let (code, stderr) = server.end();
+        assert_eq!(code, 0);
+        for words in [
+            "/guest.wasm: GET /trap: wasm trap: wasm `unreachable`",
+            "/guest.wasm: GET /deep: wasm trap: call stack exhausted",
+        ] {
+            assert!(stderr.contains(words), "{words} in {stderr}");
+        }
+        let words = "/guest.wasm: GET /silence: the guest returned without an answer";
+        assert_eq!(silence, silent.then_some(500));
+        assert_eq!(stderr.contains(words), silent, "{stderr}");
     }
 }
 

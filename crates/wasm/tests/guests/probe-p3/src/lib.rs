@@ -71,6 +71,7 @@ impl wasip3::exports::cli::run::Guest for Probe {
                 }
             }
             ["trap"] => unreachable!("as told"),
+            ["deep"] => say(&format!("{}\n", deep(std::hint::black_box(0)))).await,
             ["grow"] => {
                 let mut all = Vec::new();
                 // As much as it may have.
@@ -215,4 +216,13 @@ async fn get(authority: &str, path: &str) {
         }
         Err(_) => say("no answer\n").await,
     }
+}
+
+/// Without an end, and without a loop that a compiler could make of it: in the engine's stack alone.
+#[inline(never)]
+fn deep(n: u32) -> u32 {
+    if n == u32::MAX {
+        return 0;
+    }
+    deep(n.wrapping_add(2)).rotate_left(1) ^ n
 }

@@ -74,6 +74,7 @@ impl wasip3::exports::http::handler::Guest for Server {
                 String::new()
             }
             "trap" => unreachable!("as told"),
+            "deep" => deep(std::hint::black_box(0)).to_string(),
             "error" => return Err(ErrorCode::InternalError(Some("as told".to_owned()))),
             _ => "what?".to_owned(),
         };
@@ -96,4 +97,13 @@ where
 
 async fn wait(milliseconds: u64) {
     monotonic_clock::wait_for(milliseconds * 1_000_000).await;
+}
+
+/// Without an end, and without a loop that a compiler could make of it: in the engine's stack alone.
+#[inline(never)]
+fn deep(n: u32) -> u32 {
+    if n == u32::MAX {
+        return 0;
+    }
+    deep(n.wrapping_add(2)).rotate_left(1) ^ n
 }

@@ -55,6 +55,7 @@ impl wasi::exports::http::incoming_handler::Guest for Server {
             "flood" => flood(rest).to_string(),
             "drip" => return drip(out, rest),
             "trap" => unreachable!("as told"),
+            "deep" => deep(std::hint::black_box(0)).to_string(),
             "silence" => return drop(out),
             _ => "what?".to_owned(),
         };
@@ -114,4 +115,13 @@ fn flood(count: &str) -> usize {
     let look = |number| resolve_addresses(&network, &format!("name-{number}.test")).ok();
     let all: Vec<_> = (0..count.parse().expect("a number")).map_while(|number: u32| look(number)).collect();
     all.len()
+}
+
+/// Without an end, and without a loop that a compiler could make of it: in the engine's stack alone.
+#[inline(never)]
+fn deep(n: u32) -> u32 {
+    if n == u32::MAX {
+        return 0;
+    }
+    deep(n.wrapping_add(2)).rotate_left(1) ^ n
 }
