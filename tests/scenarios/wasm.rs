@@ -253,11 +253,33 @@ fn the_host_and_its_kernel_are_out_of_a_guests_sight() {
         assert_eq!(outcome.stdout, "", "{path}");
     }
     let listed = node.container("lister").probe(&["list", "/dev"]).run();
+    for name in ["stdin", "stdout", "stderr"] {
+        assert!(listed.stdout.lines().any(|line| line == name), "{listed:?}");
+    }
     for name in listed.stdout.lines() {
         let known = [
             "null", "zero", "full", "random", "urandom", "shm", "stdin", "stdout", "stderr", "fd",
         ];
         assert!(known.contains(&name), "/dev/{name}");
+    }
+}
+
+#[test]
+fn what_is_written_to_a_name_of_a_stream_is_not_lost_in_a_file() {
+    let Some(node) = Node::enter_with_duet() else {
+        return;
+    };
+    for name in ["/dev/stdout", "/dev/stderr"] {
+        let outcome = node
+            .container("logger")
+            .image(image::GUESTS)
+            .args(&["/probe-p2.wasm", "write", name, "a line of the log"])
+            .run();
+        assert_eq!(outcome.code, 134, "{outcome:?}");
+        assert!(
+            outcome.stderr.contains("Operation not permitted"),
+            "{outcome:?}"
+        );
     }
 }
 

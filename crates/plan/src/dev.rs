@@ -208,12 +208,16 @@ pub(crate) fn nodes(writer: &mut Writer, spec: &Container, kind: Program) {
 }
 
 /// Links of a `/dev` that is open in [`Reg::Dev`].
+///
+/// A guest has only those of the standard streams. They lead nowhere, because it has no procfs, but the names are taken:
+/// otherwise a guest that logs to `/dev/stdout` would make a file there, in the container's memory, that nobody reads.
 pub(crate) fn links(writer: &mut Writer, kind: Program) {
-    if kind == Program::Native {
-        for (target, name) in LINKS {
-            let (target, name) = (writer.text(target), writer.text(name));
-            writer.step(Step::Symlink(Reg::Dev, target, name));
+    for (target, name) in LINKS {
+        if kind == Program::Wasm && !target.starts_with("/proc/self/fd/") {
+            continue;
         }
+        let (target, name) = (writer.text(target), writer.text(name));
+        writer.step(Step::Symlink(Reg::Dev, target, name));
     }
 }
 

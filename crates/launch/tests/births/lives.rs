@@ -394,7 +394,7 @@ fn a_wasm_container_ends_in_the_runner_with_its_three_descriptors() {
             "cat <&3; cat <&4; cat <&5; ls -1 /dev; umask; exit 9",
         ]);
         let outcome = stage.run_as_guest(&spec);
-        let dev = "full\nnull\nrandom\nurandom\nzero\n";
+        let dev = "full\nnull\nrandom\nstderr\nstdin\nstdout\nurandom\nzero\n";
         assert_eq!(
             outcome.out,
             format!("module\nhandoff\nlimit\n{dev}0022\n"),

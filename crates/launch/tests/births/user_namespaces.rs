@@ -526,7 +526,7 @@ fn a_wasm_container_ends_in_the_runner_there_too() {
     stage(|stage| {
         let script = "cat <&3; cat <&4; cat <&5; ls -1 /dev; id -u; echo x > /dev/null; exit 9";
         let outcome = stage.run_as_guest(&spec(stage, ["sh", "-c", script]));
-        let dev = "full\nnull\nrandom\nurandom\nzero\n";
+        let dev = "full\nnull\nrandom\nstderr\nstdin\nstdout\nurandom\nzero\n";
         assert_eq!(
             outcome.out,
             format!("module\nhandoff\nlimit\n{dev}0\n"),

@@ -101,7 +101,9 @@ fn what_shows_the_kernel_is_covered_for_a_guest_and_what_was_missed_is_seen_in_t
             .strip_prefix(said)
             .unwrap_or_else(|| panic!("{}", all.said));
         let names: Vec<_> = dev.split_whitespace().collect();
-        let known = ["full", "null", "random", "shm", "urandom", "zero"];
+        let known = [
+            "full", "null", "random", "shm", "stderr", "stdin", "stdout", "urandom", "zero",
+        ];
         assert_eq!(names, known.map(|name| format!("/dev/{name}")));
 
         std::fs::remove_file(stage.root().join("tmp/ready")).unwrap();

@@ -141,7 +141,7 @@ fn a_wasm_guest_with_a_way_to_its_pods_listeners_has_one_descriptor_more() {
     let plan = container(&spec, &facts, Program::Wasm).unwrap();
     let shown = plan.show();
     assert!(
-        shown.contains("Tally on 6\n 35 Listeners on 7\n 36 close from 8 on exec\n"),
+        shown.contains("Tally on 6\n 38 Listeners on 7\n 39 close from 8 on exec\n"),
         "{shown}"
     );
 }
