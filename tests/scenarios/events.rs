@@ -1,5 +1,7 @@
 //! `ctr events`: what is told, and in which order.
 
+use std::fs;
+
 use duet_tests::command::Running;
 use duet_tests::events::subscribe;
 use duet_tests::machine::Runtime;
@@ -80,4 +82,38 @@ fn execs_pauses_and_the_end_by_lack_of_memory_are_told() {
         "delete",
     ]);
     assert_eq!(others, expected);
+}
+
+#[test]
+fn the_end_of_a_guest_by_lack_of_memory_is_told() {
+    let Some(node) = Node::enter_with_duet() else {
+        return;
+    };
+    // Its memory is born with 64 MiB, for which it asks nobody, and then written to.
+    let module = r#"(module (memory (export "memory") 1024)
+        (func (export "_start")
+            (memory.fill (i32.const 0) (i32.const 1) (i32.const 0x4000000))))"#;
+    let path = node.scratch().join("large.wasm");
+    fs::write(&path, wat::parse_str(module).expect("a module")).expect("our own folder");
+    let mount = format!(
+        "type=bind,src={},dst=/large.wasm,options=rbind:ro",
+        path.display()
+    );
+    let run = |limit: &str| {
+        let options = ["--memory-limit", limit, "--mount", &mount];
+        let container = node.container("large").with(&options);
+        container.args(&["/large.wasm"]).run()
+    };
+    let _fits = run("134217728").ok();
+    let events = subscribe(&node);
+    let starved = run("33554432");
+    assert_eq!(starved.code, 137, "{starved:?}");
+    wait::until("the last event", || {
+        topics(&events)
+            .last()
+            .is_some_and(|topic| topic == "delete")
+            .then_some(())
+    });
+    let expected = ["create", "start", "oom", "exit", "delete"];
+    assert_eq!(topics(&events), expected);
 }
