@@ -179,3 +179,50 @@ fn memory_and_network_devices_of_a_guest_are_those_of_the_spec() {
     assert_eq!(Vec::from_iter(policies), ["bind:0"], "{maps}");
     stage.end(shim);
 }
+
+#[test]
+fn the_limits_of_a_guests_process_are_those_of_the_spec() {
+    let Some(node) = Node::enter_with_duet() else {
+        return;
+    };
+    let dir = node.scratch().join("limited");
+    let images = image::all();
+    let image = images.iter().find(|known| known.name() == image::GUESTS);
+    let unpacked = image.map(|image| image.unpack(&dir.join("rootfs")));
+    unpacked.expect("there is one").expect("our own folder");
+    let mut config = template::config(&node);
+    config["root"] = json!({"path": "rootfs"});
+    config["linux"]["cgroupsPath"] = json!(format!("/{}/limited", node.namespace()));
+    config["process"]["terminal"] = json!(false);
+    config["process"]["rlimits"] = json!([
+        {"type": "RLIMIT_FSIZE", "soft": 4096, "hard": 8192},
+        {"type": "RLIMIT_NOFILE", "soft": 64, "hard": 64},
+    ]);
+    // A MiB, of which the limit lets a page through; as an error, and not as SIGXFSZ.
+    config["process"]["args"] = json!(["/probe.wasm", "fill", "/data/file", "1"]);
+    let process = config["process"].to_string();
+    config["process"]["args"] = json!(["/probe.wasm", "idle"]);
+    let bundle = Bundle::new(&dir, Some(&config.to_string())).expect("our own folder");
+    let program = machine::binary("containerd-shim-duet-v1");
+    let (daemon, namespace) = (node.daemon(), node.namespace());
+    let shim = Shim::start(daemon, &program, namespace, "limited", &bundle);
+    let shim = shim.unwrap_or_else(|error| panic!("{error}"));
+    let pid = shim.create("limited", &dir).expect("both are honoured");
+    shim.begin("limited").expect("it stands at its gate");
+    let limits = fs::read_to_string(format!("/proc/{pid}/limits")).expect("it runs");
+    for (name, soft, hard) in [
+        ("Max file size", "4096", "8192"),
+        ("Max open files", "64", "64"),
+    ] {
+        let row = limits.lines().find_map(|line| line.strip_prefix(name));
+        let row: Vec<_> = row.expect("a row of each").split_whitespace().collect();
+        assert_eq!(row[..2], [soft, hard], "{limits}");
+    }
+    assert_eq!(shim.exec("limited", "fills", &process), Ok(1));
+    let written = fs::metadata(dir.join("rootfs/data/file")).expect("it was made");
+    assert_eq!(written.len(), 4096);
+    shim.kill("limited").expect("it runs");
+    assert_eq!(shim.wait("limited"), Ok(137));
+    shim.delete("limited").expect("it has ended");
+    shim.shutdown().ok();
+}

@@ -157,7 +157,11 @@ fn user_and_group_decide_what_a_guest_may_open() {
         return;
     };
     let volume = folder(&node, "volume");
-    for (name, mode, group) in [("roots", 0o600, 0), ("groups", 0o640, 1000)] {
+    for (name, mode, group) in [
+        ("roots", 0o600, 0),
+        ("groups", 0o640, 1000),
+        ("seconds", 0o640, 2000),
+    ] {
         let path = volume.join(name);
         file(&path);
         fs::set_permissions(&path, fs::Permissions::from_mode(mode)).expect("our own file");
@@ -170,7 +174,11 @@ fn user_and_group_decide_what_a_guest_may_open() {
         container.image(image::GUESTS_AS_USER).args(&args).run()
     };
     refused(&run(&["cat", "/data/roots"]), "Permission denied");
-    assert_eq!(run(&["cat", "/data/groups"]).ok().stdout, "groups\n");
+    // Its own group's, and that of one of which /etc/group of its image has it a member.
+    for name in ["groups", "seconds"] {
+        let outcome = run(&["cat", &format!("/data/{name}")]).ok();
+        assert_eq!(outcome.stdout, format!("{name}\n"));
+    }
     refused(
         &run(&["write", "/data/groups", "mine"]),
         "Permission denied",

@@ -24,6 +24,10 @@ pub const GUESTS: &str = "duet.test/guests:1";
 /// A guest, `/probe.wasm`, to be run by user and group 1000.
 pub const GUESTS_AS_USER: &str = "duet.test/guests-as-user:1";
 
+/// Who is known there: user 1000, who is in group 2000 besides.
+const PASSWD: &[u8] = b"root:x:0:0::/root:/bin/sh\nduet:x:1000:1000::/tmp:/bin/sh\n";
+const GROUP: &[u8] = b"root:x:0:\nduet:x:1000:\nsecond:x:2000:duet\n";
+
 /// What an image holds.
 #[derive(Debug, Default)]
 pub struct Image {
@@ -116,6 +120,8 @@ pub fn all() -> Vec<Image> {
     // In the order in which they are imported: the pause image is the last.
     let guest = Image::new(GUESTS_AS_USER)
         .file("/probe.wasm", guests::PROBE.bytes.to_vec(), 0o755)
+        .file("/etc/passwd", PASSWD.to_vec(), 0o644)
+        .file("/etc/group", GROUP.to_vec(), 0o644)
         .entrypoint(&["/probe.wasm"])
         .user("1000:1000");
     vec![native(BUSYBOX, busybox()), user, guest, wasm, pause]
@@ -130,16 +136,8 @@ fn native(name: &str, busybox: Vec<u8>) -> Image {
     let mut image = Image::new(name)
         .directory("/tmp", 0o1777)
         .directory("/root", 0o700)
-        .file(
-            "/etc/passwd",
-            b"root:x:0:0::/root:/bin/sh\nduet:x:1000:1000::/tmp:/bin/sh\n".to_vec(),
-            0o644,
-        )
-        .file(
-            "/etc/group",
-            b"root:x:0:\nduet:x:1000:\nsecond:x:2000:duet\n".to_vec(),
-            0o644,
-        )
+        .file("/etc/passwd", PASSWD.to_vec(), 0o644)
+        .file("/etc/group", GROUP.to_vec(), 0o644)
         .file("/not-executable", b"just text\n".to_vec(), 0o644)
         .file("/bin/busybox", busybox, 0o755)
         .entrypoint(&["/bin/sh"]);
