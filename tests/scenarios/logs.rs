@@ -111,3 +111,34 @@ fn a_logger_that_is_missing_is_named() {
     let why = "stdout \"binary:///bin/nothing-here\": the logger: exec: \"/bin/nothing-here\"";
     assert!(outcome.stderr.contains(why), "{outcome:?}");
 }
+
+/// What Duet has logged in its own words from `start` to the end of a guest, without the requests of containerd, of
+/// which a client makes as many as it likes.
+fn told(node: &Node, start: usize) -> Vec<String> {
+    wait::until("the end of the guest in the log", || {
+        let log = node.daemon().log();
+        let lines = log[start..].lines();
+        let ours = lines.filter(|line| line.starts_with('{') && !line.contains("\"request\""));
+        let mut ours: Vec<_> = ours.map(str::to_owned).collect();
+        let end = ours.iter().position(|line| line.contains("guest ended"))?;
+        ours.truncate(end + 1);
+        Some(ours)
+    })
+}
+
+#[test]
+fn what_a_guest_calls_leaves_no_line_in_any_log() {
+    let Some(node) = Node::enter_with_duet() else {
+        return;
+    };
+    let told = ["1", "3000"].map(|count| {
+        let start = node.daemon().log().len();
+        // As many files opened, read and closed, and the one line that it found in all of them.
+        let looks = node.container("looks").probe(&["look", "/motd", count]);
+        let outcome = looks.run().ok();
+        assert_eq!(outcome.stdout, "a file of the image\n");
+        assert_eq!(outcome.stderr, "");
+        told(&node, start)
+    });
+    assert_eq!(told[0].len(), told[1].len(), "{told:#?}");
+}
