@@ -14,18 +14,7 @@ fn the_first_start_of_a_module_of_800_kb_fits_into_32_mib() {
     let Some(node) = Node::enter_with_duet() else {
         return;
     };
-    let mut module = guests::made(1_000, 300 << 10, true);
-    // A section of its own name and nobody's use: no other run has compiled this one.
-    let only = node.scratch().display().to_string();
-    let length = u8::try_from(only.len()).expect("a short path");
-    module.extend([0, length + 1, length]);
-    module.extend(only.as_bytes());
-    let path = node.scratch().join("app.wasm");
-    fs::write(&path, module).expect("our own folder");
-    let mount = format!(
-        "type=bind,src={},dst=/app.wasm,options=rbind:ro",
-        path.display()
-    );
+    let mount = of_800_kb(&node, true);
     let task = node
         .container("large")
         .with(&["--memory-limit", "33554432", "--mount", &mount])
@@ -50,6 +39,49 @@ fn the_first_start_of_a_module_of_800_kb_fits_into_32_mib() {
     assert_eq!(refused, 0, "{}", file.display());
     task.kill("SIGKILL");
     assert_eq!(task.wait().code, 137);
+}
+
+/// A module of 800 kB that no other run has compiled, as a mount at `/app.wasm`.
+fn of_800_kb(node: &Node, waits: bool) -> String {
+    let mut module = guests::made(1_000, 300 << 10, waits);
+    // A section of its own name and nobody's use.
+    let only = node.scratch().display().to_string();
+    let length = u8::try_from(only.len()).expect("a short path");
+    module.extend([0, length + 1, length]);
+    module.extend(only.as_bytes());
+    let path = node.scratch().join("app.wasm");
+    fs::write(&path, module).expect("our own folder");
+    let path = path.display();
+    format!("type=bind,src={path},dst=/app.wasm,options=rbind:ro")
+}
+
+#[test]
+fn two_pods_that_start_the_same_module_at_once_compile_it_once() {
+    let Some(node) = Node::enter_with_duet() else {
+        return;
+    };
+    let mount = of_800_kb(&node, false);
+    let clients = ["one", "other"].map(|id| {
+        let container = node.container(id).with(&["--mount", &mount]);
+        command::start(&mut container.args(&["/app.wasm"]).command("--rm"))
+    });
+    for client in clients {
+        let _ended = client.wait().ok();
+    }
+    // containerd copies the log of its shims when it comes to it.
+    wait::until("both starts in the log", || {
+        let log = node.daemon().log();
+        let told = |source: &str| {
+            let started = |line: &&str| {
+                let is_one = line.contains("\"one\"") || line.contains("\"other\"");
+                is_one && line.contains("\"compiled\"") && line.contains(source)
+            };
+            log.lines().filter(started).count()
+        };
+        let fresh = told("Fresh");
+        assert!(fresh <= 1, "{log}");
+        (fresh == 1 && told("") == 2).then_some(())
+    });
 }
 
 /// How often the cgroup of a process was at its limit of memory, and the file that says so.
