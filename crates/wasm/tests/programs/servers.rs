@@ -497,25 +497,28 @@ fn told_to_stop_a_server_finishes_what_it_has() {
     if !root() {
         return;
     }
-    let mut server = Server::start(server().http(|http| http.drain = Duration::from_secs(60)));
-    let mut idle = server.connect();
-    ask(&mut idle, "/", "");
-    idle.read_exact(&mut [0; 12]).unwrap();
-    let mut busy = server.connect();
-    let gate = Gate::new();
-    ask(&mut busy, &gate.wait(), "");
-    assert!(server.guest.line().ends_with("] asleep"));
-    server.guest.signal(Signal::TERM);
-    eventually("the listener to close", || {
-        TcpStream::connect(("127.0.0.1", server.port)).err()
-    });
-    // The idle connection is closed while the busy one is still being served.
-    idle.read_to_end(&mut Vec::new()).unwrap();
-    assert!(server.guest.is_running());
-    gate.open();
-    assert_eq!(read(&mut busy), (200, "awake".into()));
-    let ended = server.guest.wait();
-    assert_eq!((ended.code, ended.stderr.as_str()), (0, ""));
+    for signal in [Signal::TERM, Signal::INT, Signal::QUIT] {
+        let guest = server().http(|http| http.drain = Duration::from_secs(60));
+        let mut server = Server::start(guest);
+        let mut idle = server.connect();
+        ask(&mut idle, "/", "");
+        idle.read_exact(&mut [0; 12]).unwrap();
+        let mut busy = server.connect();
+        let gate = Gate::new();
+        ask(&mut busy, &gate.wait(), "");
+        assert!(server.guest.line().ends_with("] asleep"));
+        server.guest.signal(signal);
+        eventually("the listener to close", || {
+            TcpStream::connect(("127.0.0.1", server.port)).err()
+        });
+        // The idle connection is closed while the busy one is still being served.
+        idle.read_to_end(&mut Vec::new()).unwrap();
+        assert!(server.guest.is_running());
+        gate.open();
+        assert_eq!(read(&mut busy), (200, "awake".into()));
+        let ended = server.guest.wait();
+        assert_eq!((ended.code, ended.stderr.as_str()), (0, ""), "{signal:?}");
+    }
 }
 
 #[test]
