@@ -1,12 +1,14 @@
 //! What is shared by those who run the same code.
 
 use std::fmt::Write as _;
+use std::fs::File;
 use std::io::Write as _;
 use std::time::Instant;
 
 use duet_wasm::{BLOCKS, CODE, Cache, Preview, Program, Source};
+use rustix::fs::{Mode, OFlags, openat};
 
-use crate::harness::{Guest, PATIENCE, binary, eventually, root, runner};
+use crate::harness::{Guest, PATIENCE, binary, compile, eventually, root, runner};
 
 /// A module with so many functions that what wasmtime keeps of them is worth sharing.
 ///
@@ -182,4 +184,30 @@ fn a_file_that_is_not_what_loading_fills_is_not_used() {
             "{size} KiB of {equal} equal bytes"
         );
     }
+}
+
+#[test]
+fn a_byte_at_the_end_of_two_gibibytes_costs_no_more_than_a_byte() {
+    if !root() {
+        return;
+    }
+    // The last that a number with a sign can name, and the last of all; what is between them is nobody's.
+    let wasm = wat::parse_str(
+        r#"(module
+            (import "wasi_snapshot_preview1" "proc_exit" (func $exit (param i32)))
+            (memory (export "memory") 65536)
+            (data (i32.const 0x7fff_ffff) "\07")
+            (data (i32.const 0xffff_ffff) "\23")
+            (func (export "_start")
+                (call $exit (i32.add
+                    (i32.load8_u (i32.const 0x7fff_ffff))
+                    (i32.load8_u (i32.const 0xffff_ffff))))))"#,
+    )
+    .unwrap();
+    let compiled = compile(&wasm).unwrap();
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+    let code = openat(compiled.tree().unwrap(), CODE, flags, Mode::empty()).unwrap();
+    assert!(File::from(code).metadata().unwrap().len() < 1 << 20);
+    let ended = Guest::wasm(&wasm).run();
+    assert_eq!((ended.code, ended.stderr.as_str()), (42, ""));
 }
