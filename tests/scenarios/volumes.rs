@@ -14,8 +14,8 @@ use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 
 use crate::serving::Ended;
 
-/// What a guest is told of `EROFS`: wasmtime's table of errors does not have it (decision 25).
-const READ_ONLY: &str = "I/O error";
+/// What a guest is told of `EROFS`.
+const READ_ONLY: &str = "Read-only file system";
 
 /// What it is told of a link that leads out of its root.
 const LEADS_OUT: &str = "Operation not permitted";

@@ -485,7 +485,7 @@ fn every_group_of_preview_1_works_in_a_container() {
     };
     for group in [
         "args", "environ", "clocks", "random", "process", "files", "rights", "paths", "readdir",
-        "poll", "large", "outside", "across",
+        "emptied", "poll", "large", "outside", "durable", "across",
     ] {
         let outcome = node
             .container("calls")
@@ -498,6 +498,28 @@ fn every_group_of_preview_1_works_in_a_container() {
             "{group}: {outcome:?}"
         );
     }
+}
+
+#[test]
+fn what_a_preview_1_guest_cannot_write_is_told_as_read_only() {
+    let Some(node) = Node::enter_with_duet() else {
+        return;
+    };
+    let volume = node.scratch().join("volume");
+    fs::create_dir(&volume).expect("our own folder");
+    fs::write(volume.join("file"), "text").expect("our own folder");
+    let mount = format!(
+        "type=bind,src={},dst=/other,options=rbind:ro",
+        volume.display()
+    );
+    let outcome = node
+        .container("calls")
+        .image(image::GUESTS)
+        .with(&["--mount", &mount])
+        .args(&["/calls.wasm", "read-only", "/data", "/other"])
+        .run();
+    let seen = (outcome.code, outcome.stderr.as_str());
+    assert_eq!(seen, (0, ""), "{outcome:?}");
 }
 
 #[test]

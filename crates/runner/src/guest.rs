@@ -34,13 +34,11 @@ pub(crate) struct Guest {
     limiter: Limiter,
 }
 
-/// The part of the world that previews 1 and 2 share.
-///
-/// With it comes how many directories are open in it. Fails only if `/` cannot be opened.
-pub(crate) fn world(handoff: &Handoff) -> wasmtime::Result<(WasiCtxBuilder, u32)> {
+/// The part of the world that previews 1 and 2 share. Fails only if `/` cannot be opened.
+pub(crate) fn world(handoff: &Handoff) -> wasmtime::Result<WasiCtxBuilder> {
     let mut world = surroundings(handoff);
-    let directories = preopen(&mut world, handoff)?;
-    Ok((world, directories))
+    preopen(&mut world, handoff)?;
+    Ok(world)
 }
 
 /// The root; and what the image has links to on the way to a volume, by the links' names, if one of them is absolute.
@@ -49,15 +47,13 @@ pub(crate) fn world(handoff: &Handoff) -> wasmtime::Result<(WasiCtxBuilder, u32)
 /// place is behind one (a token's is `/var/run/secrets/kubernetes.io/serviceaccount`, and Debian's `/var/run` leads
 /// to `/run`) could not be found by the name that the spec gives it. The kernel follows the link within
 /// our root, which is all that there is to see of it.
-fn preopen(world: &mut WasiCtxBuilder, handoff: &Handoff) -> wasmtime::Result<u32> {
+fn preopen(world: &mut WasiCtxBuilder, handoff: &Handoff) -> wasmtime::Result<()> {
     world.preopened_dir("/", "/", FsPerms::ReadWrite)?;
-    let mut count = 1;
     for link in refused_links(&handoff.mounts)? {
         // One that leads to no directory, or to one that this user may not read, is not there for the guest.
-        let opened = world.preopened_dir(link, link.to_string_lossy(), FsPerms::ReadWrite);
-        count += u32::from(opened.is_ok());
+        drop(world.preopened_dir(link, link.to_string_lossy(), FsPerms::ReadWrite));
     }
-    Ok(count)
+    Ok(())
 }
 
 /// Those links on the way to `places`, each once, that the engine would not follow: absolute ones, and relative ones
@@ -116,7 +112,7 @@ fn surroundings(handoff: &Handoff) -> WasiCtxBuilder {
 impl Guest {
     /// A world of its own for one instance of a component.
     pub(crate) fn new(handoff: &Handoff) -> wasmtime::Result<Self> {
-        let (mut world, _) = world(handoff)?;
+        let mut world = world(handoff)?;
         Ok(Self::with(world.build()))
     }
 

@@ -1,35 +1,47 @@
 //! WASI preview 1 for a container: wasmtime's, with what it lacks.
 //!
-//! wasmtime has no sockets for preview 1, reads standard input with a thread of its own, and refuses exit
-//! codes from 126 up. So the numbers that a guest knows its descriptors by are ours ([`descriptors`]):
-//! files and directories are handed on to wasmtime under its own numbers, everything else is done here,
-//! by the system call of the same name. A guest has its process to itself, so calls may block.
+//! wasmtime has no sockets and no FIFOs for preview 1, reads standard input with a thread of its own, lists a directory
+//! anew for each piece of it, and refuses exit codes from 126 up. So the numbers that a guest knows its descriptors by
+//! are ours ([`descriptors`]): files and directories are handed on to wasmtime under its own numbers, everything else is
+//! done here, by the system call of the same name. A guest has its process to itself, so calls may block.
 //!
 //! | File | What for |
 //! | --- | --- |
 //! | `calls.rs` | the way from the guest's calls to ours |
 //! | `descriptors.rs` | the guest's numbers, and what each stands for |
-//! | `streams.rs` | reading and writing of sockets and standard streams |
+//! | `opened.rs` | what wasmtime has open, and the kernel's descriptor of it |
+//! | `special.rs` | FIFOs, and what is not opened |
+//! | `readdir.rs`, `listing.rs` | the entries of a directory |
+//! | `attributes.rs` | what is known of a file |
+//! | `reasons.rs` | why a call failed, where wasmtime does not say |
+//! | `streams.rs` | reading and writing of sockets, FIFOs and standard streams |
 //! | `ahead.rs` | what was read of standard input before it was asked for |
 //! | `poll.rs` | waiting for several at once |
 //! | `listen.rs` | the sockets a guest is born with |
 
 mod ahead;
+mod attributes;
 mod calls;
 mod descriptors;
 mod listen;
+mod listing;
+mod opened;
 mod poll;
+mod readdir;
+mod reasons;
+mod special;
 mod streams;
 
 use std::net::TcpListener;
 
 use duet_wasm::Handoff;
+use rustix::fs::{FallocateFlags, fallocate};
 use wasmtime::{Caller, Linker, Memory, Module, ResourceLimiter};
 use wasmtime_wasi::I32Exit;
 use wasmtime_wasi::p1::WasiP1Ctx;
 use wasmtime_wasi::p1::types::{
-    self, Advice, CiovecArray, Dircookie, Errno, Fd, Filedelta, Filesize, Filestat, Fstflags,
-    IovecArray, Lookupflags, Size, Timestamp, Whence,
+    self, Advice, CiovecArray, Dircookie, Errno, Fd, Fdflags, Filedelta, Filesize, Filestat,
+    Fstflags, IovecArray, Lookupflags, Size, Timestamp, Whence,
 };
 use wasmtime_wasi::p1::wasi_snapshot_preview1::{self as wasi, WasiSnapshotPreview1};
 use wiggle::{GuestMemory, GuestPtr};
@@ -40,6 +52,13 @@ use self::ahead::Ahead;
 use self::descriptors::{Descriptor, Descriptors};
 use crate::guest::world;
 use crate::limits::Limiter;
+
+/// What wasmtime may copy of a guest's memory for one call that copies nothing: the default of 128 MiB would be the most
+/// that a guest reads or writes at once.
+const NO_COPY: usize = usize::MAX;
+
+/// How many random bytes wasmtime is asked for at once, which makes them all before it writes one: 64 KiB.
+const RANDOM: Size = 1 << 16;
 
 type Result<T> = std::result::Result<T, types::Error>;
 
@@ -84,7 +103,7 @@ fn prestat(mut caller: Caller<'_, Preview1>, number: i32, result: i32) -> wasmti
 impl Preview1 {
     /// The guest's world, with `listeners` at 3 and beyond, and its files after them.
     pub(crate) fn new(handoff: &Handoff, listeners: Vec<TcpListener>) -> wasmtime::Result<Self> {
-        let (mut world, directories) = world(handoff)?;
+        let mut world = world(handoff)?;
         // Preview 1 has no working directory; wasi-libc starts in /, and who wants another reads the
         // environment.
         let has = |name| handoff.variables().any(|(known, _)| known == name);
@@ -95,8 +114,10 @@ impl Preview1 {
             // Of systemd's protocol what a guest can check: it has no process id to compare.
             world.env("LISTEN_FDS", listeners.len().to_string());
         }
+        let mut wasmtime = world.build_p1();
+        let directories = opened::preopened(&mut wasmtime)?;
         Ok(Self {
-            wasmtime: world.build_p1(),
+            wasmtime,
             descriptors: Descriptors::new(listeners, directories),
             input: Ahead::default(),
             memory: None,
@@ -114,7 +135,7 @@ impl Preview1 {
         &mut self.limiter
     }
 
-    /// wasmtime's number of a file or directory; `otherwise` if it is a socket.
+    /// wasmtime's number of a file or directory; `otherwise` if it is a socket or a FIFO.
     ///
     /// Standard streams have one, too: for those wasmtime knows what can be asked of them.
     fn file(&self, fd: Fd, otherwise: Errno) -> Result<Fd> {
@@ -122,8 +143,11 @@ impl Preview1 {
             Descriptor::Stdin => Ok(descriptors::STDIN.into()),
             Descriptor::Stdout => Ok(descriptors::STDOUT.into()),
             Descriptor::Stderr => Ok(descriptors::STDERR.into()),
-            Descriptor::File(number) => Ok(*number),
-            Descriptor::Listener(_) | Descriptor::Connection(_) => Err(otherwise.into()),
+            Descriptor::File(file) => Ok(file.number),
+            Descriptor::Directory(directory) => Ok(directory.number),
+            Descriptor::Fifo(_) | Descriptor::Listener(_) | Descriptor::Connection(_) => {
+                Err(otherwise.into())
+            }
         }
     }
 }
@@ -137,12 +161,25 @@ macro_rules! wasmtimes {
     )* };
 }
 
-/// Methods that are wasmtime's once it is told its own numbers; of a socket they answer with an error.
+/// Methods that are wasmtime's once it is told its own numbers; of a socket or a FIFO they answer with an error.
 macro_rules! on_files {
     ($( async fn $name:ident($($argument:ident: $type:ty),*) -> $result:ty, else $errno:ident for $($number:ident)+; )*) => { $(
         async fn $name(&mut self, memory: &mut GuestMemory<'_>, $($argument: $type),*) -> Result<$result> {
             $(let $number = self.file($number, Errno::$errno)?;)+
             self.wasmtime.$name(memory, $($argument),*).await
+        }
+    )* };
+}
+
+/// Methods that are wasmtime's and change what is at one or two places.
+macro_rules! at_places {
+    ($( async fn $name:ident($($argument:ident: $type:ty),*), at $($number:ident $path:ident),+; )*) => { $(
+        async fn $name(&mut self, memory: &mut GuestMemory<'_>, $($argument: $type),*) -> Result<()> {
+            let done = {
+                $(let $number = self.file($number, Errno::Notdir)?;)+
+                self.wasmtime.$name(memory, $($argument),*).await
+            };
+            done.map_err(|error| self.reason(memory, error, &[$(($number, $path)),+]))
         }
     )* };
 }
@@ -159,35 +196,47 @@ impl WasiSnapshotPreview1 for Preview1 {
         fn environ_sizes_get() -> (Size, Size);
         fn clock_res_get(clock: types::Clockid) -> Timestamp;
         fn clock_time_get(clock: types::Clockid, precision: Timestamp) -> Timestamp;
-        fn random_get(buffer: GuestPtr<u8>, length: Size) -> ();
         fn sched_yield() -> ();
         fn proc_raise(signal: types::Signal) -> ();
     }
 
     on_files! {
-        // What the kernel says of a socket.
+        // What the kernel says of a socket, or a FIFO.
         async fn fd_advise(fd: Fd, offset: Filesize, length: Filesize, advice: Advice) -> (), else Spipe for fd;
-        async fn fd_datasync(fd: Fd) -> (), else Inval for fd;
-        async fn fd_sync(fd: Fd) -> (), else Inval for fd;
         async fn fd_filestat_set_size(fd: Fd, size: Filesize) -> (), else Inval for fd;
         async fn fd_filestat_set_times(fd: Fd, accessed: Timestamp, modified: Timestamp, flags: Fstflags) -> (), else Inval for fd;
-        async fn fd_pread(fd: Fd, buffers: IovecArray, offset: Filesize) -> Size, else Spipe for fd;
-        async fn fd_pwrite(fd: Fd, buffers: CiovecArray, offset: Filesize) -> Size, else Spipe for fd;
         async fn fd_seek(fd: Fd, offset: Filedelta, whence: Whence) -> Filesize, else Spipe for fd;
-        async fn fd_readdir(fd: Fd, buffer: GuestPtr<u8>, length: Size, cookie: Dircookie) -> Size, else Notdir for fd;
-        async fn path_create_directory(fd: Fd, path: GuestPtr<str>) -> (), else Notdir for fd;
-        async fn path_filestat_get(fd: Fd, flags: Lookupflags, path: GuestPtr<str>) -> Filestat, else Notdir for fd;
+        async fn path_readlink(fd: Fd, path: GuestPtr<str>, buffer: GuestPtr<u8>, length: Size) -> Size, else Notdir for fd;
+    }
+
+    at_places! {
+        async fn path_create_directory(fd: Fd, path: GuestPtr<str>), at fd path;
         async fn path_filestat_set_times(
             fd: Fd, lookup: Lookupflags, path: GuestPtr<str>, accessed: Timestamp, modified: Timestamp, flags: Fstflags
-        ) -> (), else Notdir for fd;
+        ), at fd path;
         async fn path_link(
             from: Fd, lookup: Lookupflags, old: GuestPtr<str>, to: Fd, new: GuestPtr<str>
-        ) -> (), else Notdir for from to;
-        async fn path_readlink(fd: Fd, path: GuestPtr<str>, buffer: GuestPtr<u8>, length: Size) -> Size, else Notdir for fd;
-        async fn path_remove_directory(fd: Fd, path: GuestPtr<str>) -> (), else Notdir for fd;
-        async fn path_rename(from: Fd, old: GuestPtr<str>, to: Fd, new: GuestPtr<str>) -> (), else Notdir for from to;
-        async fn path_symlink(target: GuestPtr<str>, fd: Fd, path: GuestPtr<str>) -> (), else Notdir for fd;
-        async fn path_unlink_file(fd: Fd, path: GuestPtr<str>) -> (), else Notdir for fd;
+        ), at from old, to new;
+        async fn path_rename(from: Fd, old: GuestPtr<str>, to: Fd, new: GuestPtr<str>), at from old, to new;
+        async fn path_symlink(target: GuestPtr<str>, fd: Fd, path: GuestPtr<str>), at fd path;
+        async fn path_unlink_file(fd: Fd, path: GuestPtr<str>), at fd path;
+    }
+
+    // wasmtime makes all of them before it looks where they go, and ends a guest that asks for more than 64 MiB.
+    fn random_get(
+        &mut self,
+        memory: &mut GuestMemory<'_>,
+        buffer: GuestPtr<u8>,
+        length: Size,
+    ) -> Result<()> {
+        memory.as_slice_mut(buffer.as_array(length))?;
+        let mut done = 0;
+        while done < length {
+            let piece = RANDOM.min(length - done);
+            self.wasmtime.random_get(memory, buffer.add(done)?, piece)?;
+            done += piece;
+        }
+        Ok(())
     }
 
     // wasmtime's own refuses codes from 126 up.
@@ -209,11 +258,15 @@ impl WasiSnapshotPreview1 for Preview1 {
 
     async fn fd_close(&mut self, memory: &mut GuestMemory<'_>, fd: Fd) -> Result<()> {
         match self.descriptors.remove(fd)? {
-            Descriptor::File(number) => self.wasmtime.fd_close(memory, number).await,
+            Descriptor::File(file) => self.wasmtime.fd_close(memory, file.number).await,
+            Descriptor::Directory(directory) => {
+                self.wasmtime.fd_close(memory, directory.number).await
+            }
             // wasmtime's standard streams stay open: their numbers must never be a file's.
             Descriptor::Stdin
             | Descriptor::Stdout
             | Descriptor::Stderr
+            | Descriptor::Fifo(_)
             | Descriptor::Listener(_)
             | Descriptor::Connection(_) => Ok(()),
         }
@@ -236,30 +289,40 @@ impl WasiSnapshotPreview1 for Preview1 {
         memory: &mut GuestMemory<'_>,
         fd: Fd,
     ) -> Result<types::Fdstat> {
-        match self.descriptors.get(fd)? {
-            Descriptor::Listener(socket) => streams::fdstat(socket),
-            Descriptor::Connection(socket) => streams::fdstat(socket),
-            Descriptor::Stdin | Descriptor::Stdout | Descriptor::Stderr | Descriptor::File(_) => {
-                let fd = self.file(fd, Errno::Badf)?;
-                self.wasmtime.fd_fdstat_get(memory, fd).await
-            }
-        }
+        let sync = match self.descriptors.get(fd)? {
+            Descriptor::Listener(socket) => return streams::fdstat(socket),
+            Descriptor::Connection(socket) => return streams::fdstat(socket),
+            Descriptor::Fifo(fifo) => return Ok(special::fdstat(fifo)),
+            Descriptor::File(file) => file.sync,
+            Descriptor::Stdin
+            | Descriptor::Stdout
+            | Descriptor::Stderr
+            | Descriptor::Directory(_) => Fdflags::empty(),
+        };
+        let fd = self.file(fd, Errno::Badf)?;
+        let mut stat = self.wasmtime.fd_fdstat_get(memory, fd).await?;
+        stat.fs_flags |= sync;
+        Ok(stat)
     }
 
     fn fd_fdstat_set_flags(
         &mut self,
         memory: &mut GuestMemory<'_>,
         fd: Fd,
-        flags: types::Fdflags,
+        flags: Fdflags,
     ) -> Result<()> {
-        match self.descriptors.get(fd)? {
-            Descriptor::Listener(socket) => streams::set_flags(socket, flags),
-            Descriptor::Connection(socket) => streams::set_flags(socket, flags),
-            Descriptor::Stdin | Descriptor::Stdout | Descriptor::Stderr | Descriptor::File(_) => {
-                let fd = self.file(fd, Errno::Badf)?;
-                self.wasmtime.fd_fdstat_set_flags(memory, fd, flags)
-            }
-        }
+        let same = match self.descriptors.get(fd)? {
+            Descriptor::Listener(socket) => return streams::set_flags(socket, flags),
+            Descriptor::Connection(socket) => return streams::set_flags(socket, flags),
+            Descriptor::Fifo(fifo) => return streams::set_flags(fifo, flags),
+            Descriptor::File(file) => file.sync & flags,
+            Descriptor::Stdin
+            | Descriptor::Stdout
+            | Descriptor::Stderr
+            | Descriptor::Directory(_) => Fdflags::empty(),
+        };
+        let fd = self.file(fd, Errno::Badf)?;
+        self.wasmtime.fd_fdstat_set_flags(memory, fd, flags - same)
     }
 
     fn fd_fdstat_set_rights(
@@ -277,7 +340,10 @@ impl WasiSnapshotPreview1 for Preview1 {
     async fn fd_filestat_get(&mut self, memory: &mut GuestMemory<'_>, fd: Fd) -> Result<Filestat> {
         match self.descriptors.get(fd)? {
             Descriptor::Listener(_) | Descriptor::Connection(_) => Ok(streams::filestat()),
-            Descriptor::Stdin | Descriptor::Stdout | Descriptor::Stderr | Descriptor::File(_) => {
+            Descriptor::File(file) => attributes::of(&*file.file),
+            Descriptor::Directory(directory) => attributes::of(&*directory.file),
+            Descriptor::Fifo(fifo) => attributes::of(fifo),
+            Descriptor::Stdin | Descriptor::Stdout | Descriptor::Stderr => {
                 let fd = self.file(fd, Errno::Badf)?;
                 self.wasmtime.fd_filestat_get(memory, fd).await
             }
@@ -291,13 +357,19 @@ impl WasiSnapshotPreview1 for Preview1 {
         buffers: IovecArray,
     ) -> Result<Size> {
         match self.descriptors.get(fd)? {
-            Descriptor::File(number) => self.wasmtime.fd_read(memory, *number, buffers).await,
+            Descriptor::File(file) => {
+                self.wasmtime.set_hostcall_fuel(NO_COPY);
+                self.wasmtime.fd_read(memory, file.number, buffers).await
+            }
             Descriptor::Stdin => streams::read(memory, buffers, &mut self.input, &std::io::stdin()),
+            Descriptor::Fifo(fifo) => streams::take(memory, buffers, fifo),
             Descriptor::Connection(socket) => {
                 streams::receive(memory, buffers, socket, types::Riflags::empty())
             }
             Descriptor::Listener(_) => Err(Errno::Notconn.into()),
-            Descriptor::Stdout | Descriptor::Stderr => Err(Errno::Badf.into()),
+            Descriptor::Stdout | Descriptor::Stderr | Descriptor::Directory(_) => {
+                Err(Errno::Badf.into())
+            }
         }
     }
 
@@ -308,23 +380,23 @@ impl WasiSnapshotPreview1 for Preview1 {
         buffers: CiovecArray,
     ) -> Result<Size> {
         match self.descriptors.get(fd)? {
-            Descriptor::File(number) => self.wasmtime.fd_write(memory, *number, buffers).await,
+            Descriptor::File(file) => {
+                self.wasmtime.set_hostcall_fuel(NO_COPY);
+                let written = self.wasmtime.fd_write(memory, file.number, buffers).await?;
+                file.written(written)
+            }
             Descriptor::Stdout => streams::write(memory, buffers, &std::io::stdout()),
             Descriptor::Stderr => streams::write(memory, buffers, &std::io::stderr()),
+            Descriptor::Fifo(fifo) => streams::put(memory, buffers, fifo),
             Descriptor::Connection(socket) => streams::send(memory, buffers, socket),
             Descriptor::Listener(_) => Err(Errno::Notconn.into()),
-            Descriptor::Stdin => Err(Errno::Badf.into()),
+            Descriptor::Stdin | Descriptor::Directory(_) => Err(Errno::Badf.into()),
         }
     }
 
     // === Sockets ===
 
-    fn sock_accept(
-        &mut self,
-        _: &mut GuestMemory<'_>,
-        fd: Fd,
-        flags: types::Fdflags,
-    ) -> Result<Fd> {
+    fn sock_accept(&mut self, _: &mut GuestMemory<'_>, fd: Fd, flags: Fdflags) -> Result<Fd> {
         let accepted = streams::accept(self.descriptors.listener(fd)?, flags)?;
         self.descriptors.open(Descriptor::Connection(accepted))
     }
@@ -361,6 +433,86 @@ impl WasiSnapshotPreview1 for Preview1 {
 
     // === Files, where it is not enough to hand on a number ===
 
+    async fn fd_pread(
+        &mut self,
+        memory: &mut GuestMemory<'_>,
+        fd: Fd,
+        buffers: IovecArray,
+        offset: Filesize,
+    ) -> Result<Size> {
+        if let Descriptor::File(file) = self.descriptors.get(fd)? {
+            return streams::read_at(memory, buffers, &file.file, offset);
+        }
+        let fd = self.file(fd, Errno::Spipe)?;
+        self.wasmtime.fd_pread(memory, fd, buffers, offset).await
+    }
+
+    async fn fd_pwrite(
+        &mut self,
+        memory: &mut GuestMemory<'_>,
+        fd: Fd,
+        buffers: CiovecArray,
+        offset: Filesize,
+    ) -> Result<Size> {
+        let number = self.file(fd, Errno::Spipe)?;
+        self.wasmtime.set_hostcall_fuel(NO_COPY);
+        let written = self
+            .wasmtime
+            .fd_pwrite(memory, number, buffers, offset)
+            .await?;
+        match self.descriptors.get(fd)? {
+            Descriptor::File(file) => file.written(written),
+            _ => Ok(written),
+        }
+    }
+
+    async fn fd_datasync(&mut self, memory: &mut GuestMemory<'_>, fd: Fd) -> Result<()> {
+        if let Descriptor::Directory(directory) = self.descriptors.get_mut(fd)? {
+            return directory.sync();
+        }
+        let fd = self.file(fd, Errno::Inval)?;
+        self.wasmtime.fd_datasync(memory, fd).await
+    }
+
+    async fn fd_sync(&mut self, memory: &mut GuestMemory<'_>, fd: Fd) -> Result<()> {
+        if let Descriptor::Directory(directory) = self.descriptors.get_mut(fd)? {
+            return directory.sync();
+        }
+        let fd = self.file(fd, Errno::Inval)?;
+        self.wasmtime.fd_sync(memory, fd).await
+    }
+
+    async fn fd_readdir(
+        &mut self,
+        memory: &mut GuestMemory<'_>,
+        fd: Fd,
+        buffer: GuestPtr<u8>,
+        length: Size,
+        cookie: Dircookie,
+    ) -> Result<Size> {
+        self.read_directory(memory, fd, buffer, length, cookie)
+    }
+
+    async fn path_filestat_get(
+        &mut self,
+        memory: &mut GuestMemory<'_>,
+        fd: Fd,
+        flags: Lookupflags,
+        path: GuestPtr<str>,
+    ) -> Result<Filestat> {
+        if let Descriptor::Directory(directory) = self.descriptors.get(fd)? {
+            let follow = flags.contains(Lookupflags::SYMLINK_FOLLOW);
+            let path = memory.as_cow_str(path)?;
+            if let Some(known) = attributes::at(&*directory.file, &path, follow) {
+                return known;
+            }
+        }
+        let fd = self.file(fd, Errno::Notdir)?;
+        self.wasmtime
+            .path_filestat_get(memory, fd, flags, path)
+            .await
+    }
+
     async fn path_open(
         &mut self,
         memory: &mut GuestMemory<'_>,
@@ -369,26 +521,52 @@ impl WasiSnapshotPreview1 for Preview1 {
         path: GuestPtr<str>,
         flags: types::Oflags,
         base: types::Rights,
-        inheriting: types::Rights,
-        status: types::Fdflags,
+        _: types::Rights,
+        status: Fdflags,
     ) -> Result<Fd> {
-        let fd = self.file(fd, Errno::Notdir)?;
-        let opened = self
-            .wasmtime
-            .path_open(memory, fd, lookup, path, flags, base, inheriting, status)
-            .await?;
-        self.descriptors.open(Descriptor::File(opened))
+        self.open(memory, fd, lookup, path, flags, base, status)
+            .await
     }
 
-    fn fd_allocate(
+    // wasmtime takes what is behind a slash at the end for the directory itself, and removes that by no name.
+    async fn path_remove_directory(
         &mut self,
         memory: &mut GuestMemory<'_>,
+        fd: Fd,
+        path: GuestPtr<str>,
+    ) -> Result<()> {
+        let number = self.file(fd, Errno::Notdir)?;
+        let name = memory.as_cow_str(path)?.trim_end_matches('/').len();
+        let name = match Size::try_from(name)? {
+            0 => path,
+            length => GuestPtr::new((path.offset_base(), length)),
+        };
+        let done = self
+            .wasmtime
+            .path_remove_directory(memory, number, name)
+            .await;
+        done.map_err(|error| self.reason(memory, error, &[(fd, path)]))
+    }
+
+    // wasmtime, which is for more systems than one, offers none.
+    fn fd_allocate(
+        &mut self,
+        _: &mut GuestMemory<'_>,
         fd: Fd,
         offset: Filesize,
         length: Filesize,
     ) -> Result<()> {
-        let fd = self.file(fd, Errno::Nodev)?;
-        self.wasmtime.fd_allocate(memory, fd, offset, length)
+        let file = match self.descriptors.get(fd)? {
+            Descriptor::File(file) => &file.file,
+            Descriptor::Fifo(_) => return Err(Errno::Spipe.into()),
+            Descriptor::Listener(_) | Descriptor::Connection(_) => return Err(Errno::Nodev.into()),
+            Descriptor::Stdin
+            | Descriptor::Stdout
+            | Descriptor::Stderr
+            | Descriptor::Directory(_) => return Err(Errno::Badf.into()),
+        };
+        let how = FallocateFlags::empty();
+        Ok(fallocate(&**file, how, offset, length).map_err(streams::errno)?)
     }
 
     fn fd_tell(&mut self, memory: &mut GuestMemory<'_>, fd: Fd) -> Result<Filesize> {

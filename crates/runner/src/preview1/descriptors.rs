@@ -1,8 +1,11 @@
 //! The guest's numbers, and what each stands for.
 
+use std::fs::File;
 use std::net::{TcpListener, TcpStream};
 
 use wasmtime_wasi::p1::types::{Errno, Error, Fd};
+
+use super::opened::{Directory, Opened};
 
 /// wasmtime's number of standard input.
 pub(super) const STDIN: u32 = 0;
@@ -11,7 +14,7 @@ pub(super) const STDOUT: u32 = 1;
 /// wasmtime's number of standard error.
 pub(super) const STDERR: u32 = 2;
 /// wasmtime's number of its first preopened directory. Others come after it.
-const ROOT: u32 = 3;
+pub(super) const ROOT: u32 = 3;
 
 /// What a number stands for.
 #[derive(Debug)]
@@ -22,8 +25,12 @@ pub(super) enum Descriptor {
     Stdout,
     /// The process's own standard error.
     Stderr,
-    /// A file or directory, by wasmtime's number.
-    File(Fd),
+    /// A file, or a device that is nothing but bytes.
+    File(Opened),
+    /// A directory.
+    Directory(Directory),
+    /// A FIFO.
+    Fifo(File),
     /// A socket that the guest was born with.
     Listener(TcpListener),
     /// A socket that it accepted.
@@ -40,12 +47,12 @@ pub(super) struct Descriptors(Vec<Option<Descriptor>>);
 // === impl Descriptors ===
 
 impl Descriptors {
-    /// Standard streams, listeners, and then so many directories, the root first: where systemd's protocol puts a
+    /// Standard streams, listeners, and then the directories, the root first: where systemd's protocol puts a
     /// socket, and where programs that were written for wasmtime's `--tcplisten` look for one.
-    pub(super) fn new(listeners: Vec<TcpListener>, directories: u32) -> Self {
+    pub(super) fn new(listeners: Vec<TcpListener>, directories: Vec<Directory>) -> Self {
         let streams = [Descriptor::Stdin, Descriptor::Stdout, Descriptor::Stderr];
         let listeners = listeners.into_iter().map(Descriptor::Listener);
-        let directories = (ROOT..ROOT + directories).map(|number| Descriptor::File(number.into()));
+        let directories = directories.into_iter().map(Descriptor::Directory);
         Self(
             streams
                 .into_iter()
@@ -62,15 +69,23 @@ impl Descriptors {
         place.ok_or_else(|| Errno::Badf.into())
     }
 
+    /// The same, to be changed.
+    pub(super) fn get_mut(&mut self, fd: Fd) -> Result<&mut Descriptor, Error> {
+        let place = self.0.get_mut(index(fd)).and_then(Option::as_mut);
+        place.ok_or_else(|| Errno::Badf.into())
+    }
+
     /// The socket `fd`, if it was accepted.
     pub(super) fn connection(&self, fd: Fd) -> Result<&TcpStream, Error> {
         match self.get(fd)? {
             Descriptor::Connection(socket) => Ok(socket),
             Descriptor::Listener(_) => Err(Errno::Notconn.into()),
-            Descriptor::File(fd) => Err(no_socket(*fd).into()),
-            Descriptor::Stdin | Descriptor::Stdout | Descriptor::Stderr => {
-                Err(Errno::Notsock.into())
-            }
+            Descriptor::Directory(directory) => Err(no_socket(directory).into()),
+            Descriptor::Stdin
+            | Descriptor::Stdout
+            | Descriptor::Stderr
+            | Descriptor::File(_)
+            | Descriptor::Fifo(_) => Err(Errno::Notsock.into()),
         }
     }
 
@@ -80,10 +95,12 @@ impl Descriptors {
             Descriptor::Listener(socket) => Ok(socket),
             // As the kernel for a socket that does not listen.
             Descriptor::Connection(_) => Err(Errno::Inval.into()),
-            Descriptor::File(fd) => Err(no_socket(*fd).into()),
-            Descriptor::Stdin | Descriptor::Stdout | Descriptor::Stderr => {
-                Err(Errno::Notsock.into())
-            }
+            Descriptor::Directory(directory) => Err(no_socket(directory).into()),
+            Descriptor::Stdin
+            | Descriptor::Stdout
+            | Descriptor::Stderr
+            | Descriptor::File(_)
+            | Descriptor::Fifo(_) => Err(Errno::Notsock.into()),
         }
     }
 
@@ -113,12 +130,12 @@ impl Descriptors {
     }
 }
 
-/// What a socket's call says of a file.
+/// What a socket's call says of a directory.
 ///
 /// Of the root it is what a guest without files would be told: programs ask so whether 3 is anything, the
 /// public test suite among them.
-fn no_socket(file: Fd) -> Errno {
-    if file == Fd::from(ROOT) {
+fn no_socket(directory: &Directory) -> Errno {
+    if directory.number == Fd::from(ROOT) {
         Errno::Badf
     } else {
         Errno::Notsock
@@ -132,18 +149,35 @@ fn index(fd: Fd) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use wasmtime_wasi::p1::types::Fdflags;
+
     use super::*;
+
+    fn root() -> Arc<File> {
+        Arc::new(File::open("/").unwrap())
+    }
 
     fn descriptors(listeners: usize) -> Descriptors {
         let listener = |_| TcpListener::bind("127.0.0.1:0").unwrap();
-        Descriptors::new((0..listeners).map(listener).collect(), 1)
+        let root = Directory::new(ROOT.into(), root());
+        Descriptors::new((0..listeners).map(listener).collect(), vec![root])
+    }
+
+    fn file(number: u32) -> Descriptor {
+        Descriptor::File(Opened {
+            number: number.into(),
+            file: root(),
+            sync: Fdflags::empty(),
+        })
     }
 
     #[test]
     fn sockets_are_from_3_on_and_the_root_is_after_them() {
         let none = descriptors(0);
         assert!(
-            matches!(none.get(3.into()).unwrap(), Descriptor::File(fd) if *fd == Fd::from(3_u32))
+            matches!(none.get(3.into()).unwrap(), Descriptor::Directory(root) if root.number == Fd::from(3_u32))
         );
         let two = descriptors(2);
         for fd in [3_u32, 4] {
@@ -153,7 +187,7 @@ mod tests {
             ));
         }
         assert!(
-            matches!(two.get(5.into()).unwrap(), Descriptor::File(fd) if *fd == Fd::from(3_u32))
+            matches!(two.get(5.into()).unwrap(), Descriptor::Directory(root) if root.number == Fd::from(3_u32))
         );
         assert!(two.get(6.into()).is_err());
     }
@@ -163,9 +197,9 @@ mod tests {
         let mut descriptors = descriptors(0);
         drop(descriptors.remove(1.into()).unwrap());
         assert!(descriptors.get(1.into()).is_err());
-        let opened = descriptors.open(Descriptor::File(7.into())).unwrap();
+        let opened = descriptors.open(file(7)).unwrap();
         assert_eq!(u32::from(opened), 1);
-        let opened = descriptors.open(Descriptor::File(8.into())).unwrap();
+        let opened = descriptors.open(file(8)).unwrap();
         assert_eq!(u32::from(opened), 4);
     }
 

@@ -7,14 +7,14 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{Errno as Kernel, ioctl_fionread};
 use wasmtime_wasi::p1::types::{
-    Clockid, Errno, Error, Event, EventFdReadwrite, Eventrwflags, Eventtype, Fd, Filesize,
-    Filetype, Size, Subclockflags, Subscription, SubscriptionClock, SubscriptionU,
+    Clockid, Errno, Error, Event, EventFdReadwrite, Eventrwflags, Eventtype, Fd, Filesize, Size,
+    Subclockflags, Subscription, SubscriptionClock, SubscriptionU,
 };
 use wasmtime_wasi::p1::wasi_snapshot_preview1::WasiSnapshotPreview1 as _;
 use wiggle::{GuestMemory, GuestPtr};
 
 use super::descriptors::Descriptor;
-use super::{Preview1, streams};
+use super::{Preview1, special, streams};
 use crate::rest;
 
 /// How many things a guest may wait for at once: 65,536. Each takes memory of the runner's.
@@ -118,8 +118,15 @@ impl Preview1 {
             Ok(Descriptor::Stdin | Descriptor::Listener(_) | Descriptor::Connection(_)) => {
                 Wait::On(fd, PollFlags::IN)
             }
-            Ok(Descriptor::File(file)) => self.rest(memory, *file).await?,
-            Ok(Descriptor::Stdout | Descriptor::Stderr) | Err(_) => Wait::Over(Err(Errno::Badf)),
+            Ok(Descriptor::File(file)) => self.rest(memory, file.number).await?,
+            Ok(Descriptor::Fifo(fifo)) if special::ways(fifo).0 => Wait::On(fd, PollFlags::IN),
+            Ok(
+                Descriptor::Stdout
+                | Descriptor::Stderr
+                | Descriptor::Directory(_)
+                | Descriptor::Fifo(_),
+            )
+            | Err(_) => Wait::Over(Err(Errno::Badf)),
         })
     }
 
@@ -129,18 +136,20 @@ impl Preview1 {
                 Wait::On(fd, PollFlags::OUT)
             }
             Ok(Descriptor::File(_)) => Wait::Over(Ok(event(1, false))),
-            Ok(Descriptor::Stdin | Descriptor::Listener(_)) | Err(_) => {
-                Wait::Over(Err(Errno::Badf))
-            }
+            Ok(Descriptor::Fifo(fifo)) if special::ways(fifo).1 => Wait::On(fd, PollFlags::OUT),
+            Ok(
+                Descriptor::Stdin
+                | Descriptor::Listener(_)
+                | Descriptor::Directory(_)
+                | Descriptor::Fifo(_),
+            )
+            | Err(_) => Wait::Over(Err(Errno::Badf)),
         }
     }
 
     /// A file can always be read; what there is to be said is how much is left of it.
     async fn rest(&mut self, memory: &mut GuestMemory<'_>, file: Fd) -> Result<Wait, Error> {
         let stat = self.wasmtime.fd_filestat_get(memory, file).await?;
-        if stat.filetype == Filetype::Directory {
-            return Ok(Wait::Over(Err(Errno::Badf)));
-        }
         let position = self.wasmtime.fd_tell(memory, file)?;
         let left = stat.size.saturating_sub(position);
         Ok(Wait::Over(Ok(event(left, left == 0))))
@@ -174,7 +183,10 @@ impl Preview1 {
                 Descriptor::Stderr => PollFd::new(&stderr, *what),
                 Descriptor::Listener(socket) => PollFd::new::<TcpListener>(socket, *what),
                 Descriptor::Connection(socket) => PollFd::new::<TcpStream>(socket, *what),
-                Descriptor::File(_) => return Err(Errno::Badf.into()),
+                Descriptor::Fifo(fifo) => PollFd::new(fifo, *what),
+                Descriptor::File(_) | Descriptor::Directory(_) => {
+                    return Err(Errno::Badf.into());
+                }
             });
         }
         loop {

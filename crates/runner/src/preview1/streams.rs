@@ -1,19 +1,20 @@
-//! Reading and writing of sockets and standard streams, by the system call of the same name.
+//! Reading and writing of sockets, FIFOs and standard streams, by the system call of the same name.
 
+use std::fs::File;
 use std::io::IoSlice;
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::AsFd;
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{OFlags, fcntl_getfl};
-use rustix::io::{Errno as Kernel, read as read_fd, retry_on_intr, writev};
+use rustix::io::{Errno as Kernel, pread, read as read_fd, retry_on_intr, writev};
 use rustix::net::{
     RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown, SocketFlags, accept_with, recv, sendmsg,
     shutdown as shut_down,
 };
 use wasmtime_wasi::p1::types::{
-    CiovecArray, Errno, Error, Fdflags, Fdstat, Filestat, Filetype, IovecArray, Riflags, Rights,
-    Sdflags, Size,
+    CiovecArray, Errno, Error, Fdflags, Fdstat, Filesize, Filestat, Filetype, IovecArray, Riflags,
+    Rights, Sdflags, Size,
 };
 use wiggle::GuestMemory;
 
@@ -60,6 +61,44 @@ pub(super) fn write(
             Err(error) => return Err(errno(error).into()),
         }
     }
+}
+
+/// Reads from a FIFO into the first buffer that has room.
+pub(super) fn take(
+    memory: &mut GuestMemory<'_>,
+    buffers: IovecArray,
+    from: &File,
+) -> Result<Size, Error> {
+    let Some(buffer) = first(memory, buffers)? else {
+        return Ok(0);
+    };
+    let count = retry_on_intr(|| read_fd(from, &mut *buffer)).map_err(errno)?;
+    Ok(Size::try_from(count)?)
+}
+
+/// Writes all buffers to a FIFO, as far as they go at once.
+pub(super) fn put(
+    memory: &mut GuestMemory<'_>,
+    buffers: CiovecArray,
+    to: &File,
+) -> Result<Size, Error> {
+    let slices = slices(memory, buffers)?;
+    let count = retry_on_intr(|| writev(to, &slices)).map_err(errno)?;
+    Ok(Size::try_from(count)?)
+}
+
+/// Reads from a place of a file into the first buffer that has room.
+pub(super) fn read_at(
+    memory: &mut GuestMemory<'_>,
+    buffers: IovecArray,
+    from: &File,
+    offset: Filesize,
+) -> Result<Size, Error> {
+    let Some(buffer) = first(memory, buffers)? else {
+        return Ok(0);
+    };
+    let count = retry_on_intr(|| pread(from, &mut *buffer, offset)).map_err(errno)?;
+    Ok(Size::try_from(count)?)
 }
 
 /// Sends all buffers, as far as they go at once.
@@ -161,22 +200,33 @@ pub(super) fn errno(error: Kernel) -> Errno {
         (Kernel::CONNABORTED, Errno::Connaborted),
         (Kernel::CONNRESET, Errno::Connreset),
         (Kernel::DQUOT, Errno::Dquot),
+        (Kernel::EXIST, Errno::Exist),
         (Kernel::FBIG, Errno::Fbig),
         (Kernel::HOSTUNREACH, Errno::Hostunreach),
         (Kernel::INTR, Errno::Intr),
         (Kernel::INVAL, Errno::Inval),
         (Kernel::ISDIR, Errno::Isdir),
+        (Kernel::LOOP, Errno::Loop),
         (Kernel::MFILE, Errno::Mfile),
         (Kernel::MSGSIZE, Errno::Msgsize),
+        (Kernel::NAMETOOLONG, Errno::Nametoolong),
         (Kernel::NETDOWN, Errno::Netdown),
         (Kernel::NETUNREACH, Errno::Netunreach),
         (Kernel::NFILE, Errno::Nfile),
         (Kernel::NOBUFS, Errno::Nobufs),
+        (Kernel::NODEV, Errno::Nodev),
+        (Kernel::NOENT, Errno::Noent),
         (Kernel::NOMEM, Errno::Nomem),
         (Kernel::NOSPC, Errno::Nospc),
+        (Kernel::NOSYS, Errno::Nosys),
         (Kernel::NOTCONN, Errno::Notconn),
+        (Kernel::NOTDIR, Errno::Notdir),
+        (Kernel::NXIO, Errno::Nxio),
+        (Kernel::OPNOTSUPP, Errno::Notsup),
         (Kernel::PERM, Errno::Perm),
         (Kernel::PIPE, Errno::Pipe),
+        (Kernel::ROFS, Errno::Rofs),
+        (Kernel::SPIPE, Errno::Spipe),
         (Kernel::TIMEDOUT, Errno::Timedout),
     ];
     let known = KNOWN.iter().find(|(kernel, _)| *kernel == error);
@@ -204,8 +254,14 @@ fn slices<'a>(
     buffers: CiovecArray,
 ) -> Result<Vec<IoSlice<'a>>, Error> {
     let mut slices = Vec::new();
-    for buffer in buffers.iter().take(BUFFERS) {
+    for buffer in buffers.iter() {
         let buffer = memory.read(buffer?)?;
+        if buffer.buf_len == 0 {
+            continue;
+        }
+        if slices.len() == BUFFERS {
+            break;
+        }
         // There is no shared memory: threads are not offered.
         if let Some(bytes) = memory.as_slice(buffer.buf.as_array(buffer.buf_len))? {
             slices.push(IoSlice::new(bytes));
@@ -214,7 +270,7 @@ fn slices<'a>(
     Ok(slices)
 }
 
-fn is_nonblocking(fd: &impl AsFd) -> bool {
+pub(super) fn is_nonblocking(fd: &impl AsFd) -> bool {
     fcntl_getfl(fd).is_ok_and(|flags| flags.contains(OFlags::NONBLOCK))
 }
 

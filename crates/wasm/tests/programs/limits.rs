@@ -240,8 +240,7 @@ fn a_guest_that_opens_all_it_can_is_told_when_there_is_no_more() {
     if !root() {
         return;
     }
-    // Opens the root folder until it cannot, and ends with the number of the error: 29 is `io`, for EMFILE has no
-    // other name in what preview 1 is made of.
+    // Opens the root folder until it cannot, and ends with the number of the error: 33 is `EMFILE`.
     let guest = Guest::wat(
         r#"(module
             (import "wasi_snapshot_preview1" "proc_exit" (func $exit (param i32)))
@@ -257,7 +256,7 @@ fn a_guest_that_opens_all_it_can_is_told_when_there_is_no_more() {
                 (call $exit (local.get $error))))"#,
     );
     let ended = guest.ulimit("ulimit -n 64").run();
-    assert_eq!((ended.code, ended.stderr.as_str()), (29, ""));
+    assert_eq!((ended.code, ended.stderr.as_str()), (33, ""));
 }
 
 #[test]

@@ -13,6 +13,8 @@ mod ahead;
 mod cgroup;
 #[path = "../../../runner/src/serve/lines.rs"]
 mod lines;
+#[path = "../../../runner/src/preview1/listing.rs"]
+mod listing;
 #[path = "../../../runner/src/keyvalue/shelf.rs"]
 mod shelf;
 
