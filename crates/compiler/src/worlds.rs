@@ -66,6 +66,33 @@ const DRAFTS: [&str; 4] = [
 /// (wasmtime 48). More can only fail, and would take 20 s of two processors for it. Programs have tens of thousands.
 const FUNCTIONS: u64 = 400_000;
 
+/// A proposal that compilers produce code for and that is not supported.
+struct Proposal {
+    features: WasmFeatures,
+    name: &'static str,
+    remedy: &'static str,
+}
+
+/// Each of them, with what to do.
+const UNSUPPORTED: [Proposal; 3] = [
+    Proposal {
+        features: WasmFeatures::LEGACY_EXCEPTIONS,
+        name: "the legacy form of exceptions (try, catch)",
+        remedy: "compile it for that of WebAssembly 3.0 (clang: -mllvm -wasm-use-legacy-eh=false)",
+    },
+    Proposal {
+        features: WasmFeatures::THREADS,
+        name: "the threads proposal",
+        remedy: "compile it without shared memory and atomics (clang: no -pthread; the target \
+                 wasm32-wasip1, not wasm32-wasip1-threads)",
+    },
+    Proposal {
+        features: WasmFeatures::GC,
+        name: "the types of the garbage collection proposal",
+        remedy: "compile it for a target whose objects are in linear memory",
+    },
+];
+
 /// What a module is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum World {
@@ -85,7 +112,7 @@ pub(crate) fn check(
     let names = names(wasm).map_err(|error| format!("unreadable: {error}"))?;
     if names.functions > FUNCTIONS {
         return Err(format!(
-            "{} functions, and at most {FUNCTIONS} are compiled",
+            "{} functions; modules of at most {FUNCTIONS} are compiled",
             names.functions
         ));
     }
@@ -111,17 +138,37 @@ pub(crate) fn check(
 /// The least features with which `wasm` is valid. What is wrong with it is told as if it had all that there are.
 fn features_of(wasm: &[u8]) -> Result<WasmFeatures, String> {
     let (concurrent, throwing) = (WasmFeatures::CM_ASYNC, WasmFeatures::EXCEPTIONS);
-    [WasmFeatures::empty(), throwing, concurrent]
-        .map(|more| features() | more)
-        .into_iter()
-        .find(|features| validate(wasm, *features).is_ok())
-        .map_or_else(
-            || {
-                let all = features() | concurrent | throwing;
-                validate(wasm, all).map(|()| all)
-            },
-            Ok,
-        )
+    [
+        WasmFeatures::empty(),
+        throwing,
+        concurrent,
+        concurrent | throwing,
+    ]
+    .map(|more| features() | more)
+    .into_iter()
+    .find(|features| validate(wasm, *features).is_ok())
+    .map_or_else(
+        || Err(refusal(wasm, features() | concurrent | throwing)),
+        Ok,
+    )
+}
+
+/// Why `wasm` is not valid with these `features`: proposals that are not supported are named, if it is valid with them.
+fn refusal(wasm: &[u8], features: WasmFeatures) -> String {
+    let all = UNSUPPORTED
+        .iter()
+        .fold(features, |all, proposal| all | proposal.features);
+    if let Err(why) = validate(wasm, all) {
+        return why;
+    }
+    let used: Vec<_> = UNSUPPORTED
+        .iter()
+        .filter(|proposal| validate(wasm, all - proposal.features).is_err())
+        .map(|Proposal { name, remedy, .. }| {
+            format!("uses {name}, which Duet does not support: {remedy}")
+        })
+        .collect();
+    used.join("; ")
 }
 
 fn validate(wasm: &[u8], features: WasmFeatures) -> Result<(), String> {
@@ -168,16 +215,15 @@ fn is_cut_off(wasm: &[u8]) -> bool {
 
 /// What wasmtime enables in a build and a configuration like ours, for preview 2, of modules that never throw.
 fn features() -> WasmFeatures {
-    WasmFeatures::all()
-        - WasmFeatures::CM_ASYNC
+    let all = UNSUPPORTED
+        .iter()
+        .fold(WasmFeatures::all(), |all, it| all - it.features);
+    all - WasmFeatures::CM_ASYNC
         - WasmFeatures::CM_ASYNC_STACKFUL
         - WasmFeatures::CM_ERROR_CONTEXT
         - WasmFeatures::CM_MORE_ASYNC_BUILTINS
         - WasmFeatures::CM_THREADING
-        - WasmFeatures::GC
         - WasmFeatures::EXCEPTIONS
-        - WasmFeatures::LEGACY_EXCEPTIONS
-        - WasmFeatures::THREADS
 }
 
 /// The outermost imports and exports, and how many functions there are in all.

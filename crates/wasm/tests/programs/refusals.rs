@@ -56,6 +56,52 @@ fn a_broken_file_is_described() {
 }
 
 #[test]
+fn a_proposal_that_is_not_supported_is_named_with_what_to_do() {
+    if !root() {
+        return;
+    }
+    let legacy = "the legacy form of exceptions (try, catch), which Duet does not support: compile it for that of \
+                  WebAssembly 3.0 (clang: -mllvm -wasm-use-legacy-eh=false)";
+    let threads = "the threads proposal, which Duet does not support: compile it without shared memory and atomics \
+                   (clang: no -pthread; the target wasm32-wasip1, not wasm32-wasip1-threads)";
+    let collection = "the types of the garbage collection proposal, which Duet does not support: compile it for a \
+                      target whose objects are in linear memory";
+    for (text, proposals) in [
+        (
+            "(tag) (func (export \"_start\") try catch_all end)",
+            &[legacy][..],
+        ),
+        ("(memory 1 2 shared) (func (export \"_start\"))", &[threads]),
+        (
+            "(memory 1) (func (export \"_start\") (drop (i32.atomic.load (i32.const 0))))",
+            &[threads],
+        ),
+        (
+            "(type $pair (struct (field i32) (field i32)))
+             (func (export \"_start\") (drop (struct.new_default $pair)))",
+            &[collection],
+        ),
+        (
+            "(memory 1 2 shared) (func (export \"_start\") try catch_all end)",
+            &[legacy, threads],
+        ),
+    ] {
+        let uses: Vec<_> = proposals.iter().map(|it| format!("uses {it}")).collect();
+        let expected = format!("/guest.wasm: {}", uses.join("; "));
+        assert_eq!(refused(&format!("(module {text})")), expected);
+        // In a component's module as well.
+        let text = format!("(component (core module {text}))");
+        assert_eq!(refused(&text), expected);
+    }
+    // What is wrong beside it is what is told.
+    let text = refused("(module (func (export \"_start\") try catch_all end) (func (drop)))");
+    assert!(
+        text.contains("invalid at byte") && !text.contains("legacy"),
+        "{text}"
+    );
+}
+
+#[test]
 fn an_import_that_nothing_provides_is_named_with_its_world() {
     if !root() {
         return;
@@ -207,7 +253,7 @@ fn a_file_that_is_too_large_is_not_read() {
     let refused = cache().compiled(&file, "/guest.wasm", Preview::Two, deadline);
     assert_eq!(
         refused.unwrap_err().to_string(),
-        "/guest.wasm: 1099511627776 bytes of WebAssembly, and at most 268435456 are compiled"
+        "/guest.wasm: 1099511627776 bytes of WebAssembly; modules of at most 268435456 bytes are compiled"
     );
 }
 
@@ -224,9 +270,12 @@ fn a_module_with_too_much_in_it_is_refused_with_a_number() {
         ),
         (
             1_000_000,
-            "1000000 functions, and at most 400000 are compiled",
+            "1000000 functions; modules of at most 400000 are compiled",
         ),
-        (400_001, "400001 functions, and at most 400000 are compiled"),
+        (
+            400_001,
+            "400001 functions; modules of at most 400000 are compiled",
+        ),
     ];
     for (count, expected) in table {
         let text = refusal(&of_functions(count));
@@ -235,7 +284,10 @@ fn a_module_with_too_much_in_it_is_refused_with_a_number() {
     // Those of the modules in a component count together.
     let parts = [of_functions(200_000), of_functions(200_001)];
     let text = refusal(&of_modules(&parts));
-    assert!(text.contains(" 400001 functions, and at most "), "{text}");
+    assert!(
+        text.contains(" 400001 functions; modules of at most "),
+        "{text}"
+    );
     // A data segment of 2 GiB, of which there are five bytes.
     let data = [b"\x01\x01".to_vec(), leb128(2 << 30), b"hello".to_vec()].concat();
     let mut large = of_sections(&[(5, b"\x01\0\x01")]);
