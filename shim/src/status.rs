@@ -256,7 +256,9 @@ fn launch(error: &duet_launch::Error) -> Code {
 
 fn wasm(error: &WasmError) -> Code {
     match error {
-        WasmError::NotWasm { .. } | WasmError::BadMagic { .. } => Code::INVALID_ARGUMENT,
+        WasmError::NotWasm { .. } | WasmError::BadMagic { .. } | WasmError::Absent { .. } => {
+            Code::INVALID_ARGUMENT
+        }
         WasmError::Layer { .. } => Code::FAILED_PRECONDITION,
         WasmError::Cache(error) => cache(error),
         WasmError::File { source, .. } => errno(source),

@@ -325,6 +325,11 @@ fn why_a_guest_was_not_started_is_in_its_log() {
             "imports \"nothing\" from \"nowhere\"",
         ),
         ("short", "/truncated.wasm", "/truncated.wasm: cut off after"),
+        (
+            "gone",
+            "/gone.wasm",
+            "/gone.wasm: no such file or directory, and no wasm layer was found in the image",
+        ),
     ] {
         let wish = Wish::wasm(name, &[]).command(&[program]);
         let member = pod.create(&wish).expect("only its start reads the module");

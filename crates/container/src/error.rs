@@ -281,6 +281,12 @@ pub enum WasmError {
         /// Its first bytes in hexadecimal; `nothing` of an empty one.
         head: String,
     },
+    /// What is called wasm is nowhere.
+    #[error("{file}: no such file or directory, and no wasm layer was found in the image")]
+    Absent {
+        /// The file as the container names it.
+        file: String,
+    },
     /// The image's layer of WebAssembly cannot be had, or is none.
     #[error("the wasm layer of the image of container {container}: {why}")]
     Layer {

@@ -4,7 +4,8 @@
 //! 2. An annotation decides: Duet's own, then crun's, then the image variant's.
 //! 3. The first bytes of the entrypoint decide. If it is in no file, the image may have it for a
 //!    layer of its own, which containerd unpacks to nothing. One that cannot be found there either is
-//!    native: its birth then fails with the words that a native container's would.
+//!    native, if it is not called wasm: its birth then fails with the words that a native container's
+//!    would.
 
 use std::fs::File;
 use std::io;
@@ -114,6 +115,10 @@ pub(crate) fn decide(
                 source,
             })
         }
+        Err(error) if kernel::is_absent(&error) && is_called_wasm(&spec.process) => {
+            let file = spec.process.args.first().cloned().unwrap_or_default();
+            Err(WasmError::Absent { file })
+        }
         Err(_) => Ok((Kind::Native, rule)),
     }
 }
@@ -172,7 +177,12 @@ fn native(name: String, file: &File) -> Result<Kind, WasmError> {
 
 fn looks_wasm(process: &Process) -> bool {
     let name = process.args.first().map_or("", String::as_str);
-    name.ends_with(".wasm") || name.ends_with(".wat")
+    is_called_wasm(process) || name.ends_with(".wat")
+}
+
+fn is_called_wasm(process: &Process) -> bool {
+    let name = process.args.first();
+    name.is_some_and(|name| name.ends_with(".wasm"))
 }
 
 fn format(file: &File) -> Option<Format> {

@@ -109,12 +109,27 @@ fn a_file_that_is_only_called_wasm_is_named_with_its_first_bytes() {
 }
 
 #[test]
+fn what_is_called_wasm_and_is_nowhere_is_an_error_of_wasm() {
+    let rig = Rig::new();
+    for arg in ["/gone.wasm", "gone.wasm", "/app.wasm/gone.wasm"] {
+        let error = rig.decide(arg, "").unwrap_err().to_string();
+        let why = "no such file or directory, and no wasm layer was found in the image";
+        assert_eq!(error, format!("{arg}: {why}"));
+    }
+    let native = format!(r#""{}":"native""#, annotations::HANDLER);
+    assert_eq!(rig.kind("/gone.wasm", &native).0, "native");
+    rig.write("layer", WASM);
+    assert_eq!(rig.kind("/gone.wasm", ""), ("module", "layer"));
+}
+
+#[test]
 fn links_do_not_lead_out_of_the_root() {
     let rig = Rig::new();
     rig.write("outside.wasm", WASM);
     let outside = rig.dir.path().join("outside.wasm");
     std::os::unix::fs::symlink(outside, rig.dir.path().join("rootfs/link.wasm")).unwrap();
-    assert_eq!(rig.kind("/link.wasm", ""), ("native", "bytes"));
+    let error = rig.decide("/link.wasm", "").unwrap_err();
+    assert!(matches!(error, WasmError::Absent { .. }), "{error}");
     std::os::unix::fs::symlink("/app.wasm", rig.dir.path().join("rootfs/inner.wasm")).unwrap();
     assert_eq!(rig.kind("/inner.wasm", ""), ("module", "bytes"));
 }
