@@ -181,7 +181,7 @@ fn the_limits_of_a_server_are_those_of_its_annotations() {
     let line = ended.stdout.lines().find(|line| line.ends_with("goodbye"));
     assert!(line.is_some_and(|line| line.starts_with('[')), "{ended:?}");
     for words in [
-        "/server.wasm: GET /spin: ended after 5s, the time it may take",
+        "/server.wasm: GET /spin: stopped after 5s (http.timeout)",
         "/server.wasm: GET /trap: wasm trap: wasm `unreachable`",
     ] {
         assert!(ended.stderr.contains(words), "{words}: {ended:?}");

@@ -101,7 +101,7 @@ pub(crate) async fn run(args: Args) -> Result<u8, Error> {
         return Err(wrong(
             &image,
             format!(
-                "layer {}: {} bytes of WebAssembly, and at most {LIMIT} are compiled",
+                "layer {}: {} bytes of WebAssembly; modules of at most {LIMIT} bytes are compiled",
                 layer.digest, layer.size
             ),
         ));

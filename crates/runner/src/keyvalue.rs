@@ -136,12 +136,12 @@ impl atomics::Host for Guest {
             Some(value) => std::str::from_utf8(value)
                 .ok()
                 .and_then(|text| text.parse::<u64>().ok())
-                .ok_or_else(|| Refusal::Said(format!("the value of {key:?} is no number")))?,
+                .ok_or_else(|| Refusal::Said(format!("the value of {key:?} is not a number")))?,
         };
         let sum = number.checked_add(delta);
         let sum = sum.ok_or_else(|| {
             Refusal::Said(format!(
-                "the value of {key:?}, {number}, plus {delta} is no u64"
+                "the value of {key:?}, {number}, plus {delta} is not a u64"
             ))
         })?;
         shelf.set(key, sum.to_string().into_bytes())?;

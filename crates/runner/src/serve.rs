@@ -218,7 +218,7 @@ async fn serve(
         Ok(()) => End::Exit(0),
         Err(_) => {
             requests.say(&format!(
-                "{}: requests were still in flight after {patience:?}",
+                "{}: requests were still open after {patience:?} (http.drain)",
                 handoff.name
             ));
             End::Exit(143)

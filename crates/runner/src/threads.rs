@@ -28,7 +28,7 @@ pub(crate) fn may_be_scarce(name: &str) {
             return usual(panic);
         }
         let end = End::Unfit(format!(
-            "a thread is needed, and the container may have none for it now ({words}): see its limit of processes"
+            "cannot start a thread ({words}): raise the container's pids limit or RLIMIT_NPROC"
         ));
         end.report(&name);
         // A panic would abort, as if we were at fault.

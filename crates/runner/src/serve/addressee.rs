@@ -26,7 +26,7 @@ pub(super) fn name<B>(
         Some(host) if !host.is_empty() => {
             return Authority::try_from(host.as_bytes())
                 .map(drop)
-                .map_err(|_| "the request's Host is no name or address\n");
+                .map_err(|_| "the request's Host is not a name or address\n");
         }
         None if request.version() == Version::HTTP_11 => {
             return Err("the request has no Host\n");

@@ -254,7 +254,7 @@ impl Requests {
     fn report(&self, about: &About, why: &Unanswered) {
         let why = match why {
             Unanswered::Busy => return,
-            Unanswered::Late(limit) => format!("ended after {limit:?}, the time it may take"),
+            Unanswered::Late(limit) => format!("stopped after {limit:?} (http.timeout)"),
             Unanswered::Failed(error) => {
                 let words = words(error);
                 if is_trap(error) {

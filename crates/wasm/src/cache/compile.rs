@@ -227,7 +227,7 @@ fn judge(status: ExitStatus, text: &str, spent: Duration, name: &str) -> Result<
                     Believed::ForNow,
                 ),
                 // Its last words are an instruction that traps: `abort` alone does not end process 1.
-                6 | 11 => (" (it broke down)".to_owned(), Believed::ForNow),
+                6 | 11 => (" (it crashed)".to_owned(), Believed::ForNow),
                 9 | 24 if is_over => (
                     format!(" (out of its {SECONDS} s of processor time)"),
                     Believed::ForNow,
@@ -267,20 +267,10 @@ mod tests {
         let over = "(out of its 240 s of processor time): it said nothing";
         let killed = "(by somebody, or the node is out of memory): it said nothing";
         let table = [
-            (
-                6,
-                some,
-                "(it broke down): it said nothing",
-                Believed::ForNow,
-            ),
+            (6, some, "(it crashed): it said nothing", Believed::ForNow),
             (9, all, over, Believed::ForNow),
             (9, some, killed, Believed::Not),
-            (
-                11,
-                some,
-                "(it broke down): it said nothing",
-                Believed::ForNow,
-            ),
+            (11, some, "(it crashed): it said nothing", Believed::ForNow),
             (24, all, over, Believed::ForNow),
             (
                 25,

@@ -18,7 +18,9 @@ pub enum Error {
         source: io::Error,
     },
     /// The cache's directory is open to others: what is in it could be anybody's.
-    #[error("wasm cache {path}: owner {owner}, mode {mode:o}, expected our own and 700")]
+    #[error(
+        "wasm cache {path}: owner {owner}, mode {mode:o}; it must belong to the shim's user, root, with mode 700, or be removed"
+    )]
     Exposed {
         /// The cache's directory.
         path: PathBuf,
@@ -28,7 +30,9 @@ pub enum Error {
         mode: u32,
     },
     /// Code cannot be run from the cache's file system.
-    #[error("wasm cache {path}: its file system is mounted noexec")]
+    #[error(
+        "wasm cache {path}: its file system is mounted noexec, and compiled code is run from there: mount one without noexec"
+    )]
     Noexec {
         /// The cache's directory.
         path: PathBuf,
@@ -58,7 +62,7 @@ pub enum Error {
         source: io::Error,
     },
     /// The module is larger than Duet compiles.
-    #[error("{name}: {size} bytes of WebAssembly, and at most {limit} are compiled")]
+    #[error("{name}: {size} bytes of WebAssembly; modules of at most {limit} bytes are compiled")]
     TooLarge {
         /// The module.
         name: String,

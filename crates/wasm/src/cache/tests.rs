@@ -536,9 +536,9 @@ fn a_cache_that_others_can_write_to_is_refused() {
     let error =
         Cache::open(&directory, &Program::at(node.root.path().join("compiler"))).unwrap_err();
     assert!(
-        error
-            .to_string()
-            .ends_with("mode 777, expected our own and 700"),
+        error.to_string().ends_with(
+            "mode 777; it must belong to the shim's user, root, with mode 700, or be removed"
+        ),
         "{error}"
     );
 }

@@ -24,8 +24,8 @@ fn every_function_answers_as_the_proposal_says() {
         ),
         (
             "/every/atomics",
-            "(2, 42) 42 Err(Error::Other(\"the value of \\\"n\\\", 42, plus 18446744073709551615 is no u64\")) \
-             Err(Error::Other(\"the value of \\\"n\\\" is no number\"))",
+            "(2, 42) 42 Err(Error::Other(\"the value of \\\"n\\\", 42, plus 18446744073709551615 is not a u64\")) \
+             Err(Error::Other(\"the value of \\\"n\\\" is not a number\"))",
         ),
         (
             "/every/batch",

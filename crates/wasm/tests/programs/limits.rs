@@ -301,8 +301,8 @@ fn a_guest_that_may_have_no_thread_is_told_so_and_a_server_serves_without() {
     let ended = guest.of_threads(1).run();
     assert_eq!(ended.code, 125, "{ended:?}");
     for words in [
-        "/guest.wasm: a thread is needed, and the container may have none",
-        "see its limit of processes",
+        "/guest.wasm: cannot start a thread (",
+        "raise the container's pids limit or RLIMIT_NPROC",
     ] {
         assert!(ended.stderr.contains(words), "{ended:?}");
     }

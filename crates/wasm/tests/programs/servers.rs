@@ -241,7 +241,7 @@ fn a_request_has_its_time_and_no_more() {
         assert!(!text.contains("\r\n0\r\n"), "{text}");
         server.guest.signal(Signal::TERM);
         let stderr = server.guest.wait().stderr;
-        let ended = |path| format!("/guest.wasm: GET {path}: ended after 5s, the time it may take");
+        let ended = |path| format!("/guest.wasm: GET {path}: stopped after 5s (http.timeout)");
         assert!(stderr.contains(&ended("/sleep/60000")), "{stderr}");
         assert!(stderr.contains(&ended("/drip/x")), "{stderr}");
     }
@@ -536,7 +536,7 @@ fn patience_ends() {
     assert!(
         ended
             .stderr
-            .contains("requests were still in flight after 100ms"),
+            .contains("requests were still open after 100ms (http.drain)"),
         "{}",
         ended.stderr
     );
