@@ -30,9 +30,9 @@ pub(crate) fn run(inherited: Inherited, handoff: &Handoff, signals: Signals) -> 
     walls::of_the_guest();
     let component = match loaded {
         Loaded::Command(component) => component,
-        Loaded::Server(component) => {
+        Loaded::Server(component, unpooled) => {
             tell(&component, handoff);
-            return serve::run(&component, handoff, signals, listeners);
+            return serve::run(&component, unpooled, handoff, signals, listeners);
         }
     };
     drop(listeners);
@@ -76,7 +76,8 @@ fn tell(component: &Component, handoff: &Handoff) {
 /// What a component is.
 pub(crate) enum Loaded {
     Command(Component),
-    Server(Component),
+    /// With why there is no pool for its instances.
+    Server(Component, Option<String>),
 }
 
 /// A command whose imports are resolved, by the preview that it is made for.
@@ -113,7 +114,8 @@ pub(crate) fn load(
             let resources = component.resources_required();
             drop(component);
             // It is loaded again, by an engine with room for many instances of just this component.
-            return serve::load(inherited, concurrency, needs, resources).map(Loaded::Server);
+            return serve::load(inherited, concurrency, needs, resources)
+                .map(|(component, unpooled)| Loaded::Server(component, unpooled));
         }
     }
     with(&mut engine_config(throwing))

@@ -37,10 +37,15 @@ pub(crate) fn is_limited() -> bool {
 }
 
 /// What it is that stood in the way, if it can be one of them.
-pub(crate) fn wanting(error: &wasmtime::Error) -> Option<String> {
+pub(crate) fn in_the_way(error: &wasmtime::Error) -> Option<String> {
     if error.root_cause().downcast_ref() != Some(&Errno::NOMEM) {
         return None;
     }
     let limits = limits();
-    (!limits.is_empty()).then(|| format!("no room for the guest: {}", limits.join(", ")))
+    (!limits.is_empty()).then(|| limits.join(", "))
+}
+
+/// The same, of a guest that cannot be at all.
+pub(crate) fn wanting(error: &wasmtime::Error) -> Option<String> {
+    in_the_way(error).map(|limits| format!("no room for the guest: {limits}"))
 }

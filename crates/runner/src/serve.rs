@@ -86,9 +86,10 @@ const JUMP_IF_EQUAL: u16 = 0x15;
 /// `BPF_RET | BPF_K`
 const RETURN: u16 = 0x06;
 
-/// Serves until told to stop.
+/// Serves until told to stop. It is said in the log that its instances are `unpooled`, with the reason.
 pub(crate) fn run(
     component: &Component,
+    unpooled: Option<String>,
     handoff: &Handoff,
     signals: Signals,
     listeners: Option<OwnedFd>,
@@ -119,6 +120,9 @@ pub(crate) fn run(
         };
         if let Err(why) = requests.have_room().await {
             return End::Unstarted(why);
+        }
+        if let Some(why) = unpooled {
+            requests.say(&format!("{}: {why}", handoff.name));
         }
         match Listener::open(handoff, listeners) {
             Ok(listener) => serve(listener, requests, handoff, signals, told).await,

@@ -215,19 +215,26 @@ fn prepare(component: &Component) -> wasmtime::Result<Prepared> {
     }
 }
 
-/// Maps the component for `count` instances, each of which takes these resources, if they are known.
+/// Maps the component for `count` instances, each of which takes these resources, if they are known. Beside it: why
+/// there is no pool for them.
 pub(crate) fn load(
     inherited: &Inherited,
     count: u32,
     needs: Needs,
     resources: Option<ResourcesRequired>,
-) -> wasmtime::Result<Component> {
+) -> wasmtime::Result<(Component, Option<String>)> {
     let load = |config: &Config| inherited.component(&Engine::new(config)?);
-    let single = || load(server_config(needs).async_stack_size(STACK));
+    let single = |why: String| {
+        let component = load(server_config(needs).async_stack_size(STACK))?;
+        let unpooled = format!(
+            "no pool of {count} instances: {why}; each request maps memory of its own, which takes longer"
+        );
+        Ok((component, Some(unpooled)))
+    };
     // A container with a limit on its address space may have no room for a pool, nor has a component of which
     // nobody knows what it needs: they do with single allocations, as many as there is room for then.
     let Some(resources) = resources else {
-        return single();
+        return single("what it needs shows only when it is made".to_owned());
     };
     let pooled = load(
         server_config(needs)
@@ -237,9 +244,12 @@ pub(crate) fn load(
     match pooled {
         Ok(component) => {
             limits::places_of(PLACE);
-            Ok(component)
+            Ok((component, None))
         }
-        Err(_) => single(),
+        Err(error) => single(room::in_the_way(&error).map_or_else(
+            || format!("{error:#}"),
+            |limits| format!("{limits}; raise it, or lower http.concurrency"),
+        )),
     }
 }
 

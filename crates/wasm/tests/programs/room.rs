@@ -38,6 +38,28 @@ fn a_limit_that_leaves_no_room_for_a_guest_is_named_at_its_start() {
 }
 
 #[test]
+fn a_server_without_a_pool_for_its_instances_says_why_and_serves() {
+    if !root() {
+        return;
+    }
+    // A terabyte is room for some memories, and not for a thousand.
+    for (count, words) in [
+        (
+            1000,
+            "/guest.wasm: no pool of 1000 instances: RLIMIT_AS is 1024000000000 (each memory of a guest takes 4160 MiB of \
+             address space); raise it, or lower http.concurrency; each request maps memory of its own, which takes \
+             longer\n",
+        ),
+        (10, ""),
+    ] {
+        let guest = Guest::named("server.wasm").http(|http| http.concurrency = count);
+        let server = Server::start(guest.ulimit("ulimit -v 1000000000"));
+        assert_eq!(server.get("/count").0, 200);
+        assert_eq!(server.end(), (0, words.to_owned()));
+    }
+}
+
+#[test]
 fn a_server_that_nobody_can_interrupt_is_not_tried_out() {
     if !root() {
         return;
