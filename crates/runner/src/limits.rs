@@ -59,6 +59,16 @@ pub(crate) fn lowest() -> Option<u64> {
     memory.limit().into_iter().chain(above).min()
 }
 
+/// What an instance of a server can have of the runner's own memory, where nobody counts bytes.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Uncounted {
+    /// How many bytes one call may hand over: at most half of what there is, for the guest has them in its own memory,
+    /// too.
+    pub(crate) call: usize,
+    /// How many handles there may be at a time: one for each KiB. Each takes some hundred bytes and what is behind it.
+    pub(crate) handles: usize,
+}
+
 /// Remembers what an instance is born with, if that is known.
 pub(crate) fn expect(needs: Option<&ResourcesRequired>) {
     let born = needs.map_or(u32::MAX, |needs| {
@@ -156,6 +166,24 @@ pub(crate) struct Limiter {
     last: u64,
     /// How many of its memories and tables are still to be made.
     unborn: u32,
+}
+
+// === impl Uncounted ===
+
+impl Uncounted {
+    /// As the container's limit is now. At most what wasmtime would allow: 128 MiB, and 100,000 handles.
+    pub(crate) fn now() -> Self {
+        let limit = lowest().and_then(|limit| usize::try_from(limit).ok());
+        Self::of(limit.unwrap_or(usize::MAX))
+    }
+
+    fn of(limit: usize) -> Self {
+        Self {
+            call: (limit / 2).clamp(1 << 20, 128 << 20),
+            // A request takes some ten.
+            handles: (limit >> 10).clamp(1_000, 100_000),
+        }
+    }
 }
 
 // === impl Full ===
@@ -293,6 +321,17 @@ mod tests {
         assert_eq!(limiter.held, 64);
         assert!(limiter.table_growing(0, 8, Some(8)).unwrap());
         assert_eq!(limiter.held, 128);
+    }
+
+    #[test]
+    fn what_nobody_counts_follows_from_the_limit() {
+        let of = |limit| {
+            let Uncounted { call, handles } = Uncounted::of(limit);
+            (call, handles)
+        };
+        assert_eq!(of(32 << 20), (16 << 20, 32 << 10));
+        assert_eq!(of(usize::MAX), (128 << 20, 100_000));
+        assert_eq!(of(0), (1 << 20, 1_000));
     }
 
     #[test]

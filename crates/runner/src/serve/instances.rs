@@ -17,7 +17,7 @@ use wasmtime_wasi_http::p2::bindings::{Proxy, ProxyPre};
 
 use crate::guest::{Guest, STACK, files};
 use crate::imports::{exports, linker};
-use crate::limits;
+use crate::limits::{self, Uncounted};
 use crate::outputs;
 use crate::preview3::{self, Service, ServicePre};
 use crate::room;
@@ -50,6 +50,8 @@ pub(crate) struct Instances {
     /// Opened once for all of them.
     files: WasiFilesystemCtx,
     clock: Arc<Clock>,
+    /// What each may have. Of the limit when the server began: to ask for each would take longer than to make one.
+    may_have: Uncounted,
     idle: Mutex<Vec<Instance>>,
 }
 
@@ -92,6 +94,7 @@ impl Instances {
             handoff: handoff.clone(),
             files: files(handoff, has_threads)?,
             clock: Clock::new(engine, told, handoff.http.drain),
+            may_have: Uncounted::now(),
             idle: Mutex::default(),
         })
     }
@@ -169,6 +172,7 @@ impl Instances {
         };
         let mut store = Store::new(engine, guest);
         store.limiter(Guest::limiter);
+        self.bound(&mut store);
         store.epoch_deadline_async_yield_and_update(1);
         let exported = match &self.pre {
             Prepared::Two(pre) => Exported::Two(pre.instantiate_async(&mut store).await?),
@@ -180,6 +184,18 @@ impl Instances {
             logs,
             left: self.handoff.http.reuse.max(1),
         })
+    }
+
+    /// Ends an instance that hoards what nobody counts, before the kernel ends the server for it.
+    fn bound(&self, store: &mut Store<Guest>) {
+        let Uncounted { call, handles } = self.may_have;
+        store.set_hostcall_fuel(call);
+        store.set_max_component_handles(handles);
+        // Some of the host's have no handle: the guest may have given it away.
+        store.data_mut().table().set_max_capacity(2 * handles);
+        if let Some(table) = store.concurrent_resource_table() {
+            table.set_max_capacity(2 * handles);
+        }
     }
 
     fn take_idle(&self) -> Option<Instance> {

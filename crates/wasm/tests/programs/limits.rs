@@ -6,7 +6,7 @@ use rustix::process::Signal;
 
 use crate::harness::{Guest, root};
 use crate::made;
-use crate::servers::Server;
+use crate::servers::{Server, ask, read};
 
 #[test]
 fn growth_past_the_limit_fails_and_says_so_and_follows_a_change() {
@@ -107,6 +107,35 @@ fn what_others_use_of_the_limit_is_not_there_to_grow_into() {
     for limit in [64 << 20, i64::MAX] {
         assert_eq!(run(v1(limit, 32 << 20)), pod);
     }
+}
+
+#[test]
+fn a_handler_that_hoards_handles_is_ended_and_others_are_served() {
+    if !root() {
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let set = |limit| std::fs::write(directory.path().join("memory.max"), limit).unwrap();
+    let start = || Server::start(Guest::named("server.wasm").memory(directory.path()));
+    // In KiB there are as many as it may have.
+    set("4194304\n");
+    let server = start();
+    let mut other = server.connect();
+    ask(&mut other, "/sleep/300", "connection: close\r\n");
+    assert_eq!(server.get("/flood/4200").0, 500);
+    assert_eq!(read(&mut other), (200, "awake".to_owned()));
+    assert_eq!(server.get("/count").0, 200);
+    let (code, stderr) = server.end();
+    assert_eq!(code, 0, "{stderr}");
+    // That of the last one, or that of what it was made with, which is lent meanwhile.
+    let (_, why) = stderr.split_once("GET /flood/4200: ").expect("it is named");
+    let first = why.lines().next().unwrap_or_default();
+    assert!(first.ends_with(": store handle limit exceeded"), "{stderr}");
+
+    set("max\n");
+    let server = start();
+    assert_eq!(server.get("/flood/4200"), (200, "4200".to_owned()));
+    assert_eq!(server.end(), (0, String::new()));
 }
 
 /// Grows what was born empty, and ends with 9 if that fails.
