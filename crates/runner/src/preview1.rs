@@ -454,16 +454,16 @@ impl WasiSnapshotPreview1 for Preview1 {
         buffers: CiovecArray,
         offset: Filesize,
     ) -> Result<Size> {
-        let number = self.file(fd, Errno::Spipe)?;
-        self.wasmtime.set_hostcall_fuel(NO_COPY);
-        let written = self
-            .wasmtime
-            .fd_pwrite(memory, number, buffers, offset)
-            .await?;
-        match self.descriptors.get(fd)? {
-            Descriptor::File(file) => file.written(written),
-            _ => Ok(written),
+        if let Descriptor::File(file) = self.descriptors.get(fd)? {
+            self.wasmtime.set_hostcall_fuel(NO_COPY);
+            let written = self
+                .wasmtime
+                .fd_pwrite(memory, file.number, buffers, offset)
+                .await?;
+            return file.written(written);
         }
+        let fd = self.file(fd, Errno::Spipe)?;
+        self.wasmtime.fd_pwrite(memory, fd, buffers, offset).await
     }
 
     async fn fd_datasync(&mut self, memory: &mut GuestMemory<'_>, fd: Fd) -> Result<()> {

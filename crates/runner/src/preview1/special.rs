@@ -75,7 +75,11 @@ impl Place<'_> {
             // As the kernel for one on a mount that is `nodev`.
             FileType::CharacterDevice | FileType::BlockDevice => return Err(Errno::Acces.into()),
             // As the kernel for a socket.
-            _ => return Err(Errno::Nxio.into()),
+            FileType::Socket
+            | FileType::RegularFile
+            | FileType::Directory
+            | FileType::Symlink
+            | FileType::Unknown => return Err(Errno::Nxio.into()),
         }
         let reads = rights.contains(Rights::FD_READ);
         let writes = rights.contains(Rights::FD_WRITE);
