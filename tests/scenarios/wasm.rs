@@ -269,6 +269,16 @@ fn what_is_written_to_a_name_of_a_stream_is_not_lost_in_a_file() {
     let Some(node) = Node::enter_with_duet() else {
         return;
     };
+    let write = |name: &str| {
+        node.container("logger")
+            .probe(&["write", name, "a line"])
+            .run()
+    };
+    for name in ["/dev/stdout", "/access.log"] {
+        assert_eq!(write(name).ok().stdout, "a line\n", "{name}");
+    }
+    assert_eq!(write("/dev/stderr").ok().stderr, "a line\n");
+    // The streams of later previews are no files, and their files no streams.
     for name in ["/dev/stdout", "/dev/stderr"] {
         let outcome = node
             .container("logger")

@@ -108,6 +108,8 @@ pub fn all() -> Vec<Image> {
         .link("/relative", "motd")
         .link("/etc/up", "../motd")
         .link("/absolute", "/motd")
+        // As in images of nginx.
+        .link("/access.log", "/dev/stdout")
         // As on Debian.
         .directory("/run", 0o755)
         .link("/var/run", "/run")

@@ -151,7 +151,15 @@ impl Preview1 {
             .wasmtime
             .path_open(memory, at, lookup, path, flags, rights, none, status - SYNC)
             .await;
-        let number = opened.map_err(|error| self.reason(memory, error, &[(fd, path)]))?;
+        let number = match opened {
+            Ok(number) => number,
+            Err(error) => {
+                return match self.stream(memory, &error, fd, lookup, path) {
+                    Some(stream) => self.descriptors.open(stream),
+                    None => Err(self.reason(memory, error, &[(fd, path)])),
+                };
+            }
+        };
         let resource = Resource::<Theirs>::new_borrow(resource);
         let descriptor = match self.wasmtime.ctx().table.get(&resource)? {
             Theirs::Dir(directory) => {

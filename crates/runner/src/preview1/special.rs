@@ -1,4 +1,5 @@
-//! What is no file, directory or link: FIFOs, sockets, devices. Somebody may have put them on a volume.
+//! What is no file, directory or link: FIFOs, sockets, devices, and the names of the standard streams. Somebody may
+//! have put them on a volume.
 //!
 //! wasmtime reads and writes at offsets, which a FIFO does not have, and opens whatever there is. So it is looked
 //! before anything is opened, with one call more.
@@ -7,12 +8,18 @@ use std::fs::File;
 use std::os::unix::fs::FileTypeExt as _;
 
 use rustix::fs::{
-    AtFlags, FileType, Mode, OFlags, ResolveFlags, Statx, StatxFlags, fcntl_getfl, openat2, statx,
+    AtFlags, FileType, Mode, OFlags, ResolveFlags, Statx, StatxFlags, fcntl_getfl, openat2,
+    readlinkat, statx,
 };
 use rustix::io::Errno as Kernel;
-use wasmtime_wasi::p1::types::{Errno, Error, Fdflags, Fdstat, Filetype, Oflags, Rights};
+use wasmtime_wasi::p1::types::{
+    Errno, Error, Fd, Fdflags, Fdstat, Filetype, Lookupflags, Oflags, Rights,
+};
+use wiggle::{GuestMemory, GuestPtr};
 
+use super::Preview1;
 use super::attributes::kind;
+use super::descriptors::Descriptor;
 use super::streams::{errno, is_nonblocking};
 
 /// The devices of every container's that are nothing but bytes, of major number 1: null, zero, full, random, urandom.
@@ -113,6 +120,39 @@ impl Place<'_> {
                 Err(Kernel::XDEV) => return Err(Errno::Perm.into()),
                 Err(error) => return Err(errno(error).into()),
             }
+        }
+    }
+}
+
+// === impl Preview1 ===
+
+impl Preview1 {
+    /// The standard stream that `path` is a link to, if that is why wasmtime refused to follow it.
+    ///
+    /// `/dev/stdout` and its kin are links into procfs, which a guest does not have. Images have links to those where a
+    /// server looks for its logs.
+    pub(super) fn stream(
+        &self,
+        memory: &GuestMemory<'_>,
+        refused: &Error,
+        fd: Fd,
+        lookup: Lookupflags,
+        path: GuestPtr<str>,
+    ) -> Option<Descriptor> {
+        let follow = lookup.contains(Lookupflags::SYMLINK_FOLLOW);
+        if !follow || !matches!(refused.downcast_ref(), Some(Errno::Perm)) {
+            return None;
+        }
+        let Ok(Descriptor::Directory(directory)) = self.descriptors.get(fd) else {
+            return None;
+        };
+        let path = memory.as_cow_str(path).ok()?;
+        let target = readlinkat(&*directory.file, &*path, Vec::new()).ok()?;
+        match target.to_bytes() {
+            b"/dev/stdin" | b"/dev/fd/0" | b"/proc/self/fd/0" => Some(Descriptor::Stdin),
+            b"/dev/stdout" | b"/dev/fd/1" | b"/proc/self/fd/1" => Some(Descriptor::Stdout),
+            b"/dev/stderr" | b"/dev/fd/2" | b"/proc/self/fd/2" => Some(Descriptor::Stderr),
+            _ => None,
         }
     }
 }
