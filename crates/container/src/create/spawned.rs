@@ -70,7 +70,8 @@ impl Linux {
             ..supplies
         };
         let first = self.init.get().is_none();
-        let before = if first { 0 } else { self.killed() };
+        // Also of the first: a cgroup that was there and empty is taken, with what it has counted.
+        let before = self.killed();
         let born = spawn_with(plan, supplies, |stop| match stop {
             Stop::Born { pid } if first => {
                 self.on_record(pid)?;
