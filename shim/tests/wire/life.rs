@@ -380,6 +380,46 @@ fn delete_of_the_sandbox_cleans_every_member_twice_and_waits_for_nobody() {
     forget_cgroups();
 }
 
+/// As a containerd does that could not connect when it came back: one after the other, each with its bundle.
+#[test]
+fn a_forgotten_shim_ends_when_the_last_of_its_members_is_cleaned() {
+    if !can_make_containers() {
+        return;
+    }
+    let node = Node::new();
+    let daemon = Daemon::listen(&node);
+    let pod = r#"{"io.kubernetes.cri.sandbox-id":"r"}"#;
+    let socket = node.start("r", pod);
+    assert_eq!(node.start("t", pod), socket);
+    let task = task(&socket);
+    let shim_pid = task.connect(limit(), &connect("r")).unwrap().shim_pid;
+    for id in ["r", "t"] {
+        let bundle = bundle(&node, id, "busybox sleep 60");
+        task.create(limit(), &creation(id, &bundle)).unwrap();
+        let start = named(id, |request: &mut api::StartRequest, id| request.id = id);
+        task.start(limit(), &start).unwrap();
+    }
+    drop(task);
+    let deleted = || {
+        let heard = daemon.heard().into_iter();
+        heard.filter(|topic| topic == "/tasks/delete").count()
+    };
+    let let_go_of = |id: &str| {
+        let bundle = node.dir.path().join(id);
+        let before = deleted();
+        let output = shim(&bundle, &["-namespace", "test", "-id", id, "delete"], b"");
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        fs::remove_dir_all(&bundle).unwrap();
+        until("the shim lets go of it", || deleted() > before);
+    };
+    let_go_of("r");
+    assert!(!gone(shim_pid), "its other member lives");
+    let_go_of("t");
+    until("the shim is gone", || gone(shim_pid));
+    assert!(!socket.exists());
+    forget_cgroups();
+}
+
 fn kill(pid: u32) {
     let pid = nix::unistd::Pid::from_raw(i32::try_from(pid).unwrap());
     nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).unwrap();
