@@ -2,14 +2,18 @@
 //!
 //! The shim is a subreaper, so what a container leaves behind outside of a pid namespace of its
 //! own becomes the shim's child. Nobody waits for it but the reaper here, which asks for each
-//! child by number and never for "any": an owner's exit code cannot get lost. A process that is
-//! being born has no owner yet; while there is one, nothing is reaped.
+//! child by number and never for "any": an owner's exit code cannot get lost.
+//!
+//! A birth has no owner before its parent has heard of it, and may hang until then. The reaper need not wait for
+//! that: who has executed no program yet ends without `SIGCHLD`, and the kernel keeps it from who does not ask for
+//! such children (decision 60).
 
 use std::collections::HashMap;
 use std::fs;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use duet_linux::clone::WAIT_FOR_ALL;
 use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
 
 /// The shim's children.
@@ -19,20 +23,22 @@ pub struct Children(Mutex<Known>);
 #[derive(Debug, Default)]
 struct Known {
     births: usize,
+    programs: usize,
     /// How many owners each number has. A process that was reaped may still have its own when the
     /// kernel gives the number to the next.
     owned: HashMap<i32, usize>,
 }
 
-/// While it lives, a process may be there that has no owner yet.
+/// While it lives, a birth may be there that has no owner yet, and executes nothing before it has.
 #[derive(Debug)]
 pub(crate) struct Labour(Arc<Children>);
 
-/// While it lives, a birth stands still, and its process is not taken for a stranger.
+/// While it lives, a process may be there that executes a program before it has an owner.
 #[derive(Debug)]
-pub(crate) struct Stopped {
+pub(crate) struct Launch {
     children: Arc<Children>,
-    pid: i32,
+    /// Its number, once that is known: it is not taken for a stranger any more.
+    pid: Option<i32>,
 }
 
 /// A process with an owner. While it lives, the process is not taken for a stranger.
@@ -48,7 +54,7 @@ pub(crate) struct Child {
 pub enum Round {
     /// Every stranger that had ended is reaped.
     Done,
-    /// Something is being born: try again.
+    /// A program may run that nobody owns yet: try again.
     Busy,
 }
 
@@ -60,24 +66,20 @@ impl Children {
         Labour(Arc::clone(self))
     }
 
+    pub(crate) fn launch(self: &Arc<Self>) -> Launch {
+        self.known().programs += 1;
+        Launch {
+            children: Arc::clone(self),
+            pid: None,
+        }
+    }
+
     pub(crate) fn own(self: &Arc<Self>, pid: i32, pidfd: OwnedFd) -> Child {
         *self.known().owned.entry(pid).or_default() += 1;
         Child {
             children: Arc::clone(self),
             pid,
             pidfd,
-        }
-    }
-
-    /// Lets strangers be reaped while a birth stops for a long time, in which `pid` is its only
-    /// process. For who holds a [`Labour`].
-    pub(crate) fn stop(self: &Arc<Self>, pid: i32) -> Stopped {
-        let mut known = self.known();
-        known.births -= 1;
-        *known.owned.entry(pid).or_default() += 1;
-        Stopped {
-            children: Arc::clone(self),
-            pid,
         }
     }
 
@@ -95,10 +97,15 @@ impl Children {
     /// Reaps children that have ended and belong to nobody.
     pub fn reap(&self) -> Round {
         let known = self.known();
-        if known.births > 0 {
+        if known.programs > 0 {
             return Round::Busy;
         }
-        if !any_ended() {
+        let mut options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
+        if known.births == 0 {
+            // A birth that was killed and given up before it had ended is a stranger like others.
+            options |= WAIT_FOR_ALL;
+        }
+        if !any_ended(options) {
             return Round::Done;
         }
         // The lock is kept: no birth begins until we are through.
@@ -109,7 +116,6 @@ impl Children {
             let Some(pid) = Pid::from_raw(pid) else {
                 continue;
             };
-            let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
             if let Ok(Some(_)) = waitid(WaitId::Pid(pid), options) {
                 tracing::debug!(pid = pid.as_raw_pid(), "stranger reaped");
             }
@@ -129,11 +135,23 @@ impl Drop for Labour {
     }
 }
 
-impl Drop for Stopped {
+impl Launch {
+    /// Its process has this number.
+    pub(crate) fn known(&mut self, pid: i32) {
+        if self.pid.replace(pid).is_none() {
+            let mut known = self.children.known();
+            known.programs -= 1;
+            *known.owned.entry(pid).or_default() += 1;
+        }
+    }
+}
+
+impl Drop for Launch {
     fn drop(&mut self) {
-        // In this order: in between it is neither reaped nor forgotten.
-        self.children.known().births += 1;
-        self.children.disown(self.pid);
+        match self.pid {
+            Some(pid) => self.children.disown(pid),
+            None => self.children.known().programs -= 1,
+        }
     }
 }
 
@@ -156,10 +174,9 @@ impl Drop for Child {
 }
 
 /// Whether a child has ended and was not reaped. Nearly every one has an owner, who was faster.
-fn any_ended() -> bool {
-    let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+fn any_ended(options: WaitIdOptions) -> bool {
     // `ECHILD`: there is none.
-    waitid(WaitId::All, options).is_ok_and(|ended| ended.is_some())
+    waitid(WaitId::All, options | WaitIdOptions::NOWAIT).is_ok_and(|ended| ended.is_some())
 }
 
 /// The pids of this process's children, ended ones included.
@@ -208,6 +225,7 @@ fn searched() -> Vec<i32> {
 #[cfg(test)]
 mod tests {
     use std::process::{Command, Stdio};
+    use std::time::{Duration, Instant};
 
     use super::*;
 
@@ -231,17 +249,30 @@ mod tests {
     }
 
     #[test]
-    fn a_birth_that_stops_keeps_its_process_and_no_stranger() {
+    fn a_birth_is_not_found_by_who_asks_for_strangers() {
+        let plan = duet_plan::placeholder().unwrap();
+        let born = duet_launch::spawn(&plan, duet_launch::Supplies::default()).unwrap();
+        let (pid, pidfd) = (Pid::from_raw(born.pid).unwrap(), &born.pidfd);
+        drop(born.gate);
+        let soon = Instant::now() + Duration::from_secs(60);
+        assert!(duet_linux::channel::readable(pidfd, soon).unwrap());
+        let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
+        let found = waitid(WaitId::Pid(pid), options);
+        assert_eq!(found.unwrap_err(), rustix::io::Errno::CHILD);
+        assert!(duet_linux::process::wait(pidfd).is_ok());
+    }
+
+    #[test]
+    fn a_program_without_an_owner_is_waited_for_until_its_number_is_known() {
         let children = Arc::new(Children::default());
-        let labour = children.labour();
+        let mut launch = children.launch();
         assert_eq!(children.reap(), Round::Busy);
-        let stopped = children.stop(-1);
+        launch.known(-1);
         assert!(children.known().owned.contains_key(&-1));
-        assert_eq!(children.known().births, 0);
-        drop(stopped);
+        assert_eq!(children.known().programs, 0);
+        drop(launch);
         assert!(children.known().owned.is_empty());
-        assert_eq!(children.reap(), Round::Busy);
-        drop(labour);
-        assert_eq!(children.known().births, 0);
+        drop(children.launch());
+        assert_eq!(children.known().programs, 0);
     }
 }

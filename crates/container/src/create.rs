@@ -339,7 +339,7 @@ impl Linux {
         let newborn = match kind {
             Kind::Native => {
                 let plan = duet_plan::container(&self.spec, &facts, Program::Native)?;
-                self.spawn(&plan, &ends, supplies)?
+                self.spawn(&plan, &ends, supplies, None)?
             }
             Kind::Wasm(guest) => {
                 let supplied = self.supply(guest, &self.spec.process, Some(listen), &facts);
@@ -357,7 +357,7 @@ impl Linux {
                     listeners: supplied.way.as_ref().map(AsFd::as_fd),
                     ..supplies
                 };
-                let newborn = self.spawn(&plan, &ends, supplies)?;
+                let newborn = self.spawn(&plan, &ends, supplies, None)?;
                 self.keep(newborn.pid, supplied.account);
                 if let Some(way) = supplied.way {
                     self.ground.listeners().attend(way, newborn.pid, &self.id);

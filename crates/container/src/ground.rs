@@ -213,7 +213,7 @@ impl Ground {
 
     /// The WebAssembly layer of the image of a container, if it has one.
     pub(crate) fn layer(&self, container: &str) -> Result<Option<File>, WasmError> {
-        let _labour = self.children.labour();
+        let _launch = self.children.launch();
         self.wasm.layers.of(container)
     }
 

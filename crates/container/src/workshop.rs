@@ -19,7 +19,7 @@ use duet_cgroup::{Cgroup, Host};
 use duet_spec::LinuxResources;
 use duet_wasm::Room;
 
-use crate::children::{Children, Labour};
+use crate::children::{Children, Launch};
 use crate::confined::Confined;
 
 /// Where the compilers of all pods work, below the root of each hierarchy.
@@ -73,7 +73,7 @@ struct Shop {
 struct Tenant {
     workshop: Arc<Workshop>,
     /// The compiler is the shim's child, and not a stranger to be reaped.
-    _labour: Labour,
+    _launch: Launch,
 }
 
 // === impl Workshop ===
@@ -196,7 +196,7 @@ impl duet_wasm::Workshop for Tenancy {
             tasks: dirs.collect(),
             kept: Box::new(Tenant {
                 workshop: Arc::clone(workshop),
-                _labour: workshop.children.labour(),
+                _launch: workshop.children.launch(),
             }),
         })
     }

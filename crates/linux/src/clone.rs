@@ -3,6 +3,8 @@
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
+use rustix::process::WaitIdOptions;
+
 /// What the child is to have of its own.
 #[derive(Debug, Default, Clone, Copy)]
 pub struct Clone3<'a> {
@@ -38,11 +40,16 @@ const NAMESPACES: u64 = (libc::CLONE_NEWNS
     | libc::CLONE_NEWUSER
     | libc::CLONE_NEWCGROUP) as u64;
 
+/// Waits also for children whose end is announced by no signal (`__WALL`), as waitid(2) takes it since Linux 4.7.
+pub const WAIT_FOR_ALL: WaitIdOptions =
+    WaitIdOptions::from_bits_retain(libc::__WALL.cast_unsigned());
+
 /// Makes a child that runs `child(given)` in a copy of this process's memory; the caller gets the
 /// child's pid, in its own PID namespace, and a pidfd that closes on exec.
 ///
-/// Handled signals are back to their defaults in the child; blocked ones stay blocked. Its end
-/// is announced with `SIGCHLD`, so that it can be waited for.
+/// Handled signals are back to their defaults in the child; blocked ones stay blocked. Its end is announced by its
+/// pidfd alone until it executes a program, and with `SIGCHLD` from then on; so it is with what it makes beside itself
+/// (`CLONE_PARENT`). Who waits for any child without [`WAIT_FOR_ALL`] does not find it until then.
 ///
 /// # Safety
 ///
@@ -71,7 +78,8 @@ pub unsafe fn clone3<T>(
     let mut raw = CloneArgs {
         flags: args.namespaces | CLONE_CLEAR_SIGHAND | u64::from(libc::CLONE_PIDFD.cast_unsigned()),
         pidfd: std::ptr::from_mut(&mut pidfd) as u64,
-        exit_signal: u64::from(libc::SIGCHLD.cast_unsigned()),
+        // No signal: execve(2) makes it `SIGCHLD` (`de_thread` in fs/exec.c).
+        exit_signal: 0,
         ..CloneArgs::default()
     };
     if let Some(cgroup) = args.cgroup {

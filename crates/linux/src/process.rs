@@ -10,6 +10,7 @@ use rustix::process::{
 };
 use rustix::thread::{CoreSchedulingScope, create_core_scheduling_cookie};
 
+use crate::clone::WAIT_FOR_ALL;
 use crate::pidfd_signal;
 
 /// How a process ended.
@@ -127,6 +128,8 @@ pub fn try_wait(pidfd: impl AsFd) -> io::Result<Option<Exit>> {
 }
 
 fn reap(pidfd: &impl AsFd, options: WaitIdOptions) -> io::Result<Option<Exit>> {
+    // A birth that has executed nothing is none that others would find.
+    let options = options | WAIT_FOR_ALL;
     let Some(status) = rustix::process::waitid(WaitId::PidFd(pidfd.as_fd()), options)? else {
         return Ok(None);
     };

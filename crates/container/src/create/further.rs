@@ -65,7 +65,9 @@ impl Linux {
             tally: guest.map(|(supplied, _)| supplied.account.tally.as_fd()),
             ..Supplies::default()
         };
-        let newborn = match self.spawn(&plan, &ends, supplies) {
+        // It is not kept from its program until it has an owner.
+        let mut launch = self.ground.children().launch();
+        let newborn = match self.spawn(&plan, &ends, supplies, Some(&mut launch)) {
             // On v2, when the container's processes have moved into cgroups of their own.
             Err(Error::Launch(duet_launch::Error::Call {
                 number: signal::EBUSY,
@@ -73,7 +75,7 @@ impl Linux {
             })) => {
                 let beside = self.confined.cgroup.attach_beside(*pid);
                 let beside = beside.map_err(Error::cgroup("enter the cgroup"))?;
-                self.spawn_in(&plan, &ends, supplies, Some(&beside))
+                self.spawn_in(&plan, &ends, supplies, Some(&beside), Some(&mut launch))
             }
             newborn => newborn,
         };

@@ -22,8 +22,6 @@ impl Linux {
             return Ok(());
         }
         self.begun.store(true, Ordering::Release);
-        // Hooks may take minutes; what other containers of the pod leave behind is reaped meanwhile.
-        let _stopped = self.ground.children().stop(pid);
         let state = self.state(Some(pid));
         for moment in [Moment::Prestart, Moment::CreateRuntime] {
             state.run(moment, self.beside())?;

@@ -8,6 +8,7 @@ use duet_spec::Process;
 
 use super::{Linux, further};
 use crate::body::{Born, Gate};
+use crate::children::Launch;
 use crate::error::Error;
 use crate::plumbing::Plumbing;
 use crate::stdio::Ends;
@@ -40,9 +41,10 @@ impl Linux {
         plan: &duet_plan::Plan,
         ends: &Ends,
         supplies: Supplies<'_>,
+        launch: Option<&mut Launch>,
     ) -> Result<Newborn, Error> {
         let cgroup = self.confined.attach()?;
-        self.spawn_in(plan, ends, supplies, cgroup.as_ref())
+        self.spawn_in(plan, ends, supplies, cgroup.as_ref(), launch)
     }
 
     /// A birth in this directory of the v2 tree.
@@ -52,6 +54,7 @@ impl Linux {
         ends: &Ends,
         supplies: Supplies<'_>,
         cgroup: Option<&OwnedFd>,
+        mut launch: Option<&mut Launch>,
     ) -> Result<Newborn, Error> {
         let namespaces = self.ground.given();
         let memory = if plan.slots.contains(&Descriptor::Given(Given::Memory)) {
@@ -77,7 +80,12 @@ impl Linux {
                 self.on_record(pid)?;
                 self.confined.complete()
             }
-            Stop::Born { .. } => Ok(()),
+            Stop::Born { pid } => {
+                if let Some(launch) = &mut launch {
+                    launch.known(pid);
+                }
+                Ok(())
+            }
             Stop::Pause { pid, pidfd } if first => {
                 self.hand_over_net_devices(pid)?;
                 self.pause(pid, pidfd)

@@ -1,5 +1,7 @@
 //! What containers leave behind, and what a killed shim does.
 
+use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 use duet_cgroup::{Cgroup, Host, Mode};
@@ -29,6 +31,49 @@ fn what_init_leaves_in_a_shared_pid_namespace_is_killed_and_reaped() {
         while zombies() > 0 {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
+    });
+}
+
+/// A cgroup that stands still; it is thawed with this, or a test that fails would wait for it for ever.
+struct Frozen<'a>(&'a Cgroup);
+
+impl Drop for Frozen<'_> {
+    fn drop(&mut self) {
+        self.0.thaw().unwrap();
+    }
+}
+
+#[test]
+fn a_birth_that_hangs_in_the_kernel_keeps_no_stranger() {
+    with(async |rig| {
+        let host = Host::detect().unwrap();
+        // Whoever enters a frozen cgroup stands still, as at a dead server's door.
+        let parent = Cgroup::create(&host, Path::new(rig.parent())).unwrap();
+        parent.freeze().unwrap();
+        let frozen = Frozen(&parent);
+        let record = rig.path().join("bundles/web/duet.json");
+        let beside = async {
+            let born = || std::fs::read_to_string(&record).is_ok_and(|it| it.contains("\"pid\""));
+            while !born() {
+                tokio::task::yield_now().await;
+            }
+            // Left to this process, which is the subreaper; the shell itself is not, nobody else runs meanwhile.
+            let mut shell = Command::new("sh");
+            let left = shell.args(["-c", "sleep 0.05 >&- & echo $!"]).output();
+            let stranger = String::from_utf8(left.unwrap().stdout).unwrap();
+            let stranger = Path::new("/proc").join(stranger.trim());
+            while stranger.exists() {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            drop(frozen);
+        };
+        let bundle = rig.bundle("web", &["true"]);
+        let (born, ()) = tokio::join!(bundle.create(), beside);
+        born.unwrap();
+        rig.pod.start("web", None).await.unwrap();
+        assert_eq!(rig.finish("web").await.code, 0);
+        // It was there before the pod.
+        drop(parent.remove());
     });
 }
 
