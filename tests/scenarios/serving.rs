@@ -264,7 +264,7 @@ fn what_further_annotations_ask_for_is_seen_at_work() {
     server.task.kill("SIGTERM");
     let ended = server.task.wait();
     assert_eq!(ended.code, 143, "{ended:?}");
-    let words = "requests were still in flight after 1s";
+    let words = "requests were still open after 1s (http.drain)";
     assert!(ended.stderr.contains(words), "{ended:?}");
 }
 
