@@ -12,9 +12,11 @@
 //! `duet-bench lives [ROUNDS]` asks the Task API alone: a container's life, and an exec's.
 //! `duet-bench stops [ROUNDS]` asks the last two questions alone, and `duet-bench pods [ROUNDS]` what a pod
 //! takes to begin.
+//! `duet-bench neighbours [ROUNDS]` asks a native container while guests of its pod are compiled, compute and grow.
 #![forbid(unsafe_code)]
 
 mod memory;
+mod neighbours;
 mod sandboxes;
 mod serving;
 mod specs;
@@ -41,10 +43,12 @@ fn main() {
     let mut arguments = std::env::args().skip(1).peekable();
     match arguments.peek().map(String::as_str) {
         Some("flight") => return serving::fly(arguments.skip(1)),
+        Some("requests") => return neighbours::ask(),
         Some("serving") => return serve(arguments.skip(1)),
         Some("lives") => return lives(arguments.nth(1)),
         Some("stops") => return stops(arguments.nth(1)),
         Some("pods") => return pods(arguments.nth(1)),
+        Some("neighbours") => return neighbours(arguments.nth(1)),
         Some("python") => return python(arguments.nth(1)),
         Some(_) | None => {}
     }
@@ -115,6 +119,16 @@ fn pods(rounds: Option<String>) {
     let node = Node::enter_with_duet().expect("root, containerd and Duet's binaries");
     println!("{}", describe()["text"].as_str().unwrap_or_default());
     println!("\n{}", sandboxes::begin(&node, rounds));
+}
+
+/// What a native container notices of the guests of its pod.
+fn neighbours(rounds: Option<String>) {
+    let rounds = rounds.map_or(ROUNDS, |word| word.parse().expect("a number of rounds"));
+    let node = Node::enter_with_duet().expect("root, containerd and Duet's binaries");
+    println!("{}", describe()["text"].as_str().unwrap_or_default());
+    for table in neighbours::measure(&node, rounds) {
+        println!("\n{table}");
+    }
 }
 
 fn in_flight(node: &Node) {

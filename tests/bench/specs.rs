@@ -53,6 +53,16 @@ pub(crate) enum Module {
     Huge,
 }
 
+const GROWS: &str = r#"(module (memory (export "memory") 16)
+    (func (export "_start") (local $from i32)
+        (loop $next
+            (local.set $from (i32.mul (memory.grow (i32.const 16)) (i32.const 65536)))
+            (memory.fill (local.get $from) (i32.const 1) (i32.const 0x100000))
+            (br_if $next (i32.lt_u (local.get $from) (i32.const 0x3ff00000))))
+        (loop $for_ever
+            (memory.fill (i32.const 0) (i32.const 1) (i32.const 0x40000000))
+            (br $for_ever))))"#;
+
 /// A template and what varies.
 pub(crate) struct Specs {
     template: Value,
@@ -192,6 +202,38 @@ impl Specs {
             Stop::Spinning => self.with(id, &self.wasm_root, &["/probe.wasm", "spin"]),
             Stop::Native => self.with(id, &self.native_root, &["/bin/sh", "-c", shell]),
         }
+    }
+
+    /// A native server of a small file, at port 8081 of its pod.
+    pub(crate) fn native_server(&self, id: &str) -> String {
+        let server = ["/bin/httpd", "-f", "-p", "127.0.0.1:8081", "-h", "/etc"];
+        self.with(id, &self.native_root, &server)
+    }
+
+    /// A wasm container whose module of 800 kB is another one each time.
+    pub(crate) fn never_compiled(&self, id: &str) -> String {
+        let mut module = Module::Middling.bytes(true);
+        // A section of its own name and nobody's use, different in each run as well.
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        let only = format!("{id}-{:?}", now.expect("it is later").as_nanos());
+        let length = u8::try_from(only.len()).expect("a short name");
+        module.extend([0, length + 1, length]);
+        module.extend(only.as_bytes());
+        let name = format!("{id}.wasm");
+        unpacked(&self.wasm_root.join(&name), &module).expect("our own folder");
+        self.with(id, &self.wasm_root, &[&format!("/{name}")])
+    }
+
+    /// A wasm container that grows by a MiB and writes to it, again and again, to a GiB; and writes to all of it then.
+    pub(crate) fn that_grows(&self, id: &str) -> String {
+        let path = self.wasm_root.join("grows.wasm");
+        if !path.exists() {
+            let module = wat::parse_str(GROWS).expect("a module");
+            unpacked(&path, &module).expect("our own folder");
+        }
+        let mut spec = self.spec(id, &self.wasm_root, &["/grows.wasm"], &[]);
+        spec["linux"]["resources"]["memory"] = json!({ "limit": 2_u64 << 30 });
+        spec.to_string()
     }
 
     /// A server that can have so many connections, and lets their requests wait.

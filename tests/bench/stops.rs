@@ -56,7 +56,7 @@ fn stop(stage: &Stage, stop: Stop) -> Duration {
     time
 }
 
-fn is_there(pid: u32, stop: Stop) -> bool {
+pub(crate) fn is_there(pid: u32, stop: Stop) -> bool {
     let read = |file| fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap_or_default();
     match stop {
         // At port 8080.
