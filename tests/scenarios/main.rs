@@ -29,3 +29,4 @@ mod volumes;
 mod wasm;
 mod wasm_execs;
 mod wasm_limits;
+mod wasm_network;
