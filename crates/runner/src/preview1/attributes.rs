@@ -8,9 +8,10 @@ use std::os::fd::AsFd;
 
 use rustix::fs::{
     AtFlags, FileType, Mode, OFlags, ResolveFlags, Statx, StatxFlags, StatxTimestamp, makedev,
-    openat2, statx,
+    openat2, statat, statx,
 };
 use rustix::io::Errno as Kernel;
+use rustix::path::Arg;
 use wasmtime_wasi::p1::types::{Errno, Error, Filestat, Filetype, Timestamp};
 
 use super::streams::errno;
@@ -69,12 +70,30 @@ pub(super) fn filetype(kind: FileType) -> Filetype {
     }
 }
 
+/// The device, the number there, and the kind of an entry of `directory`.
+pub(super) fn identity(
+    directory: impl AsFd,
+    name: impl Arg + Copy,
+    how: AtFlags,
+) -> Result<(u64, u64, FileType), Kernel> {
+    match statx(&directory, name, how, StatxFlags::BASIC_STATS) {
+        Ok(stat) => Ok((device(&stat), stat.stx_ino, kind(&stat))),
+        // A filter of the container's forbids it.
+        Err(Kernel::NOSYS) => {
+            let stat = statat(directory, name, how)?;
+            let kind = FileType::from_raw_mode(stat.st_mode);
+            Ok((stat.st_dev, stat.st_ino, kind))
+        }
+        Err(error) => Err(error),
+    }
+}
+
 /// What kind of file the kernel has told of.
 pub(super) fn kind(stat: &Statx) -> FileType {
     FileType::from_raw_mode(stat.stx_mode.into())
 }
 
-pub(super) fn device(stat: &Statx) -> u64 {
+fn device(stat: &Statx) -> u64 {
     makedev(stat.stx_dev_major, stat.stx_dev_minor)
 }
 

@@ -6,13 +6,13 @@
 
 use std::fs::File;
 
-use rustix::fs::{AtFlags, StatxFlags, statx};
+use rustix::fs::AtFlags;
 use rustix::io::Errno as Kernel;
 use wasmtime_wasi::p1::types::{Dircookie, Errno, Error, Fd, Filetype, Size};
 use wiggle::{GuestMemory, GuestPtr};
 
 use super::Preview1;
-use super::attributes::{device, filetype, kind, number};
+use super::attributes::{self, filetype, number};
 use super::descriptors::Descriptor;
 use super::listing::Entry;
 use super::opened::Directory;
@@ -63,11 +63,16 @@ impl Directory {
         let mut own = None;
         while cookie < DOTS && !room.is_empty() {
             let name = if cookie == 0 { "." } else { ".." };
-            let stat = statx(&*file, name, AtFlags::empty(), StatxFlags::BASIC_STATS)?;
-            own.get_or_insert(device(&stat));
+            let (device, ino, _) = attributes::identity(&*file, name, AtFlags::empty())?;
+            own.get_or_insert(device);
             cookie += 1;
-            let ino = number(device(&stat), stat.stx_ino);
-            put(room, cookie, ino, Filetype::Directory, name.as_bytes());
+            put(
+                room,
+                cookie,
+                number(device, ino),
+                Filetype::Directory,
+                name.as_bytes(),
+            );
         }
         if room.is_empty() {
             return Ok(());
@@ -102,17 +107,16 @@ fn identity(
     own: &mut Option<u64>,
 ) -> Result<(u64, Filetype), Kernel> {
     let how = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
-    match statx(directory, &*entry.name, how, StatxFlags::BASIC_STATS) {
-        Ok(stat) => Ok((number(device(&stat), stat.stx_ino), filetype(kind(&stat)))),
+    match attributes::identity(directory, &*entry.name, how) {
+        Ok((device, ino, kind)) => Ok((number(device, ino), filetype(kind))),
         Err(Kernel::NOENT) => Err(Kernel::NOENT),
         // Who may read a directory need not be allowed to look further.
         Err(_) => {
             let device = match *own {
                 Some(device) => device,
                 None => {
-                    let mask = StatxFlags::BASIC_STATS;
-                    let stat = statx(directory, "", AtFlags::EMPTY_PATH, mask)?;
-                    *own.insert(device(&stat))
+                    let (device, ..) = attributes::identity(directory, "", AtFlags::EMPTY_PATH)?;
+                    *own.insert(device)
                 }
             };
             Ok((number(device, entry.ino), filetype(entry.kind)))

@@ -239,3 +239,17 @@ fn a_name_that_is_no_text_hides_no_other() {
     // 25 is `EILSEQ`.
     assert_eq!(said, ["before: 0", "caf\\e9: 25", "z-after: 0"]);
 }
+
+#[test]
+fn folders_are_read_where_the_kernel_is_not_asked_in_the_new_way() {
+    if !root() {
+        return;
+    }
+    // As under a filter of a container's that does not know statx.
+    let folder = tempfile::tempdir().unwrap();
+    let log = tempfile::NamedTempFile::new().unwrap();
+    let guest = in_folder("readdir", folder.path(), &[]);
+    well(&guest.traced("inject=statx:error=ENOSYS", log.path()).run());
+    let asked = fs::read_to_string(log.path()).unwrap();
+    assert!(asked.contains("ENOSYS"), "{asked}");
+}
