@@ -26,7 +26,7 @@ const ARROWS: [(&str, &[&str]); 18] = [
         ],
     ),
     ("duet", &[]),
-    ("duet-compiler", &["duet-linux", "duet-step", "duet-wasm"]),
+    ("duet-compiler", &["duet-linux", "duet-wasm"]),
     ("duet-holder", &["duet-linux"]),
     ("duet-oci", &["duet-linux", "duet-pod"]),
     ("duet-runner", &["duet-linux", "duet-wasm"]),

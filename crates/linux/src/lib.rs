@@ -36,6 +36,7 @@ pub mod code;
 )]
 mod dispositions;
 pub mod file;
+pub mod filter;
 #[expect(
     unsafe_code,
     reason = "mallopt(3) and malloc_trim(3) have no safe wrapper"
