@@ -23,7 +23,7 @@
 //! | `cgroup.rs` | what that limit is, and what is in use of it |
 //! | `room.rs` | what if the process's own limits leave no room for the guest |
 //! | `threads.rs` | how many threads there are for a guest, and what if there are none |
-//! | `walls.rs` | what the process takes from itself |
+//! | `walls.rs`, `walls/` | what the process takes from itself |
 //! | `rest.rs` | what only starting needed |
 //! | `tally.rs` | what the shim is told: memory, requests, traps |
 //! | `serve.rs`, `serve/` | `wasi:http` servers |

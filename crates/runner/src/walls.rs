@@ -1,9 +1,23 @@
 //! What the process takes from itself, so that there is less to find for a guest that gets the better of the engine.
 
-use duet_linux::{appends, code, names};
-use rustix::thread::set_no_new_privs;
+mod calls;
 
-use crate::end::End;
+use std::io;
+
+use duet_linux::{appends, code, names, seccomp};
+use rustix::thread::{
+    CapabilitySet, CapabilitySets, capabilities, set_capabilities, set_no_new_privs,
+};
+
+use crate::end::{End, say};
+
+/// What of a container's capabilities its guest can use: to have another user's files as it has its own, and to listen
+/// below port 1024. WASI has no call for what the others allow.
+const USED: CapabilitySet = CapabilitySet::DAC_OVERRIDE
+    .union(CapabilitySet::DAC_READ_SEARCH)
+    .union(CapabilitySet::FOWNER)
+    .union(CapabilitySet::FSETID)
+    .union(CapabilitySet::NET_BIND_SERVICE);
 
 /// To be called before anything of the image's is asked for.
 pub(crate) fn of_the_image() -> Result<(), End> {
@@ -18,7 +32,30 @@ pub(crate) fn of_the_guest() {
     code::seal();
     // Nothing is executed either; if it were, it would gain nothing from a program that belongs to root.
     set_no_new_privs(true).ok();
-    // Where a filter of the container's forbids to ask, an older kernel has a guest that appends to a file of an
-    // overlay write to its start.
-    appends::by_a_flag_are_refused_where_they_are_lost().ok();
+    keep_what_is_used();
+    // Last: it leaves no way to do the others.
+    let program = calls::program(std::process::id(), appends::are_lost());
+    match seccomp::install(&program) {
+        Ok(()) => {}
+        // There is a filter already, the container's, and it forbids to ask for another.
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {}
+        Err(error) => say(&format!(
+            "duet: the process of this guest has no filter of system calls: {error}"
+        )),
+    }
+}
+
+/// Lets go of the other capabilities. None is left to be inherited, and so none is ambient.
+///
+/// The bounding set stays: it is about programs that are executed, and to lower it takes a call for each.
+fn keep_what_is_used() {
+    let Ok(had) = capabilities(None) else { return };
+    let kept = CapabilitySets {
+        effective: had.effective & USED,
+        permitted: had.permitted & USED,
+        inheritable: CapabilitySet::empty(),
+    };
+    if kept != had {
+        set_capabilities(None, kept).ok();
+    }
 }

@@ -3,8 +3,13 @@
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::Command;
+use std::thread;
 
-use crate::harness::{Guest, root};
+use duet_linux::filter::{ALLOW, BPF_JEQ, NUMBER, answer, jump, load, number, refused};
+use duet_linux::seccomp;
+
+use crate::harness::{Guest, Running, root};
+use crate::servers::{Server, ask, of_both_previews};
 
 /// A library that says in a file that it was loaded, and needs none itself.
 const SPEAKS_UP: &str = r#"
@@ -144,6 +149,120 @@ fn when_a_guest_begins_no_memory_can_become_code_any_more() {
         let mapped = find(&["PROT_EXEC"]);
         assert!(mapped.is_some() && mapped < sealed, "{log}");
         assert!(find(&["PR_SET_NO_NEW_PRIVS, 1"]).is_some(), "{log}");
+    }
+}
+
+#[test]
+fn while_a_guest_runs_each_thread_has_the_filter_and_no_more_capabilities_than_a_guest_uses() {
+    if !root() {
+        return;
+    }
+    for guest in [
+        Guest::named("probe-p1.wasm"),
+        Guest::named("probe-p2.wasm"),
+        Guest::named("probe-p3.wasm").preview3(),
+    ] {
+        let mut running = guest.args(["sleep", "60000"]).start();
+        assert_eq!(running.line(), "asleep");
+        assert!(walled_in(&running) >= 1);
+    }
+    for guest in of_both_previews() {
+        let server = Server::start(guest);
+        // One that is inside: with the threads that serve there is the clock then.
+        let mut stream = server.connect();
+        ask(&mut stream, "/sleep/60000", "");
+        let mut guest = server.guest;
+        assert!(guest.line().ends_with("asleep"));
+        assert!(walled_in(&guest) >= 2);
+    }
+}
+
+/// Sees that each thread of the runner is walled in, and says how many there are.
+fn walled_in(running: &Running) -> usize {
+    let threads = std::fs::read_dir(format!("/proc/{}/task", running.pid())).unwrap();
+    let threads: Vec<_> = threads.map(|thread| thread.unwrap().path()).collect();
+    for thread in &threads {
+        let status = std::fs::read_to_string(thread.join("status")).unwrap();
+        let field = |name: &str| {
+            let mut lines = status.lines().filter_map(|line| line.split_once(":\t"));
+            lines.find(|(known, _)| *known == name).unwrap().1
+        };
+        assert_eq!(field("Seccomp"), "2", "{status}");
+        assert_eq!(field("NoNewPrivs"), "1", "{status}");
+        for (set, most) in [
+            // DAC_OVERRIDE, DAC_READ_SEARCH, FOWNER, FSETID and NET_BIND_SERVICE.
+            ("CapEff", 0x41e),
+            ("CapPrm", 0x41e),
+            ("CapInh", 0),
+            ("CapAmb", 0),
+        ] {
+            let held = u64::from_str_radix(field(set), 16).unwrap();
+            assert_eq!(held & !most, 0, "{set}: {status}");
+        }
+    }
+    threads.len()
+}
+
+#[test]
+fn where_there_are_no_filters_a_guest_runs_and_its_log_says_so() {
+    if !root() {
+        return;
+    }
+    // The second is what a container's own filter answers that forbids to ask for another.
+    for (errno, said) in [
+        (
+            libc::EINVAL,
+            "duet: the process of this guest has no filter of system calls: Invalid argument (os error 22)\n",
+        ),
+        (libc::EPERM, ""),
+    ] {
+        let ended = thread::spawn(move || {
+            rustix::thread::set_no_new_privs(true).unwrap();
+            let program = [
+                load(NUMBER),
+                jump(BPF_JEQ, number(libc::SYS_seccomp), 0, 1),
+                answer(refused(errno)),
+                answer(ALLOW),
+            ];
+            // It stays with this thread, and with what it starts.
+            seccomp::install(&program).unwrap();
+            Guest::named("probe-p1.wasm").args(["args"]).run()
+        });
+        let ended = ended.join().unwrap();
+        assert_eq!((ended.code, ended.stderr.as_str()), (0, said), "{ended:?}");
+    }
+}
+
+#[test]
+fn files_are_found_where_a_containers_filter_does_not_know_openat2() {
+    if !root() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::create_dir_all(folder.path().join("one/two")).unwrap();
+    std::fs::write(folder.path().join("file"), "text").unwrap();
+    let path = folder.path().join("one/two/../../file");
+    for guest in ["probe-p1.wasm", "probe-p2.wasm"] {
+        let path = path.clone();
+        let ended = thread::spawn(move || {
+            rustix::thread::set_no_new_privs(true).unwrap();
+            let program = [
+                load(NUMBER),
+                jump(BPF_JEQ, number(libc::SYS_openat2), 0, 1),
+                answer(refused(libc::ENOSYS)),
+                answer(ALLOW),
+            ];
+            seccomp::install(&program).unwrap();
+            Guest::named(guest)
+                .args(["cat", path.to_str().unwrap()])
+                .run()
+        });
+        let ended = ended.join().unwrap();
+        assert_eq!(
+            (ended.code, ended.stdout.as_str()),
+            (0, "text"),
+            "{ended:?}"
+        );
     }
 }
 
