@@ -59,13 +59,20 @@ fn an_annotation_nobody_knows_is_named_with_its_value() {
         .run();
     says(&outcome, &["io.containerd.duet.v1.no-such-thing"]);
 
-    let value = ["--annotation", "io.containerd.duet.v1.kind=steam"];
+    let value = ["--annotation", "io.containerd.duet.v1.handler=steam"];
     let outcome = node
         .container("valued")
         .with(&value)
         .args(&["/bin/true"])
         .run();
-    says(&outcome, &["io.containerd.duet.v1.kind", "steam"]);
+    says(
+        &outcome,
+        &[
+            "io.containerd.duet.v1.handler",
+            "steam",
+            "neither native nor wasm",
+        ],
+    );
 }
 
 #[test]
