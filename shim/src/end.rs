@@ -12,6 +12,8 @@ use crate::connections::Connections;
 #[derive(Debug, Default)]
 pub(crate) struct End {
     asked: AtomicBool,
+    /// The pod is over, and what came now would be lost with the shim.
+    over: AtomicBool,
     /// The last caller must have left before the shim does.
     lingers: AtomicBool,
     /// A Delete may have been the last that the end waited for, and its caller has asked nothing since.
@@ -100,8 +102,14 @@ impl End {
             }
             // A Create may have come since: its task would be lost with us.
             if self.asked.load(Ordering::Relaxed) && pod.is_empty() {
+                self.over.store(true, Ordering::Relaxed);
                 return;
             }
         }
+    }
+
+    /// Whether it is too late for something new.
+    pub(crate) fn is_over(&self) -> bool {
+        self.over.load(Ordering::Relaxed)
     }
 }

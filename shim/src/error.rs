@@ -13,7 +13,7 @@ pub(crate) enum Error {
     Flags(String),
     /// It was run by hand, without a word.
     #[error(
-        "no action is given: containerd starts this program, once for each pod; by hand, -h says more"
+        "no action is given: containerd starts this program, once for each pod; -h prints help"
     )]
     ByHand,
     /// A flag that every role needs is absent or empty.

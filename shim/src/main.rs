@@ -58,7 +58,7 @@ const COMMIT: &str = match option_env!("DUET_COMMIT") {
 /// For whoever runs it by hand.
 const USAGE: &str = "\
 containerd-shim-duet-v1 runs the containers of one pod. containerd starts it, once for each pod.
-By hand: -v says its version, and -info </dev/null what it offers, as protobuf.
+Manually: -v prints the version; -info </dev/null prints the supported features, as protobuf.
 ";
 
 fn main() -> ExitCode {

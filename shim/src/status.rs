@@ -54,6 +54,9 @@ pub(crate) enum Refusal {
     /// The call as a whole is not offered.
     #[error("{0}")]
     Unimplemented(&'static str),
+    /// The last container is gone, and the shim goes.
+    #[error("the shim ends: its pod is over")]
+    Over,
     /// The task that served the request ended without an answer: a bug of ours.
     #[error("the request was dropped")]
     Dropped,
@@ -118,6 +121,7 @@ impl Refusal {
             | Self::Type { .. }
             | Self::NotOffered { .. } => Code::INVALID_ARGUMENT,
             Self::Unimplemented(_) => Code::UNIMPLEMENTED,
+            Self::Over => Code::UNAVAILABLE,
             Self::Dropped => Code::INTERNAL,
         }
     }
@@ -363,13 +367,14 @@ mod tests {
         serde_json::from_str::<()>("{").unwrap_err()
     }
 
-    table!(refusals, 7, Refusal::code,
+    table!(refusals, 8, Refusal::code,
         Refusal::from(PodError::Unknown { id: text() }) => NOT_FOUND,
         Refusal::Options(options::Error::Unsupported { key: "x" }) => INVALID_ARGUMENT,
         Refusal::Missing { field: "x" } => INVALID_ARGUMENT,
         Refusal::Type { field: "x", found: text(), expected: "y" } => INVALID_ARGUMENT,
         Refusal::NotOffered { field: "x", value: text(), why: "y" } => INVALID_ARGUMENT,
         Refusal::Unimplemented("x") => UNIMPLEMENTED,
+        Refusal::Over => UNAVAILABLE,
         Refusal::Dropped => INTERNAL,
     );
 

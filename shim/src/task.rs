@@ -66,13 +66,16 @@ impl Task for Tasks {
         request: api::CreateTaskRequest,
     ) -> ttrpc::Result<api::CreateTaskResponse> {
         // A Create that failed may have been the last thing the end waited for.
-        let (pod, last) = (self.pod.clone(), self.last());
+        let (pod, last, end) = (self.pod.clone(), self.last(), Arc::clone(&self.end));
         let working = Arc::clone(&last);
         // Goes with this call, which ttrpc drops when the caller has given up.
         let (caller, _listens) = oneshot::channel::<()>();
         let answer = Request::change("Create", &request.id, "")
             .finish(async move {
                 let _working = working;
+                if end.is_over() {
+                    return Err(Refusal::Over);
+                }
                 let id = request.id.clone();
                 let created = pod.create(creation(request)?).await;
                 // The caller's Delete has come and gone by now, and found nothing yet: nobody
