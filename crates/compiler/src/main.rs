@@ -69,7 +69,10 @@ fn compile() -> Result<(), Fault> {
         })
         .map_err(|error| {
             // The module's fault is remembered, and want of the kernel's is not (decision 53).
-            if error.chain().any(|cause| cause.is::<io::Error>()) {
+            let wants = |cause: &(dyn std::error::Error + 'static)| {
+                cause.is::<io::Error>() || cause.is::<wasmtime::error::OutOfMemory>()
+            };
+            if error.chain().any(wants) {
                 return ours("compiling", &error);
             }
             Fault::Module(format!("cannot be compiled: {error:#}"))

@@ -137,20 +137,17 @@ pub(crate) fn check(
 
 /// The least features with which `wasm` is valid. What is wrong with it is told as if it had all that there are.
 fn features_of(wasm: &[u8]) -> Result<WasmFeatures, String> {
+    if validate(wasm, features()).is_ok() {
+        return Ok(features());
+    }
     let (concurrent, throwing) = (WasmFeatures::CM_ASYNC, WasmFeatures::EXCEPTIONS);
-    [
-        WasmFeatures::empty(),
-        throwing,
-        concurrent,
-        concurrent | throwing,
-    ]
-    .map(|more| features() | more)
-    .into_iter()
-    .find(|features| validate(wasm, *features).is_ok())
-    .map_or_else(
-        || Err(refusal(wasm, features() | concurrent | throwing)),
-        Ok,
-    )
+    let all = features() | concurrent | throwing;
+    if validate(wasm, all).is_err() {
+        return Err(refusal(wasm, all));
+    }
+    let fewer = [concurrent, throwing].map(|one| all - one);
+    let enough = |features: &WasmFeatures| validate(wasm, *features).is_ok();
+    Ok(fewer.into_iter().find(enough).unwrap_or(all))
 }
 
 /// Why `wasm` is not valid with these `features`: proposals that are not supported are named, if it is valid with them.

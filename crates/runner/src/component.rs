@@ -113,14 +113,17 @@ pub(crate) fn load(
         if let Ok(component) = with(&mut server_config(needs)) {
             let resources = component.resources_required();
             drop(component);
+            if needs.exceptions {
+                limits::expect_exceptions();
+            }
             // It is loaded again, by an engine with room for many instances of just this component.
             return serve::load(inherited, concurrency, needs, resources)
                 .map(|(component, unpooled)| Loaded::Server(component, unpooled));
         }
     }
-    with(&mut engine_config(throwing))
-        .map(Loaded::Command)
-        .map_err(|_| why)
+    let component = with(&mut engine_config(throwing)).map_err(|_| why)?;
+    limits::expect_exceptions();
+    Ok(Loaded::Command(component))
 }
 
 async fn command(pre: &Prepared, handoff: &Handoff) -> End {

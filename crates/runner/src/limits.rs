@@ -25,6 +25,8 @@ static HELD: AtomicU64 = AtomicU64::new(0);
 static SAID: AtomicU64 = AtomicU64::new(0);
 /// How many memories and tables an instance is born with.
 static BORN: AtomicU32 = AtomicU32::new(u32::MAX);
+/// How many of these are for what an instance throws.
+static EXCEPTIONS: AtomicU32 = AtomicU32::new(0);
 /// Where the container's limit is written, and what is in use of it.
 static MEMORY: OnceLock<Memory> = OnceLock::new();
 /// The usage from which on to ask what the limits above the container's are.
@@ -74,7 +76,14 @@ pub(crate) fn expect(needs: Option<&ResourcesRequired>) {
     let born = needs.map_or(u32::MAX, |needs| {
         needs.num_memories.saturating_add(needs.num_tables)
     });
-    BORN.store(born, Ordering::Relaxed);
+    let exceptions = EXCEPTIONS.load(Ordering::Relaxed);
+    BORN.store(born.saturating_add(exceptions), Ordering::Relaxed);
+}
+
+/// Remembers that what an instance throws has a memory of its own, which is born first, empty, and is in no list of
+/// needs. To be called before [`expect`].
+pub(crate) fn expect_exceptions() {
+    EXCEPTIONS.store(1, Ordering::Relaxed);
 }
 
 /// Remembers that each memory has a place of so many bytes, and can have no other. wasmtime asks before it looks.

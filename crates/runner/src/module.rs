@@ -64,7 +64,11 @@ pub(crate) fn load(inherited: &Inherited) -> wasmtime::Result<Module> {
         |needs| inherited.module(&Engine::new(engine_config(needs).async_stack_size(STACK))?);
     let [plain, throwing] = Needs::of(Preview::Two);
     // The compiler knows a module that throws: its code loads in no engine without exceptions.
-    with(plain).or_else(|why| with(throwing).map_err(|_| why))
+    with(plain).or_else(|why| {
+        let module = with(throwing).map_err(|_| why)?;
+        limits::expect_exceptions();
+        Ok(module)
+    })
 }
 
 async fn call(mut store: Store<Preview1>, linker: &Linker<Preview1>, module: &Module) -> End {

@@ -179,7 +179,7 @@ macro_rules! at_places {
                 $(let $number = self.file($number, Errno::Notdir)?;)+
                 self.wasmtime.$name(memory, $($argument),*).await
             };
-            done.map_err(|error| self.reason(memory, error, &[$(($number, $path)),+]))
+            done.map_err(|error| self.reason(memory, error, true, &[$(($number, $path)),+]))
         }
     )* };
 }
@@ -201,7 +201,7 @@ impl WasiSnapshotPreview1 for Preview1 {
     }
 
     on_files! {
-        // What the kernel says of a socket, or a FIFO.
+        // What the kernel says of a socket, or a FIFO; but it can set the times of the latter.
         async fn fd_advise(fd: Fd, offset: Filesize, length: Filesize, advice: Advice) -> (), else Spipe for fd;
         async fn fd_filestat_set_size(fd: Fd, size: Filesize) -> (), else Inval for fd;
         async fn fd_filestat_set_times(fd: Fd, accessed: Timestamp, modified: Timestamp, flags: Fstflags) -> (), else Inval for fd;
@@ -548,7 +548,7 @@ impl WasiSnapshotPreview1 for Preview1 {
             .wasmtime
             .path_remove_directory(memory, number, name)
             .await;
-        done.map_err(|error| self.reason(memory, error, &[(fd, path)]))
+        done.map_err(|error| self.reason(memory, error, true, &[(fd, path)]))
     }
 
     // wasmtime, which is for more systems than one, offers none.

@@ -37,27 +37,34 @@ fn of_lookup(error: io::Error) -> Error {
 
 /// The connection that comes about first. An address that fails gives way to the next at once.
 async fn first(addresses: Vec<SocketAddr>) -> io::Result<TcpStream> {
-    let mut left = addresses.into_iter();
+    let mut left = addresses.into_iter().enumerate();
     let mut tried = JoinSet::new();
     // Of the address that there is most reason to use.
-    let mut failure = None;
+    let mut failure: Option<(usize, io::Error)> = None;
     loop {
-        if let Some(address) = left.next() {
-            tried.spawn(TcpStream::connect(address));
+        if let Some((rank, address)) = left.next() {
+            tried.spawn(async move {
+                let connected = TcpStream::connect(address).await;
+                connected.map_err(|error| (rank, error))
+            });
         }
         tokio::select! {
             biased;
-            Some(ended) = tried.join_next() => match ended.map_err(io::Error::other) {
-                // The others are given up with their set.
-                Ok(Ok(stream)) => return Ok(stream),
-                Ok(Err(error)) | Err(error) => {
-                    failure.get_or_insert(error);
+            Some(ended) = tried.join_next() => {
+                let broken = |error| Err((usize::MAX, io::Error::other(error)));
+                match ended.unwrap_or_else(broken) {
+                    // The others are given up with their set.
+                    Ok(stream) => return Ok(stream),
+                    Err(one) if failure.as_ref().is_none_or(|(rank, _)| one.0 < *rank) => {
+                        failure = Some(one);
+                    }
+                    Err(_) => {}
                 }
-            },
+            }
             () = sleep(HEAD_START), if left.len() > 0 => {}
             else => {
                 let none = || io::Error::from(io::ErrorKind::HostUnreachable);
-                return Err(failure.unwrap_or_else(none));
+                return Err(failure.map_or_else(none, |(_, error)| error));
             }
         }
     }

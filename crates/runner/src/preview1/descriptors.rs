@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::net::{TcpListener, TcpStream};
 
+use rustix::process::{Resource, getrlimit};
 use wasmtime_wasi::p1::types::{Errno, Error, Fd};
 
 use super::opened::{Directory, Opened};
@@ -39,8 +40,8 @@ pub(super) enum Descriptor {
 
 /// What is open, by the guest's numbers.
 ///
-/// How many there can be is the kernel's business: behind each is a descriptor of the process, which
-/// `RLIMIT_NOFILE` limits.
+/// How many there can be is the kernel's business: behind each, but for [streams](Descriptors::open_again), is a descriptor
+/// of the process, which `RLIMIT_NOFILE` limits.
 #[derive(Debug)]
 pub(super) struct Descriptors(Vec<Option<Descriptor>>);
 
@@ -117,6 +118,15 @@ impl Descriptors {
         }
     }
 
+    /// The same for a standard stream, behind which is no descriptor of its own.
+    pub(super) fn open_again(&mut self, stream: Descriptor) -> Result<Fd, Error> {
+        let most = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+        if u64::try_from(self.0.len())? >= most {
+            return Err(Errno::Mfile.into());
+        }
+        self.open(stream)
+    }
+
     /// Gives `descriptor` the lowest free number, as a kernel does.
     pub(super) fn open(&mut self, descriptor: Descriptor) -> Result<Fd, Error> {
         let free = self.0.iter().position(Option::is_none);
@@ -151,6 +161,7 @@ fn index(fd: Fd) -> usize {
 mod tests {
     use std::sync::Arc;
 
+    use rustix::process::{Resource, getrlimit};
     use wasmtime_wasi::p1::types::Fdflags;
 
     use super::*;

@@ -62,9 +62,10 @@ impl Listing {
     /// The next entry, none at the end. `.` and `..` are left out.
     pub(super) fn peek(&mut self, directory: impl AsFd) -> Result<Option<&Entry>, Errno> {
         if self.passed >= self.piece.len() {
+            let piece = read(directory)?;
             self.from = self.place();
             self.passed = 0;
-            self.piece = read(directory)?;
+            self.piece = piece;
         }
         Ok(self.piece.get(self.passed))
     }

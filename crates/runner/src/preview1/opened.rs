@@ -154,10 +154,15 @@ impl Preview1 {
         let number = match opened {
             Ok(number) => number,
             Err(error) => {
-                return match self.stream(memory, &error, fd, lookup, path) {
-                    Some(stream) => self.descriptors.open(stream),
-                    None => Err(self.reason(memory, error, &[(fd, path)])),
-                };
+                if let Some(stream) = self.stream(memory, &error, fd, lookup, path) {
+                    if flags.contains(Oflags::DIRECTORY) {
+                        return Err(Errno::Notdir.into());
+                    }
+                    return self.descriptors.open_again(stream);
+                }
+                let changes = rights.contains(Rights::FD_WRITE)
+                    || flags.intersects(Oflags::CREAT | Oflags::TRUNC);
+                return Err(self.reason(memory, error, changes, &[(fd, path)]));
             }
         };
         let resource = Resource::<Theirs>::new_borrow(resource);

@@ -84,7 +84,7 @@ impl Directory {
             };
             match identity(&file, entry, &mut own) {
                 Ok((ino, kind)) => {
-                    let cookie = entry.next.wrapping_add(DOTS);
+                    let cookie = entry.next.checked_add(DOTS).ok_or(Kernel::OVERFLOW)?;
                     if !put(room, cookie, ino, kind, &entry.name) {
                         // The guest will ask for it again.
                         break;

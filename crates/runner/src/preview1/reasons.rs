@@ -18,12 +18,13 @@ use super::descriptors::Descriptor;
 // === impl Preview1 ===
 
 impl Preview1 {
-    /// A better word for `error`, of a call about `places`.
+    /// A better word for `error`, of a call about `places` that `changes` something there.
     #[cold]
     pub(super) fn reason(
         &self,
         memory: &GuestMemory<'_>,
         error: Error,
+        changes: bool,
         places: &[(Fd, GuestPtr<str>)],
     ) -> Error {
         if !matches!(error.downcast_ref(), Some(Errno::Io)) {
@@ -38,16 +39,18 @@ impl Preview1 {
             }
         }
         let known: Vec<_> = known.iter().map(|(file, path)| (*file, &**path)).collect();
-        found(&known).map_or(error, Error::from)
+        found(&known, changes).map_or(error, Error::from)
     }
 }
 
-fn found(places: &[(&File, &str)]) -> Option<Errno> {
+fn found(places: &[(&File, &str)], changes: bool) -> Option<Errno> {
     let (directory, _) = places.first()?;
     match open(directory, ".") {
         Err(Kernel::MFILE) => return Some(Errno::Mfile),
         Err(Kernel::NFILE) => return Some(Errno::Nfile),
-        Ok(_) | Err(_) => {}
+        Ok(_) | Err(_) if changes => {}
+        // To read is allowed on a read-only volume, too: something is broken.
+        Ok(_) | Err(_) => return None,
     }
     let mut mounts = Vec::new();
     for (directory, path) in places {

@@ -42,7 +42,7 @@ impl Place<'_> {
     /// What is there, if it is none of wasmtime's.
     ///
     /// That is looked for without the walls around the directory: outside of them there is nothing but the
-    /// container's own, and nothing is told of it.
+    /// container's own, and of a device or a socket there no more is told than that it is one.
     pub(super) fn look(&self) -> Option<FileType> {
         // wasmtime refuses it.
         if self.path.starts_with('/') {

@@ -298,6 +298,7 @@ fn pool(count: u32, needs: Needs, resources: &ResourcesRequired) -> PoolingAlloc
     pool.total_component_instances(count)
         .total_core_instances(u32::MAX)
         .total_memories(count.saturating_mul(memories))
+        .total_gc_heaps(count)
         .total_tables(count.saturating_mul(resources.num_tables))
         .total_stacks(count.saturating_mul(stacks))
         .max_memories_per_module(resources.num_memories)

@@ -122,6 +122,23 @@ fn exceptions_that_are_kept_are_memory_of_the_guest() {
 }
 
 #[test]
+fn what_a_guest_that_throws_is_born_with_need_not_fit() {
+    if !root() {
+        return;
+    }
+    let limit = memory(32 << 20);
+    let text = format!(
+        r#"(module
+            (memory (export "memory") 1024)
+            (table 16 funcref)
+            {THROWING}
+            (func (export "_start")))"#
+    );
+    let ended = Guest::wat(&text).memory(limit.path()).run();
+    assert_eq!(ended.code, 0, "{ended:?}");
+}
+
+#[test]
 fn a_component_throws_too() {
     if !root() {
         return;
