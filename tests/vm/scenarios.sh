@@ -15,7 +15,7 @@ elif [ -e /sys/fs/cgroup/cgroup.controllers ]; then
     column podsandbox scenarios '' systemd:: apparmor:: hardware:: tasks:: -tasks::a_hundred events:: births::limits pods::a_native \
         pods::a_shot pods::containers left:: volumes::what cri::exec_streams cri::stop wasm::every_group wasm_limits::more_requests &
     column shim scenarios "$SHIM" sandboxes::a_ user_namespaces:: restarts::pods_outlive_a_containerd_that_is_killed \
-        cri::stats cri::both cri::exec_streams
+        cri::stats cri::both cri::exec_streams cri::a_guest_that_takes wasm::kill wasm_limits::a_quota wasm_execs::
     column kills scenarios '' kills::pods::a_pod_whose_holder
     wait
     # By itself: it looks at all slices of its kind.
