@@ -26,7 +26,11 @@ fn filtered<T: Send>(work: impl FnOnce() -> T + Send) -> T {
     thread::scope(|scope| {
         let filtered = scope.spawn(|| {
             set_no_new_privs(true).unwrap();
-            seccomp::install(&calls::program(std::process::id(), true)).unwrap();
+            let kernel = calls::Kernel {
+                loses_appends: true,
+                knows_self: true,
+            };
+            seccomp::install(&calls::program(std::process::id(), kernel)).unwrap();
             work()
         });
         filtered.join().unwrap()

@@ -4,11 +4,12 @@ mod calls;
 
 use std::io;
 
-use duet_linux::{appends, code, names, seccomp};
+use duet_linux::{appends, code, kernel, names, seccomp};
 use rustix::thread::{
     CapabilitySet, CapabilitySets, capabilities, set_capabilities, set_no_new_privs,
 };
 
+use self::calls::Kernel;
 use crate::end::{End, say};
 
 /// What of a container's capabilities its guest can use: to have another user's files as it has its own, and to listen
@@ -34,7 +35,7 @@ pub(crate) fn of_the_guest() {
     set_no_new_privs(true).ok();
     keep_what_is_used();
     // Last: it leaves no way to do the others.
-    let program = calls::program(std::process::id(), appends::are_lost());
+    let program = calls::program(std::process::id(), this_kernel());
     match seccomp::install(&program) {
         Ok(()) => {}
         // There is a filter already, the container's, and it forbids to ask for another.
@@ -42,6 +43,13 @@ pub(crate) fn of_the_guest() {
         Err(error) => say(&format!(
             "duet: the process of this guest has no filter of system calls: {error}"
         )),
+    }
+}
+
+fn this_kernel() -> Kernel {
+    Kernel {
+        loses_appends: appends::are_lost(),
+        knows_self: kernel::is_at_least((6, 14)),
     }
 }
 

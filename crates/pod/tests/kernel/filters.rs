@@ -3,7 +3,8 @@
 use std::panic::resume_unwind;
 use std::thread;
 
-use duet_linux::seccomp::{Insn, install};
+use duet_linux::filter::Insn;
+use duet_linux::seccomp::install;
 
 use crate::hooks::text;
 use crate::rig::{Bundle, with};

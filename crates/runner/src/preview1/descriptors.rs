@@ -121,7 +121,7 @@ impl Descriptors {
     /// The same for a standard stream, behind which is no descriptor of its own.
     pub(super) fn open_again(&mut self, stream: Descriptor) -> Result<Fd, Error> {
         let most = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
-        if u64::try_from(self.0.len())? >= most {
+        if u64::try_from(self.0.iter().flatten().count())? >= most {
             return Err(Errno::Mfile.into());
         }
         self.open(stream)
@@ -161,7 +161,6 @@ fn index(fd: Fd) -> usize {
 mod tests {
     use std::sync::Arc;
 
-    use rustix::process::{Resource, getrlimit};
     use wasmtime_wasi::p1::types::Fdflags;
 
     use super::*;

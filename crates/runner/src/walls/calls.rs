@@ -98,7 +98,7 @@ const ALLOWED: &[c_long] = &[
     libc::SYS_writev,
 ];
 
-/// The same by their older names, which newer machines do not have.
+/// The same by their older names, which most newer machines do not have.
 #[cfg(target_arch = "x86_64")]
 const OLDER: &[c_long] = &[
     libc::SYS_accept,
@@ -138,7 +138,7 @@ const IOCTL: [u32; 7] = [
     0x8933,      // SIOCGIFINDEX
 ];
 
-/// The process itself, in the place of a descriptor of it (Linux 6.14).
+/// The process itself, in the place of a descriptor of it.
 const PIDFD_SELF: c_int = -10_000;
 
 /// From here on (Linux 5.1) a call may not be there on a kernel that we run on, and whoever makes it knows another way:
@@ -154,8 +154,18 @@ const ASK: u8 = 3;
 /// On to the next instruction.
 const NEXT: u8 = 0;
 
-/// The filter of process `process`, which this is. Whether the kernel [loses appends](appends::are_lost) is to be said.
-pub(crate) fn program(process: u32, appends_are_lost: bool) -> Vec<Insn> {
+/// What a kernel does that makes a difference here.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Kernel {
+    /// It [loses appends](appends::are_lost).
+    pub(crate) loses_appends: bool,
+    /// It knows [`PIDFD_SELF`]. Others say that it is no descriptor, which wasmtime does not expect: a server's pool
+    /// would give nothing back. To them the call has to be missing, and wasmtime makes another.
+    pub(crate) knows_self: bool,
+}
+
+/// The filter of process `process`, which this is.
+pub(crate) fn program(process: u32, kernel: Kernel) -> Vec<Insn> {
     let mut which = [REFUSE; 512];
     which[RECENT..].fill(MISSING);
     let mut set = |call: c_long, becomes| {
@@ -174,7 +184,7 @@ pub(crate) fn program(process: u32, appends_are_lost: bool) -> Vec<Insn> {
         vec![answer(refused(libc::ENOSYS))],
         vec![answer(ALLOW)],
     ];
-    for ((calls, question), index) in questions(process, appends_are_lost).into_iter().zip(ASK..) {
+    for ((calls, question), index) in questions(process, kernel).into_iter().zip(ASK..) {
         for &call in calls {
             set(call, index);
         }
@@ -184,7 +194,7 @@ pub(crate) fn program(process: u32, appends_are_lost: bool) -> Vec<Insn> {
 }
 
 /// What is asked about calls.
-fn questions(process: u32, appends_are_lost: bool) -> Vec<(&'static [c_long], Vec<Insn>)> {
+fn questions(process: u32, kernel: Kernel) -> Vec<(&'static [c_long], Vec<Insn>)> {
     let mut questions: Vec<(&[c_long], _)> = vec![
         (&[libc::SYS_mmap, libc::SYS_mprotect], no_code()),
         (&[libc::SYS_clone], thread()),
@@ -197,13 +207,15 @@ fn questions(process: u32, appends_are_lost: bool) -> Vec<(&'static [c_long], Ve
         // Whether a thread is there is asked by its number, and for nothing; signals go to threads of its own.
         (&[libc::SYS_kill], one_of(1, &[0])),
         (&[libc::SYS_tgkill], one_of(0, &[process])),
-        (&[libc::SYS_process_madvise], one_of(0, &[int(PIDFD_SELF)])),
         (&[libc::SYS_fcntl], one_of(1, &FCNTL.map(int))),
         (&[libc::SYS_ioctl], one_of(1, &IOCTL)),
         (&[libc::SYS_socket], socket()),
         (&[libc::SYS_socketpair], pair()),
     ];
-    if appends_are_lost {
+    if kernel.knows_self {
+        questions.push((&[libc::SYS_process_madvise], one_of(0, &[int(PIDFD_SELF)])));
+    }
+    if kernel.loses_appends {
         questions.push((&[libc::SYS_pwritev2], appends::refusal().to_vec()));
     }
     questions

@@ -118,17 +118,27 @@ fn the_runner_can_do_what_a_guest_may_and_a_thread_needs() {
     let missing = SECCOMP_RET_ERRNO | libc::ENOSYS.cast_unsigned();
     let lost = SECCOMP_RET_ERRNO | libc::EOPNOTSUPP.cast_unsigned();
     let append = u64::from(libc::RWF_APPEND.cast_unsigned());
-    for appends_are_lost in [false, true] {
-        let program = runner::program(OURS, appends_are_lost);
+    for (loses_appends, knows_self) in [(false, true), (true, false)] {
+        let kernel = runner::Kernel {
+            loses_appends,
+            knows_self,
+        };
+        let program = runner::program(OURS, kernel);
         let answer = |call: c_long, arguments| {
             verdict(&program, HERE, u32::try_from(call).unwrap(), arguments)
         };
         let appends = [0, 0, 0, 0, 0, append];
-        let expected = if appends_are_lost {
+        let expected = if loses_appends {
             lost
         } else {
             SECCOMP_RET_ALLOW
         };
+        let ourselves = if knows_self {
+            SECCOMP_RET_ALLOW
+        } else {
+            missing
+        };
+        let others = if knows_self { refused } else { missing };
         assert_eq!(answer(libc::SYS_pwritev2, appends), expected);
         assert_eq!(answer(libc::SYS_pwritev2, [0; 6]), SECCOMP_RET_ALLOW);
         for (call, arguments, expected) in [
@@ -151,14 +161,10 @@ fn the_runner_can_do_what_a_guest_may_and_a_thread_needs() {
             (
                 libc::SYS_process_madvise,
                 [0xffff_d8f0, 0, 0, 0, 0, 0],
-                SECCOMP_RET_ALLOW,
+                ourselves,
             ),
-            (
-                libc::SYS_process_madvise,
-                [!9999, 0, 0, 0, 0, 0],
-                SECCOMP_RET_ALLOW,
-            ),
-            (libc::SYS_process_madvise, [7, 0, 0, 0, 0, 0], refused),
+            (libc::SYS_process_madvise, [!9999, 0, 0, 0, 0, 0], ourselves),
+            (libc::SYS_process_madvise, [7, 0, 0, 0, 0, 0], others),
         ] {
             assert_eq!(answer(call, arguments), expected, "{call} {arguments:?}");
         }

@@ -361,3 +361,43 @@ fn a_guest_that_may_have_no_thread_is_told_so_and_a_server_serves_without() {
     }
     assert_eq!(server.end().0, 0);
 }
+
+#[test]
+fn a_guest_that_opens_its_log_again_and_again_is_told_when_it_has_enough() {
+    if !root() {
+        return;
+    }
+    const TOO_MANY: i32 = 33;
+    let image = tempfile::tempdir().unwrap();
+    std::os::unix::fs::symlink("/dev/stdout", image.path().join("log")).unwrap();
+    // One that was closed can be opened again, and no other.
+    let ended = Guest::wat(
+        r#"(module
+            (import "wasi_snapshot_preview1" "path_open"
+                (func $open (param i32 i32 i32 i32 i32 i64 i64 i32 i32) (result i32)))
+            (import "wasi_snapshot_preview1" "fd_close" (func $close (param i32) (result i32)))
+            (import "wasi_snapshot_preview1" "proc_exit" (func $exit (param i32)))
+            (memory (export "memory") 1)
+            (data (i32.const 0) "log")
+            (func $fill (result i32) (local $error i32)
+                (loop $more
+                    (local.set $error (call $open
+                        (i32.const 3) (i32.const 1) (i32.const 0) (i32.const 3) (i32.const 0)
+                        (i64.const 64) (i64.const 0) (i32.const 0) (i32.const 8)))
+                    (br_if $more (i32.eqz (local.get $error))))
+                (local.get $error))
+            (func (export "_start") (local $last i32)
+                (drop (call $fill))
+                (local.set $last (i32.load (i32.const 8)))
+                (drop (call $close (local.get $last)))
+                (if (call $open
+                        (i32.const 3) (i32.const 1) (i32.const 0) (i32.const 3) (i32.const 0)
+                        (i64.const 64) (i64.const 0) (i32.const 0) (i32.const 8))
+                    (then (call $exit (i32.const 1))))
+                (call $exit (call $fill))))"#,
+    )
+    .within(image.path())
+    .ulimit("ulimit -n 64")
+    .run();
+    assert_eq!(ended.code, TOO_MANY, "{ended:?}");
+}
