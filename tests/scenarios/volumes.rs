@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use duet_tests::command::Outcome;
-use duet_tests::{Node, image, machine, wait};
+use duet_tests::{Node, guests, image, wait};
 use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 
 use crate::serving::Ended;
@@ -233,9 +233,10 @@ fn what_a_neighbour_renames_never_leads_a_guest_out_of_its_mounts() {
     };
     let outside = node.scratch().join("file");
     fs::write(&outside, "outside").expect("our own folder");
-    let guests = machine::workspace().join("crates/wasm/tests/guests");
-    for guest in ["probe-p1.wasm", "probe-p2.wasm"] {
-        let volume = folder(&node, guest);
+    for guest in [guests::PROBE_P1, guests::PROBE_P2] {
+        let volume = folder(&node, guest.name);
+        let program = node.scratch().join("guest.wasm");
+        fs::write(&program, guest.bytes).expect("our own file");
         // Each is by turns the folder and the link: `here` is what a guest is told.
         let (here, there) = (volume.join("here"), volume.join("there"));
         fs::create_dir(&here).expect("our own folder");
@@ -244,7 +245,7 @@ fn what_a_neighbour_renames_never_leads_a_guest_out_of_its_mounts() {
         let options = [
             bind(&volume, "/data", "rbind:rw"),
             bind(&outside, "/file", "rbind:ro"),
-            bind(&guests.join(guest), "/guest.wasm", "rbind:ro"),
+            bind(&program, "/guest.wasm", "rbind:ro"),
         ];
         let options: Vec<_> = options.iter().flat_map(|it| ["--mount", it]).collect();
         let over = AtomicBool::new(false);

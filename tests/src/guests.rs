@@ -35,6 +35,12 @@ guests! {
     MISSING_IMPORT = "missing-import.wasm";
 }
 
+/// WASI preview 1, in Rust: does what its first argument says. `duet-wasm`'s own.
+pub const PROBE_P1: Guest = Guest {
+    name: "probe-p1.wasm",
+    bytes: include_bytes!("../../crates/wasm/tests/guests/probe-p1.wasm"),
+};
+
 /// WASI preview 2, in Rust: does what its first argument says, sockets included. `duet-wasm`'s own.
 pub const PROBE_P2: Guest = Guest {
     name: "probe-p2.wasm",
