@@ -47,6 +47,41 @@ fn a_trap_is_134_and_its_text_is_on_stderr() {
 }
 
 #[test]
+fn a_module_that_throws_runs_and_what_it_does_not_catch_ends_it() {
+    let Some(node) = Node::enter_with_duet() else {
+        return;
+    };
+    let run = |id: &str, start: &str| {
+        let module = format!(
+            r#"(module
+                (import "wasi_snapshot_preview1" "proc_exit" (func $exit (param i32)))
+                (memory (export "memory") 1)
+                (tag $thrown (param i32))
+                (func $throw (throw $thrown (i32.const 42)))
+                (func (export "_start") {start}))"#
+        );
+        let path = node.scratch().join(format!("{id}.wasm"));
+        fs::write(&path, wat::parse_str(module).expect("a module")).expect("our own folder");
+        let mount = format!(
+            "type=bind,src={},dst=/app.wasm,options=rbind:ro",
+            path.display()
+        );
+        let container = node.container(id).with(&["--mount", &mount]);
+        container.args(&["/app.wasm"]).run()
+    };
+    let catches = "
+        (block $handler (result i32)
+            (try_table (catch $thrown $handler) (call $throw))
+            unreachable)
+        call $exit";
+    let outcome = run("catches", catches);
+    assert_eq!(outcome.code, 42, "{outcome:?}");
+    let outcome = run("throws", "(call $throw)");
+    assert_eq!(outcome.code, 134, "{outcome:?}");
+    assert!(outcome.stderr.contains("uncaught exception"), "{outcome:?}");
+}
+
+#[test]
 fn term_ends_a_guest_at_once_even_while_it_spins() {
     let Some(node) = Node::enter_with_duet() else {
         return;
